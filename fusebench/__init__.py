@@ -1,0 +1,74 @@
+"""FuseBench: one command, every fusion method, one calibrated metric library.
+
+The plugin folders ``methods/``, ``datasets/``, ``metrics/`` and ``leaderboard/`` lie at the top of the
+checkout and are imported as ``fusebench.methods.x`` and so on.  In a checkout that works because the
+checkout root is appended to this package's ``__path__``; in a wheel the folders are installed inside it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .case import Case, Volume
+    from .dataset import Dataset, DatasetInfo
+    from .method import Method, MethodInfo, SliceMethod
+    from .metric import MetricInfo
+    from .plugins import (
+        create_dataset,
+        create_method,
+        create_metric,
+        list_datasets,
+        list_methods,
+        list_metrics,
+    )
+
+__version__ = "0.1.0"
+
+_ROOT = Path(__file__).resolve().parent.parent
+if (_ROOT / "run_bench.py").exists():
+    __path__.append(str(_ROOT))
+
+# Public name -> module, imported on first use so that `import fusebench.metrics` loads no runner code.
+_PUBLIC = {
+    "Case": "case",
+    "Volume": "case",
+    "Dataset": "dataset",
+    "DatasetInfo": "dataset",
+    "Method": "method",
+    "MethodInfo": "method",
+    "SliceMethod": "method",
+    "MetricInfo": "metric",
+    "create_dataset": "plugins",
+    "create_method": "plugins",
+    "create_metric": "plugins",
+    "list_datasets": "plugins",
+    "list_methods": "plugins",
+    "list_metrics": "plugins",
+}
+
+__all__ = [
+    "Case",
+    "Dataset",
+    "DatasetInfo",
+    "Method",
+    "MethodInfo",
+    "MetricInfo",
+    "SliceMethod",
+    "Volume",
+    "__version__",
+    "create_dataset",
+    "create_method",
+    "create_metric",
+    "list_datasets",
+    "list_methods",
+    "list_metrics",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,130 @@
+"""What is fused: `Volume` (one image) and `Case` (one structural + functional pair, read lazily).
+
+Axis order, once for the whole project: ``data[d, h, w]`` in RAS+, so ``w`` runs left to right, ``h``
+posterior to anterior, ``d`` inferior to superior, and ``data[d]`` is an axial slice.  An affine is
+nibabel's: 4x4, on voxel indices ``(x, y, z) = (w, h, d)``, giving millimetres.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """One image.
+
+    Parameters
+    ----------
+    data : ndarray, shape (D, H, W), float32
+        Intensities in [0, 1].  A 2D image has ``D = 1``.
+    affine : ndarray, shape (4, 4)
+        Voxel indices (w, h, d) to millimetres, RAS+.
+    intensity : tuple of float
+        Original ``(low, high)``: ``original = low + data * (high - low)``.  Used to write back.
+    chroma : ndarray, shape (2, D, H, W), uint8, optional
+        Full-range BT.601 Cb and Cr of a colour image, carried for display and saving; `data` is then
+        the plane that is fused.
+    """
+
+    data: NDArray[np.float32]
+    affine: NDArray[np.float64] = field(default_factory=lambda: np.eye(4))
+    intensity: tuple[float, float] = (0.0, 1.0)
+    chroma: NDArray[np.uint8] | None = None
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != 3:
+            raise InputError(f"a volume has 3 axes (D, H, W), got shape {self.data.shape}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(D, H, W)."""
+        d, h, w = self.data.shape
+        return d, h, w
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size in mm, in the order (D, H, W)."""
+        w, h, d = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
+        return float(d), float(h), float(w)
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """The loaded images of one case: `a` structural, `b` functional, `mask` foreground (bool)."""
+
+    a: Volume
+    b: Volume
+    mask: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        if not self.a.shape == self.b.shape == self.mask.shape:
+            raise InputError(
+                f"structural {self.a.shape}, functional {self.b.shape} and mask {self.mask.shape} "
+                "differ in shape; bring them to one grid first (see --register)"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One pair of a dataset.  Nothing is read before `a`, `b`, `mask` or `truth` is asked for.
+
+    Parameters
+    ----------
+    id, dataset : str
+        Unique together; `id` is used in file names.
+    group : str
+        Subject.  Statistics and splits are by group.
+    fingerprint : str
+        Content key of the case data and its preprocessing; equal keys mean equal voxels.
+    loader : callable
+        Picklable, returns the `Pair` (a top-level function in a `functools.partial`, say).
+    truth_loader : callable, optional
+        Picklable, returns arrays by name: ground truth of simulated data.
+    meta : mapping
+        Anything worth a column: plane, diagnosis, colour handling.
+    """
+
+    id: str
+    dataset: str
+    group: str
+    fingerprint: str
+    loader: Callable[[], Pair]
+    truth_loader: Callable[[], Mapping[str, NDArray[Any]]] | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def pair(self) -> Pair:
+        return self.loader()
+
+    @property
+    def a(self) -> Volume:
+        """Structural image (MRI, CT)."""
+        return self.pair.a
+
+    @property
+    def b(self) -> Volume:
+        """Functional image (PET, SPECT)."""
+        return self.pair.b
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """Foreground, (D, H, W) bool, from the sources only."""
+        return self.pair.mask
+
+    @cached_property
+    def truth(self) -> Mapping[str, NDArray[Any]] | None:
+        """Ground truth by name, or None where the dataset has none."""
+        return None if self.truth_loader is None else self.truth_loader()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Workers get paths and parameters, not arrays.
+        return {k: v for k, v in self.__dict__.items() if k not in ("pair", "truth")}

@@ -1,0 +1,64 @@
+"""The dataset contract: `DatasetInfo` and `Dataset`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from .case import Case
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """Facts about a dataset; written as a literal in the plugin's file.
+
+    Parameters
+    ----------
+    name, summary : str
+        Public name (a string literal) and one line.
+    licence, obtain : str
+        Terms of the data and how to get it.
+    modalities : str
+        "MRI-PET" and the like.
+    needs_dir : bool
+        Whether `data_dir` must be given.
+    splits : tuple of str
+        Names `cases` accepts.
+    """
+
+    name: str
+    summary: str
+    licence: str = ""
+    obtain: str = ""
+    modalities: str = "MRI-PET"
+    needs_dir: bool = False
+    splits: tuple[str, ...] = ("test",)
+    notes: str = ""
+
+
+class Dataset:
+    """Base of all datasets.  A plugin sets `info` and overrides `cases`.
+
+    Constructor arguments are keyword-only parameters of the plugin (``data_dir`` among them where
+    `info.needs_dir`).
+    """
+
+    info: ClassVar[DatasetInfo]
+
+    def cases(self, split: str = "test") -> Sequence[Case]:
+        """Cases of one split, in a stable order.  Splits never share a subject."""
+        raise NotImplementedError
+
+    def describe(self) -> Mapping[str, Any]:
+        """Counts, licence and how to obtain, for cards and the manifest."""
+        counts = {s: len(self.cases(s)) for s in self.info.splits}
+        return {"cases": counts, "licence": self.info.licence, "obtain": self.info.obtain}
+
+    def fingerprint(self, split: str = "test") -> str:
+        """Content key of a split: changes when any voxel or the preprocessing changes."""
+        digest = hashlib.sha256()
+        for case in self.cases(split):
+            digest.update(f"{case.id}\0{case.group}\0{case.fingerprint}\n".encode())
+        return digest.hexdigest()[:16]

@@ -1,0 +1,141 @@
+"""The fusion method contract: `MethodInfo` (what it is), `Method` (3D) and `SliceMethod` (2D)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """A shipped weights file: path relative to the plugin's file, and its sha256."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodInfo:
+    """Facts about a method; written as a literal in the plugin's file so that listing needs no import.
+
+    Parameters
+    ----------
+    name : str
+        Public name; a string literal.
+    summary : str
+        One line.
+    dims : {2, 3}
+        3: fuses volumes natively.  2: a slice-wise method (marked so on the board).
+    paper, licence, notes : str
+        Citation; licence of code and weights; anything a reader of the board should know.
+    trained_on : str
+        Dataset and split of the shipped weights, "" if nothing is learned.
+    weights : Weights, optional
+        Shipped weights.
+    params : int
+        Learned parameters in use.
+    colour : str
+        What is fused of a colour input.
+    control : bool
+        A control (source copy, blend, noise) that shows what a metric rewards; ranked apart.
+    """
+
+    name: str
+    summary: str
+    dims: Literal[2, 3] = 3
+    paper: str = ""
+    licence: str = "MIT"
+    trained_on: str = ""
+    weights: Weights | None = None
+    params: int = 0
+    colour: str = "luminance fused, functional chroma carried"
+    control: bool = False
+    notes: str = ""
+
+
+class Method:
+    """Base of all fusion methods.  A plugin sets `info` and overrides `fuse`.
+
+    Constructor arguments are the method's parameters; store each under its own name (as scikit-learn
+    estimators do), so that `parameters` and the content key see them.
+    """
+
+    info: ClassVar[MethodInfo]
+    device: torch.device = torch.device("cpu")
+
+    def setup(self, device: torch.device | str = "cpu") -> None:
+        """Load weights and move to `device`.  Called once before `fuse`."""
+        self.device = torch.device(device)
+
+    def fuse(self, a: Tensor, b: Tensor) -> Tensor:
+        """Fuse one pair.
+
+        Parameters
+        ----------
+        a, b : Tensor, shape (D, H, W), float32 in [0, 1], on `self.device`
+            Structural and functional image.  They must not be changed.
+
+        Returns
+        -------
+        Tensor, shape (D, H, W), float32 in [0, 1]
+        """
+        raise NotImplementedError
+
+    def parameters(self) -> Mapping[str, Any]:
+        """The constructor's arguments as they are set."""
+        names = inspect.signature(type(self).__init__).parameters
+        return {n: getattr(self, n) for n in names if n != "self" and hasattr(self, n)}
+
+
+class SliceMethod(Method):
+    """Base of 2D methods: a plugin overrides `fuse_slices`; the core runs it over a volume.
+
+    Attributes
+    ----------
+    planes : {"axial", "coronal", "sagittal", "tri"}
+        Slicing direction of `fuse`; "tri" averages the three.
+    batch_pixels : int
+        Slices are batched up to about this many pixels at a time.
+    """
+
+    planes: str = "axial"
+    batch_pixels: int = 1 << 18
+
+    _AXES: ClassVar[Mapping[str, tuple[int, ...]]] = {
+        "axial": (0,),
+        "coronal": (1,),
+        "sagittal": (2,),
+        "tri": (0, 1, 2),
+    }
+
+    def fuse_slices(self, a: Tensor, b: Tensor) -> Tensor:
+        """Fuse slices, each independently of the others.
+
+        Parameters
+        ----------
+        a, b : Tensor, shape (N, 1, H, W), float32 in [0, 1]
+
+        Returns
+        -------
+        Tensor, shape (N, 1, H, W), float32 in [0, 1]
+        """
+        raise NotImplementedError
+
+    def fuse(self, a: Tensor, b: Tensor) -> Tensor:
+        # A 2D image (D = 1) has one plane only, whatever `planes` says.
+        axes = (0,) if a.shape[0] == 1 else self._AXES[self.planes]
+        out = torch.zeros_like(a)
+        for axis in axes:
+            sa, sb = (x.movedim(axis, 0).unsqueeze(1) for x in (a, b))
+            step = max(1, self.batch_pixels // max(1, sa.shape[-1] * sa.shape[-2]))
+            parts = [
+                self.fuse_slices(sa[i : i + step].contiguous(), sb[i : i + step].contiguous())
+                for i in range(0, sa.shape[0], step)
+            ]
+            out += torch.cat(parts).squeeze(1).movedim(0, axis)
+        return out / len(axes)

@@ -1,0 +1,106 @@
+"""The three registries, and ``create_*`` / ``list_*`` on them."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from .dataset import Dataset, DatasetInfo
+from .errors import InputError
+from .metric import MetricInfo
+from .registry import Registry
+
+# Colon-separated plugin files or folders, as --plugin.
+ENVIRONMENT = "FUSEBENCH_PLUGINS"
+
+
+@dataclass(frozen=True)
+class Plugins:
+    """Everything that is registered: `methods`, `metrics`, `datasets`."""
+
+    methods: Registry[Any]
+    metrics: Registry[Any]
+    datasets: Registry[type[Dataset]]
+    paths: tuple[str, ...] = ()
+
+
+@lru_cache(maxsize=8)
+def find_plugins(paths: tuple[str, ...] = ()) -> Plugins:
+    """Collect the built-in folders, entry points, ``FUSEBENCH_PLUGINS`` and `paths`.
+
+    Parameters
+    ----------
+    paths : tuple of str
+        Plugin files, or folders of plugin files (``--plugin``).
+
+    Raises
+    ------
+    DuplicateNameError
+        Two plugins of one kind share a name.
+    InputError
+        A path does not exist.
+    """
+    from .method import MethodInfo  # imports torch; not needed to score with fusebench.metrics
+
+    kinds: dict[str, Registry[Any]] = {
+        "methods": Registry("method", MethodInfo),
+        "metrics": Registry("metric", MetricInfo),
+        "datasets": Registry("dataset", DatasetInfo),
+    }
+    extra = [p for p in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if p]
+    files = list(_files([*extra, *paths]))
+    for folder, registry in kinds.items():
+        package = f"fusebench.{folder}"
+        for location in importlib.import_module(package).__path__:
+            registry.add_folder(Path(location), package)
+        registry.add_entry_points(package)
+        for file in files:
+            registry.add_path(file)
+    return Plugins(**kinds, paths=tuple(str(f) for f in files))
+
+
+def _files(paths: Iterable[str]) -> Iterable[Path]:
+    seen: set[Path] = set()
+    for text in paths:
+        path = Path(text).expanduser().resolve()
+        if not path.exists():
+            raise InputError(f"plugin {text}: no such file or folder")
+        for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
+            if file not in seen:
+                seen.add(file)
+                yield file
+
+
+def create_method(name: str, **params: Any) -> Any:
+    """Make the fusion method called `name` with its parameters; call ``setup(device)`` next."""
+    return find_plugins().methods.load(name)(**params)
+
+
+def create_dataset(name: str, **params: Any) -> Dataset:
+    """Make the dataset called `name` (``data_dir=...`` where it needs one)."""
+    return find_plugins().datasets.load(name)(**params)
+
+
+def create_metric(name: str) -> Any:
+    """The metric function called `name`."""
+    return find_plugins().metrics.load(name)
+
+
+def list_methods(patterns: Sequence[str] = ("all",), exclude: Sequence[str] = ()) -> list[str]:
+    """Names of fusion methods; shell wildcards allowed."""
+    return find_plugins().methods.select(patterns, exclude)
+
+
+def list_datasets(patterns: Sequence[str] = ("all",)) -> list[str]:
+    """Names of datasets."""
+    return find_plugins().datasets.select(patterns)
+
+
+def list_metrics(patterns: Sequence[str] = ("all",)) -> list[str]:
+    """Names of metrics."""
+    return find_plugins().metrics.select(patterns)

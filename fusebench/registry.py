@@ -1,0 +1,231 @@
+"""One generic registry: finds plugins by folder, entry point or path, without importing them.
+
+A plugin is a class or function with an attribute ``info`` that is an instance of the registry's info
+class (`MethodInfo`, `MetricInfo`, `DatasetInfo`).  Names are read from the source: every literal
+``MethodInfo(name="...")`` in a file is one plugin, so a plugin is listed even when importing it fails.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import fnmatch
+import hashlib
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Generic, TypeVar
+
+from .errors import DuplicateNameError, InputError, PluginError, UnknownNameError
+
+T = TypeVar("T")
+
+# Folders inside a plugin folder that hold data or shared code, never plugins.
+_NOT_PLUGINS = {"__pycache__", "weights", "training", "preprocessing"}
+
+
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """One known plugin.
+
+    Attributes
+    ----------
+    name : str
+    origin : str
+        ``path:line`` or the entry point.
+    load : callable
+        Imports and returns the plugin; raises whatever the import raises.
+    path : Path or None
+        Source file, for the content key; None for an entry point that was not loaded yet.
+    """
+
+    name: str
+    origin: str
+    load: Callable[[], T]
+    path: Path | None = None
+
+
+class Registry(Generic[T]):
+    """Plugins of one kind.
+
+    Parameters
+    ----------
+    kind : str
+        "method", "metric" or "dataset"; used in messages.
+    info_class : type
+        Class of the plugins' ``info`` attribute.
+    """
+
+    def __init__(self, kind: str, info_class: type) -> None:
+        self.kind = kind
+        self.info_class = info_class
+        self._entries: dict[str, Entry[T]] = {}
+
+    # -- sources ---------------------------------------------------------------------------------
+
+    def add_folder(self, folder: Path, package: str) -> None:
+        """Register every plugin of a drop-in folder, one level of sub-folders included."""
+        for path in sorted([*folder.glob("*.py"), *folder.glob("*/*.py")]):
+            parts = path.relative_to(folder).with_suffix("").parts
+            if parts[0] in _NOT_PLUGINS or parts[-1].startswith("__"):
+                continue
+            module = ".".join([package, *parts])
+            self._add_file(path, lambda module=module: importlib.import_module(module))
+
+    def add_path(self, path: Path) -> None:
+        """Register the plugins of one file anywhere on disk (``--plugin``)."""
+        path = path.resolve()
+        if not path.is_file():
+            raise InputError(f"--plugin {path}: no such file")
+        self._add_file(path, lambda: _module_from_path(path))
+
+    def add_entry_points(self, group: str) -> None:
+        """Register what installed packages offer under `group`."""
+        for ep in entry_points(group=group):
+            self._add(
+                Entry(ep.name, f"entry point {ep.value}", lambda ep=ep: self._check(ep), None)
+            )
+
+    def _check(self, ep: EntryPoint) -> T:
+        obj: T = ep.load()
+        if not isinstance(getattr(obj, "info", None), self.info_class):
+            raise TypeError(f"{ep.value} has no `info` of type {self.info_class.__name__}")
+        return obj
+
+    def _add(self, entry: Entry[T]) -> None:
+        known = self._entries.get(entry.name)
+        if known is not None:
+            raise DuplicateNameError(
+                f"two {self.kind}s are named {entry.name!r}: {known.origin} and {entry.origin}; "
+                "rename one of them"
+            )
+        self._entries[entry.name] = entry
+
+    def _add_file(self, path: Path, load: Callable[[], ModuleType]) -> None:
+        source = path.read_text(encoding="utf-8", errors="replace")
+        if f"{self.info_class.__name__}(" not in source:
+            return
+        try:
+            names = list(_literal_names(source, self.info_class.__name__))
+        except SyntaxError:
+            # Importing it gives the reason, as for any other plugin that does not load.
+            names = [(path.stem, 1)]
+        for name, line in names:
+            self._add(
+                Entry(
+                    name,
+                    f"{path}:{line}",
+                    lambda name=name: self._pick(load(), name),
+                    path,
+                )
+            )
+
+    def _pick(self, module: ModuleType, name: str) -> T:
+        for obj in vars(module).values():
+            info = getattr(obj, "info", None)
+            if isinstance(info, self.info_class) and info.name == name:
+                return obj  # type: ignore[no-any-return]
+        raise LookupError(f"no object with info.name == {name!r} in {module.__name__}")
+
+    # -- use -------------------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """All names, in natural order (``a2`` before ``a10``)."""
+        return sorted(self._entries, key=_natural)
+
+    def entry(self, name: str) -> Entry[T]:
+        """The entry called `name`; `UnknownNameError` offers near names."""
+        try:
+            return self._entries[name]
+        except KeyError:
+            near = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"see `list {self.kind}s`"
+            raise UnknownNameError(f"no {self.kind} is called {name!r}; {hint}") from None
+
+    def load(self, name: str) -> T:
+        """Import and return the plugin.
+
+        Raises
+        ------
+        UnknownNameError
+            No such name.
+        PluginError
+            The import failed; the message holds the origin and the reason.
+        """
+        entry = self.entry(name)
+        try:
+            return entry.load()
+        # A plugin is foreign code and may raise anything, SystemExit included.
+        except (Exception, SystemExit) as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise PluginError(name, entry.origin, reason) from error
+
+    def select(self, patterns: Iterable[str], exclude: Sequence[str] = ()) -> list[str]:
+        """Names that match any pattern (``all`` or shell wildcards) and no exclusion."""
+        chosen: list[str] = []
+        for pattern in patterns:
+            chosen += [n for n in self._matches(pattern) if n not in chosen]
+        dropped = {n for pattern in exclude for n in self._matches(pattern)}
+        return [n for n in chosen if n not in dropped]
+
+    def _matches(self, pattern: str) -> list[str]:
+        if pattern == "all":
+            return self.names()
+        if not set(pattern) & set("*?["):
+            return [self.entry(pattern).name]
+        found = fnmatch.filter(self.names(), pattern)
+        if not found:
+            raise UnknownNameError(f"no {self.kind} matches {pattern!r}; see `list {self.kind}s`")
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(t), "") if t.isdigit() else (-1, t) for t in re.split(r"(\d+)", name) if t]
+
+
+def _literal_names(source: str, info_class: str) -> Iterator[tuple[str, int]]:
+    """Yield (name, line) of every ``InfoClass(name="literal", ...)`` call in `source`."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        callee = node.func
+        called = callee.attr if isinstance(callee, ast.Attribute) else getattr(callee, "id", "")
+        if called != info_class:
+            continue
+        for keyword in node.keywords:
+            value = keyword.value
+            if keyword.arg == "name" and isinstance(value, ast.Constant):
+                yield str(value.value), node.lineno
+
+
+def _module_from_path(path: Path) -> ModuleType:
+    # The hash keeps two files of one stem apart; sys.modules keeps one module object per file.
+    tag = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    name = f"fusebench_plugin_{re.sub(r'[^0-9a-zA-Z_]', '_', path.stem)}_{tag}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
