@@ -88,9 +88,7 @@ class MetricId:
         if self.part and self.part not in info.parts:
             raise InputError(f"{info.name} has no part {self.part!r}; it has {list(info.parts)}")
         if self.variant and self.variant not in info.variants:
-            raise InputError(
-                f"{info.name} has no variant {self.variant!r}; it has {list(info.variants)}"
-            )
+            raise InputError(f"{info.name} has no variant {self.variant!r}; it has {list(info.variants)}")
         return self
 
     def __str__(self) -> str:

@@ -88,9 +88,7 @@ class Registry(Generic[T]):
     def add_entry_points(self, group: str) -> None:
         """Register what installed packages offer under `group`."""
         for ep in entry_points(group=group):
-            self._add(
-                Entry(ep.name, f"entry point {ep.value}", lambda ep=ep: self._check(ep), None)
-            )
+            self._add(Entry(ep.name, f"entry point {ep.value}", lambda ep=ep: self._check(ep), None))
 
     def _check(self, ep: EntryPoint) -> T:
         obj: T = ep.load()
