@@ -169,8 +169,8 @@ class Recipe(ABC):
         model.load_state_dict(dict(state))
 
 
-def find_recipe(method: str, name: str | None = None, **options: Any) -> tuple[str, Recipe]:
-    """The recipe called `name` (None: the first) of a registered method, and its name.
+def find_recipe(method: str, name: str | None = None, **options: Any) -> tuple[str, Recipe, bool]:
+    """The recipe called `name` (None: the first) of a registered method, its name, and whether it is the first.
 
     Raises
     ------
@@ -181,7 +181,8 @@ def find_recipe(method: str, name: str | None = None, **options: Any) -> tuple[s
     known: Mapping[str, str] = getattr(cls, "recipes", {})
     if not known:
         raise InputError(f"method {method!r} has nothing to train (it offers no recipes)")
-    name = name or next(iter(known))
+    first = next(iter(known))
+    name = name or first
     if name not in known:
         raise InputError(f"method {method!r} has no recipe {name!r}; it has {', '.join(known)}")
     module_name, _, attribute = known[name].partition(":")
@@ -189,7 +190,7 @@ def find_recipe(method: str, name: str | None = None, **options: Any) -> tuple[s
         module_name or cls.__module__, package=cls.__module__.rpartition(".")[0] or None
     )
     try:
-        recipe = getattr(module, attribute)(**options)
+        recipe: Recipe = getattr(module, attribute)(**options)
     except TypeError as error:
         raise InputError(f"recipe {name!r} of {method!r}: {error} (see --set)") from error
-    return name, recipe
+    return name, recipe, name == first

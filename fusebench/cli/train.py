@@ -1,0 +1,197 @@
+"""``train METHOD``: fit a learned method's network; see methods/training/README.md."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import importlib
+import shlex
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..plugins import create_dataset
+
+
+def add(subparsers: Any) -> None:
+    """Register the subcommand."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train a learned method; writes weights, a card and curves",
+        description="Train a learned method. Resumable; equal seeds give equal weights on one kind of device.",
+    )
+    parser.add_argument("method", metavar="METHOD", help="a method that offers recipes")
+    parser.add_argument("--recipe", metavar="NAME", help="recipe of the method (default: its first)")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="option of the recipe")
+
+    data = parser.add_argument_group("data")
+    data.add_argument("--dataset", default="phantom", metavar="NAME")
+    data.add_argument("--data-dir", type=Path, metavar="PATH", help="where the dataset lies")
+    data.add_argument(
+        "--data-set", action="append", default=[], metavar="NAME=VALUE", help="parameter of the dataset"
+    )
+    data.add_argument("--split", default="train", metavar="NAME")
+    data.add_argument("--val-split", default="val", metavar="NAME", help="'' for none (default: val, if any)")
+    data.add_argument("--cases", type=_count, metavar="N", help="only the first N training cases")
+    data.add_argument("--val-cases", type=_count, metavar="N", help="only the first N validation cases")
+    data.add_argument("--pool", type=_count, default=64, metavar="N", help="subjects in memory at a time")
+    data.add_argument("--workers", type=int, default=2, metavar="N", help="threads that prepare samples")
+
+    hyper = parser.add_argument_group("optimisation (defaults: the recipe's)")
+    hyper.add_argument("--steps", type=_count, metavar="N")
+    hyper.add_argument("--batch", type=_count, metavar="N", help="samples per step and device")
+    hyper.add_argument("--lr", type=float)
+    hyper.add_argument("--schedule", choices=["cosine", "poly", "constant"])
+    hyper.add_argument("--warmup", type=int, metavar="N", help="steps of linear warm-up")
+    hyper.add_argument("--weight-decay", type=float)
+    hyper.add_argument("--clip", type=float, help="largest gradient norm, 0: none")
+    hyper.add_argument("--ema", type=float, help="decay of the weights' moving average, 0: none")
+    hyper.add_argument("--val-every", type=_count, metavar="N", help="steps between validations")
+    hyper.add_argument("--patience", type=int, metavar="N", help="stop after N validations without gain, 0: never")
+    hyper.add_argument("--keep", choices=["best", "last"], help="which weights are written")
+    hyper.add_argument("--seed", type=int, default=0)
+    hyper.add_argument("--weights", type=Path, metavar="FILE", help="start from these weights")
+
+    run = parser.add_argument_group("run")
+    run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+    run.add_argument("--devices", type=_count, default=1, metavar="N", help="devices or CPU processes")
+    run.add_argument("--precision", choices=["32", "bf16", "16"], default="32")
+    run.add_argument("--out", type=Path, metavar="DIR", help="default: runs/train/METHOD-RECIPE")
+    run.add_argument("--name", help="stem of the files (default: METHOD or METHOD_RECIPE)")
+    again = run.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, if there is one")
+    again.add_argument("--force", action="store_true", help="start over, whatever --out holds")
+    run.add_argument("--stop-after", type=_count, default=0, metavar="N", help="end at step N of the same schedule")
+    run.add_argument("--checkpoint-every", type=int, default=0, metavar="N", help="default: at each validation")
+    run.add_argument("--log-every", type=_count, default=20, metavar="N", help="steps between plain lines")
+    run.add_argument("--no-tensorboard", action="store_true")
+    parser.set_defaults(run=run_train)
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """Train as asked; 0 when the weights are written, 1 when it was interrupted."""
+    recipes, samples, loop = (_training(m) for m in ("recipe", "samples", "fit"))
+    options = dict(_setting(text, "--set") for text in args.set)
+    recipe_name, recipe, is_default = recipes.find_recipe(args.method, args.recipe, **options)
+    given = {
+        f.name: getattr(args, f.name)
+        for f in fields(recipes.Hyperparameters)
+        if getattr(args, f.name) is not None
+    }
+    hyper = replace(recipe.defaults, **given)
+    if hyper.lr <= 0 or not 0 <= hyper.ema < 1:
+        raise InputError(f"--lr {hyper.lr:g} must be positive and --ema {hyper.ema:g} in [0, 1)")
+
+    parameters = dict(_setting(text, "--data-set") for text in args.data_set)
+    if args.data_dir is not None:
+        parameters["data_dir"] = args.data_dir
+    dataset = create_dataset(args.dataset, **parameters)
+    splits = dataset.info.splits
+    if args.split not in splits:
+        raise InputError(f"dataset {args.dataset!r} has no split {args.split!r}; --split takes {', '.join(splits)}")
+    has_val = args.val_split in splits
+    if args.val_split not in ("", "val") and not has_val:
+        raise InputError(f"dataset {args.dataset!r} has no split {args.val_split!r}; it has {', '.join(splits)}")
+    train_cases = dataset.cases(args.split)[: args.cases]
+    val_cases = dataset.cases(args.val_split)[: args.val_cases] if has_val else []
+    train = samples.Subjects(train_cases, pool=args.pool)
+    val = samples.Subjects(val_cases, pool=len(val_cases)) if val_cases else None
+
+    name = args.name or (args.method if is_default else f"{args.method}_{recipe_name}")
+    out = args.out or Path("runs", "train", f"{args.method}-{recipe_name}")
+    facts = {
+        "method": args.method,
+        "recipe": recipe_name,
+        "options": options,
+        "dataset": args.dataset,
+        "dataset parameters": {k: str(v) for k, v in parameters.items() if k != "data_dir"},
+        "train": f"{args.split}, {len(train_cases)} cases, {_fingerprint(train_cases)}",
+        "val": f"{args.val_split}, {len(val_cases)} cases, {_fingerprint(val_cases)}" if val else "none",
+        "pool": train.pool,
+        "initial weights": _sha256(args.weights) if args.weights else "random",
+    }
+    job = loop.Job(
+        name=name,
+        out=out,
+        facts=facts,
+        seed=args.seed,
+        device=args.device,
+        devices=args.devices,
+        precision=args.precision,
+        workers=args.workers,
+        resume=args.resume,
+        force=args.force,
+        stop_after=args.stop_after,
+        checkpoint_every=args.checkpoint_every,
+        log_every=args.log_every,
+        tensorboard=not args.no_tensorboard,
+        init=args.weights,
+        command=_command(args, recipe_name, hyper),
+    )
+    outcome = loop.fit(recipe, hyper, train, val, job)
+    if outcome.reason == "interrupted":
+        print(f"interrupted at step {outcome.step}; the same command with --resume goes on from there")
+        return 1
+    if outcome.weights is not None:
+        print(f"{outcome.reason} at step {outcome.step} of {hyper.steps}")
+        print(f"weights {outcome.weights}  sha256 {outcome.sha256}")
+        print(f"card    {outcome.weights.with_suffix('.md')}")
+    return 0
+
+
+def _training(module: str) -> Any:
+    """A module of methods/training, which the core knows by name only."""
+    try:
+        return importlib.import_module(f"fusebench.methods.training.{module}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("fusebench"):
+            raise
+        raise InputError(f"training needs {error.name}: pip install 'fusebench[train]'") from error
+
+
+def _setting(text: str, option: str) -> tuple[str, Any]:
+    """``name=value``; the value as a Python literal where it is one, else as text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise InputError(f"{option} {text}: expected NAME=VALUE")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def _fingerprint(cases: Any) -> str:
+    digest = hashlib.sha256()
+    for case in cases:
+        digest.update(f"{case.id}\0{case.group}\0{case.fingerprint}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        raise InputError(f"--weights {path}: no such file")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _command(args: argparse.Namespace, recipe: str, hyper: Any) -> str:
+    """The command that repeats this run, every default spelled out, without this machine's paths."""
+    words = ["python", "run_bench.py", "train", args.method, "--recipe", recipe, "--dataset", args.dataset]
+    words += ["--data-dir", "DIR"] if args.data_dir else []
+    words += [w for text in args.data_set for w in ("--data-set", text)]
+    words += [w for text in args.set for w in ("--set", text)]
+    words += ["--weights", args.weights.name] if args.weights else []
+    keys = ["split", "val_split", "cases", "val_cases", "pool", "device", "devices", "precision", "seed"]
+    values = {k: getattr(args, k) for k in keys if getattr(args, k) is not None}
+    values |= {f.name: getattr(hyper, f.name) for f in fields(hyper)}
+    for key, value in values.items():
+        words += [f"--{key.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
+    return shlex.join(words)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
