@@ -7,11 +7,24 @@ A metric id is ``name[.part][@variant]``: ``psnr``, ``psnr.a`` (against the stru
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .errors import InputError
+from .registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .plugins import Plugins
+    from .triple import Triple
 
 Direction = Literal["higher", "lower", "zero", "none"]
 
@@ -43,7 +56,10 @@ class MetricInfo:
     ranked : bool
         In the default ranking set.
     needs_truth : bool
-        A task metric that needs the ground truth of simulated data.
+        A task metric that needs the ground truth of simulated data: ``truth`` of the case.
+    needs_twin : bool
+        It also needs ``truth["fused_twin"]``: what the same method makes of ``truth["mri_twin"]`` and
+        ``truth["pet_twin"]``, the case without its lesion, under the same seed.
     symmetric : bool
         Swapping the sources leaves the default value unchanged.
     """
@@ -61,6 +77,7 @@ class MetricInfo:
     variants: Mapping[str, str] = field(default_factory=dict)
     ranked: bool = False
     needs_truth: bool = False
+    needs_twin: bool = False
     symmetric: bool = True
     notes: str = ""
 
@@ -94,3 +111,205 @@ class MetricId:
     def __str__(self) -> str:
         part = f".{self.part}" if self.part else ""
         return self.name + part + (f"@{self.variant}" if self.variant else "")
+
+
+Core = Callable[["Triple", str, str], "Tensor"]
+
+
+class Metric:
+    """A metric: its facts (`info`) and the function that computes it on a prepared `Triple`.
+
+    Parameters
+    ----------
+    info : MetricInfo
+    core : callable
+        ``core(triple, part, variant)`` returns a tensor ``(N,)``, one value per image of the batch.
+    """
+
+    def __init__(self, info: MetricInfo, core: Core) -> None:
+        self.info = info
+        self.core = core
+        self.__name__ = info.name
+        self.__doc__ = core.__doc__
+
+    def __call__(
+        self,
+        a: Any,
+        b: Any,
+        fused: Any,
+        *,
+        mask: Any = None,
+        spacing: Sequence[float] | None = None,
+        part: str = "",
+        variant: str = "",
+        truth: Mapping[str, Any] | None = None,
+    ) -> float:
+        """Score one fused image.
+
+        Parameters
+        ----------
+        a, b, fused : array or tensor, shape (H, W) or (D, H, W)
+            Structural source, functional source and fused image: uint8, or floats in [0, 1].  Both give
+            the same number.  (1, H, W) counts as (H, W).
+        mask : array of bool, optional
+            Foreground, same shape.  Filters see the whole image, averages only the mask.
+        spacing : sequence of float, optional
+            Voxel size per axis, in the order of the axes.  None: isotropic.
+        part, variant : str
+            As in the metric id ``name.part@variant``.
+        truth : mapping, optional
+            Ground truth, for the task metrics.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        InputError
+            Shapes differ, values lie outside [0, 1], are not finite, or the dtype is neither uint8 nor
+            floating point; the metric has no such part or variant.
+        """
+        from .triple import Triple
+
+        MetricId(self.info.name, part, variant).check(self.info)
+        triple = Triple.make(a, b, fused, mask=mask, spacing=spacing, truth=truth)
+        return float(self.on(triple, part, variant)[0])
+
+    def on(self, triple: Triple, part: str = "", variant: str = "") -> Tensor:
+        """Values ``(N,)`` on a prepared triple; slice mean where the definition is 2D only."""
+        if self.info.needs_truth and triple.truth is None:
+            raise InputError(f"{self.info.name} needs the ground truth of simulated data")
+        if triple.dims in self.info.dims or self.info.needs_truth:
+            return self.core(triple, part, variant)
+        return triple.slice_mean(lambda slices: self.core(slices, part, variant))
+
+    def __repr__(self) -> str:
+        return f"<metric {self.info.name}: {self.info.title}>"
+
+
+def metric(info: MetricInfo) -> Callable[[Core], Metric]:
+    """Make a `Metric` of a core function: ``@metric(MetricInfo(name="psnr", ...))``."""
+    return lambda core: Metric(info, core)
+
+
+@lru_cache(maxsize=1)
+def metric_registry() -> Registry[Metric]:
+    """Every metric of the metrics folder and of installed packages; loads no method or dataset code."""
+    registry: Registry[Metric] = Registry("metric", MetricInfo)
+    package = "fusebench.metrics"
+    for location in import_module(package).__path__:
+        registry.add_folder(Path(location), package)
+    registry.add_entry_points(package)
+    return registry
+
+
+def ranking_set() -> list[str]:
+    """Ids of the default ranking set: every metric with ``ranked``, and the worst source of PSNR and SSIM."""
+    registry = metric_registry()
+    infos = [registry.load(name).info for name in registry.names()]
+    ids = [i.name for i in infos if i.ranked and not i.needs_truth]
+    return ids + [f"{name}.worst" for name in ("psnr", "ssim") if name in ids]
+
+
+def evaluate(
+    a: Any,
+    b: Any,
+    fused: Any,
+    metrics: Sequence[str] | None = None,
+    *,
+    mask: Any = None,
+    spacing: Sequence[float] | None = None,
+    truth: Mapping[str, Any] | None = None,
+    on_error: Literal["raise", "keep"] = "raise",
+    plugins: Plugins | None = None,
+) -> dict[str, Any]:
+    """Score one fused image with several metrics; what they share is computed once.
+
+    Parameters
+    ----------
+    a, b, fused, mask, spacing, truth
+        As in `Metric.__call__`.  (D, H, W) with D > 1 is scored in 3D.
+    metrics : sequence of str, optional
+        Ids: ``psnr``, ``psnr.a``, ``ssim.worst``, ``mi@cddfuse``.  None: the default ranking set.
+    on_error : {"raise", "keep"}
+        "keep" puts the exception of a failing metric in place of its value, so that one broken metric
+        costs only its own result.
+    plugins : Plugins, optional
+        Where to look up metrics; default: the metrics folder and installed packages.
+
+    Returns
+    -------
+    dict
+        Value by id, in the order asked for.
+
+    Raises
+    ------
+    InputError
+        Unusable images (in either mode).
+    UnknownNameError
+        No such metric (``on_error="raise"``).
+    """
+    from .triple import Triple
+
+    triple = Triple.make(a, b, fused, mask=mask, spacing=spacing, truth=truth)
+    values = _evaluate(triple, metrics, on_error, plugins)
+    return {k: v if isinstance(v, Exception) else float(v[0]) for k, v in values.items()}
+
+
+def evaluate_slices(
+    a: Any,
+    b: Any,
+    fused: Any,
+    metrics: Sequence[str] | None = None,
+    *,
+    mask: Any = None,
+    truth: Mapping[str, Any] | None = None,
+    on_error: Literal["raise", "keep"] = "raise",
+    plugins: Plugins | None = None,
+) -> dict[str, Any]:
+    """Score a batch of 2D images, or every axial slice of a volume, with the 2D definitions.
+
+    Parameters
+    ----------
+    a, b, fused, mask : array or tensor, shape (N, H, W)
+    metrics, truth, on_error, plugins
+        As in `evaluate`.
+
+    Returns
+    -------
+    dict
+        ``ndarray (N,)`` by id.  An image without foreground has nothing to score and is NaN.
+    """
+    from .triple import Triple
+
+    whole = Triple.make(a, b, fused, mask=mask, batch=True, truth=truth)
+    out: dict[str, Any] = {}
+    kept = whole.foreground()
+    for rows, chunk in whole.chunks(kept):
+        for key, value in _evaluate(chunk, metrics, on_error, plugins).items():
+            if isinstance(value, Exception) or isinstance(out.get(key), Exception):
+                out[key] = value if isinstance(value, Exception) else out[key]
+                continue
+            column: NDArray[np.float64] = out.setdefault(key, np.full(len(whole), np.nan))
+            column[rows.cpu().numpy()] = value.cpu().numpy()
+    return out
+
+
+def _evaluate(
+    triple: Triple, metrics: Sequence[str] | None, on_error: str, plugins: Plugins | None
+) -> dict[str, Tensor | Exception]:
+    registry = metric_registry() if plugins is None else plugins.metrics
+    out: dict[str, Tensor | Exception] = {}
+    for text in ranking_set() if metrics is None else metrics:
+        try:
+            key = MetricId.parse(text)
+            found: Metric = registry.load(key.name)
+            key.check(found.info)
+            out[text] = found.on(triple, key.part, key.variant)
+        # A metric plugin is foreign code; with "keep" whatever it raises is that metric's result.
+        except Exception as error:
+            if on_error == "raise":
+                raise
+            out[text] = error
+    return out
