@@ -17,10 +17,11 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from .errors import DuplicateNameError, InputError, PluginError, UnknownNameError
 
@@ -76,19 +77,19 @@ class Registry(Generic[T]):
             if parts[0] in _NOT_PLUGINS or parts[-1].startswith("__"):
                 continue
             module = ".".join([package, *parts])
-            self._add_file(path, lambda module=module: importlib.import_module(module))
+            self._add_file(path, partial(importlib.import_module, module))
 
     def add_path(self, path: Path) -> None:
         """Register the plugins of one file anywhere on disk (``--plugin``)."""
         path = path.resolve()
         if not path.is_file():
             raise InputError(f"--plugin {path}: no such file")
-        self._add_file(path, lambda: _module_from_path(path))
+        self._add_file(path, partial(_module_from_path, path))
 
     def add_entry_points(self, group: str) -> None:
         """Register what installed packages offer under `group`."""
         for ep in entry_points(group=group):
-            self._add(Entry(ep.name, f"entry point {ep.value}", lambda ep=ep: self._check(ep), None))
+            self._add(Entry(ep.name, f"entry point {ep.value}", partial(self._check, ep), None))
 
     def _check(self, ep: EntryPoint) -> T:
         obj: T = ep.load()
@@ -119,16 +120,18 @@ class Registry(Generic[T]):
                 Entry(
                     name,
                     f"{path}:{line}",
-                    lambda name=name: self._pick(load(), name),
+                    partial(self._pick, load, name),
                     path,
                 )
             )
 
-    def _pick(self, module: ModuleType, name: str) -> T:
+    def _pick(self, load: Callable[[], ModuleType], name: str) -> T:
+        module = load()
         for obj in vars(module).values():
-            info = getattr(obj, "info", None)
-            if isinstance(info, self.info_class) and info.name == name:
-                return obj  # type: ignore[no-any-return]
+            info: Any = getattr(obj, "info", None)
+            if isinstance(info, self.info_class) and getattr(info, "name", "") == name:
+                plugin: T = obj
+                return plugin
         raise LookupError(f"no object with info.name == {name!r} in {module.__name__}")
 
     # -- use -------------------------------------------------------------------------------------

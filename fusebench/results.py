@@ -1,12 +1,29 @@
-"""Result rows: one per method x case x protocol x metric."""
+"""Result rows, and the append-only store of a run folder.
+
+A row is one method x case x protocol x metric.  Rows are appended to ``rows.jsonl`` as they come, so a
+crash loses at most the one in flight; ``rows.parquet`` and ``rows.csv`` are made from it at the end.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from .cache import atomic_path
+from .errors import InputError
 
 Status = Literal["ok", "skip", "error", "timeout", "oom"]
 SCHEMA = 1
+IDENTITY = ("method", "dataset", "case", "protocol", "metric")
+FSYNC_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +41,12 @@ class Row:
     status, reason : str
         Why there is no value; "" for an ok row.
     load_seconds, fuse_seconds, score_seconds : float or None
-        Of the case: loading, fusing (median of repeats, synchronised), scoring all metrics of the protocol.
+        Of the case: loading, fusing (median of repeats, device synchronised), scoring all metrics of
+        the protocol.
     fuse_iqr : float or None
         Interquartile range of the fusing time, where repeated.
     memory_mb, gpu_memory_mb : float or None
-        Peak resident memory of the worker, and peak device memory.
+        Peak resident memory of the worker while fusing, and peak device memory.
     device : str
     seed : int
     """
@@ -56,5 +74,149 @@ class Row:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What a later row replaces: same method, dataset, case, protocol and metric."""
+        return tuple(getattr(self, name) for name in IDENTITY)
+
 
 COLUMNS = tuple(f.name for f in fields(Row))
+_TEXT = {"run", "key", *IDENTITY, "group", "status", "reason", "device"}
+
+
+class RunStore:
+    """The rows of one run folder, held under a lock while it is open.
+
+    Raises
+    ------
+    InputError
+        The folder cannot be written, holds another schema, or another run has it open.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.notes: list[str] = []
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(folder / ".lock")
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"{folder} is in use by another run; wait for it or give another --out"
+            ) from None
+        except OSError as error:
+            raise InputError(f"--out {folder}: {error.strerror}; give a folder that can be written") from None
+        self._path = folder / "rows.jsonl"
+        self._synced = 0.0
+        try:
+            self._mend()
+            # Unbuffered: a row that cannot be written must fail now, not at the end.
+            self._file: IO[bytes] = self._path.open("ab", buffering=0)
+        except OSError as error:
+            self._lock.release()
+            raise InputError(f"{self._path}: {error.strerror}; give a folder that can be written") from None
+
+    def _mend(self) -> None:
+        """Drop a torn last line, left by a run that was killed while writing it."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb+") as handle:
+            size = handle.seek(0, os.SEEK_END)
+            if size == 0:
+                return
+            back = min(size, 1 << 20)
+            handle.seek(size - back)
+            tail = handle.read(back)
+            end = tail.rfind(b"\n") + 1
+            if end < len(tail):
+                handle.truncate(size - len(tail) + end)
+                self.notes.append(f"{self._path}: the last row was torn (a killed run) and is dropped")
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Write rows; they reach the disk (fsync) about once a second.
+
+        Raises
+        ------
+        InputError
+            The disk is full or gone; what was stored before stays readable.
+        """
+        text = "".join(json.dumps({"schema": SCHEMA, **row.as_dict()}) + "\n" for row in rows)
+        start = self._file.tell()
+        try:
+            self._file.write(text.encode())
+            if time.monotonic() - self._synced > FSYNC_SECONDS:
+                os.fsync(self._file.fileno())
+                self._synced = time.monotonic()
+        except OSError as error:
+            os.truncate(self._path, start)
+            raise InputError(
+                f"{self._path}: {error.strerror}; what was stored is kept: make room and run the same command"
+            ) from None
+
+    def latest(self) -> Iterator[Row]:
+        """The newest row of every identity, in the order of first appearance."""
+        yield from read_rows(self.folder)
+
+    def consolidate(self) -> pd.DataFrame:
+        """Write ``rows.parquet`` and ``rows.csv`` atomically and return the table."""
+        table = as_table(self.latest())
+        with atomic_path(self.folder / "rows.parquet") as path:
+            table.to_parquet(path, index=False)
+        with atomic_path(self.folder / "rows.csv") as path:
+            table.to_csv(path, index=False)
+        return table
+
+    def close(self) -> None:
+        """Flush, sync and release the lock."""
+        try:
+            os.fsync(self._file.fileno())
+            self._file.close()
+        finally:
+            self._lock.release()
+
+    def __enter__(self) -> RunStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """Newest row of every identity in a run folder; a torn last line is ignored.
+
+    Raises
+    ------
+    InputError
+        No rows there, an unreadable line in the middle, or another schema version.
+    """
+    path = folder / "rows.jsonl"
+    newest: dict[tuple[str, ...], Row] = {}
+    try:
+        handle = path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; is {folder} a run folder?") from None
+    with handle:
+        for number, line in enumerate(handle, 1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                record = json.loads(line)
+            except ValueError:
+                raise InputError(f"{path}, line {number}: not JSON; delete the line") from None
+            if record.pop("schema", None) != SCHEMA:
+                raise InputError(
+                    f"{path}, line {number}: written by another version of FuseBench; use another --out"
+                )
+            row = Row(**record)
+            newest[row.identity] = row
+    return list(newest.values())
+
+
+def as_table(rows: Iterable[Row]) -> pd.DataFrame:
+    """Rows as a table with stable column types."""
+    table = pd.DataFrame([row.as_dict() for row in rows], columns=list(COLUMNS))
+    for column in COLUMNS:
+        table[column] = table[column].astype(
+            "str" if column in _TEXT else "int64" if column == "seed" else "float64"
+        )
+    return table

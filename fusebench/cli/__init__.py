@@ -1,1 +1,62 @@
-"""The command line: one file per subcommand, each with ``add(subparsers)``."""
+"""The command line: one file per subcommand, each with ``add(subparsers)``.
+
+Exit codes: 0 done, 1 some cases failed (the leaderboard is still complete), 2 usage or input error,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pkgutil
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+from .. import __version__
+from ..errors import FuseBenchError
+
+PROGRAM = "run_bench.py"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Make the parser with every subcommand of this folder."""
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="FuseBench: run fusion methods on the same cases, score them, print the leaderboard.",
+        epilog="Without a subcommand, `run` is meant: run_bench.py --methods all",
+    )
+    parser.add_argument("--version", action="version", version=f"fusebench {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in _commands():
+        import_module(f"{__name__}.{name}").add(subparsers)
+    for subparser in subparsers.choices.values():
+        subparser.add_argument("--debug", action="store_true", help="show a traceback on errors")
+    return parser
+
+
+def _commands() -> list[str]:
+    names = [m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")]
+    return sorted(names, key=lambda n: (n != "run", n))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help", "--version")):
+        given.insert(0, "run")
+    args = build_parser().parse_args(given)
+    try:
+        code: int = args.run(args)
+    except FuseBenchError as error:
+        if args.debug:
+            traceback.print_exc()
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\n{PROGRAM}: interrupted; the same command resumes", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `list methods | head`
+        sys.stderr.close()
+        return 0
+    return code

@@ -1,0 +1,141 @@
+"""The main job: plan, run, store, and make the leaderboard of one run folder."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from .execute import Result
+from .manifest import read_manifest
+from .plan import Task
+from .results import RunStore
+
+Execute = Callable[[Sequence[Task]], Iterator[Result]]
+
+
+def run_tasks(tasks: Sequence[Task], store: RunStore, execute: Execute, console: Console) -> Counter[str]:
+    """Run `tasks`, store rows as they come, show progress; returns the number of rows by status."""
+    counts: Counter[str] = Counter()
+    for _task, rows in _shown(execute(tasks), tasks, console):
+        store.append(rows)
+        counts.update(row.status for row in rows)
+    return counts
+
+
+def _shown(results: Iterable[Result], tasks: Sequence[Task], console: Console) -> Iterator[Result]:
+    """Pass results on, drawing a bar with ETA on a terminal, else one plain line per finished case."""
+    if not console.is_terminal:
+        yield from _logged(results, tasks, console)
+        return
+    columns = (
+        TextColumn("[progress.description]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("fusing and scoring", total=len(tasks))
+        for task, rows in results:
+            for line in _failures(task, rows):
+                progress.console.print(line, style="red", markup=False)
+            progress.update(bar, advance=1, description=task.label[:40].ljust(40))
+            yield task, rows
+
+
+def _logged(results: Iterable[Result], tasks: Sequence[Task], console: Console) -> Iterator[Result]:
+    left = Counter(t.case.id for t in tasks)
+    cases, begin = len(left), time.monotonic()
+    for done, (task, rows) in enumerate(results, 1):
+        for line in _failures(task, rows):
+            console.print(line, markup=False, soft_wrap=True)
+        left[task.case.id] -= 1
+        if not left[task.case.id]:
+            del left[task.case.id]
+            elapsed = time.monotonic() - begin
+            remaining = elapsed / done * (len(tasks) - done)
+            console.print(
+                f"{cases - len(left)}/{cases} cases done ({task.case.id}), "
+                f"{elapsed:.0f} s, about {math.ceil(remaining)} s left",
+                markup=False,
+                highlight=False,
+            )
+        yield task, rows
+
+
+def _failures(task: Task, rows: Iterable[Any]) -> list[str]:
+    reasons = dict.fromkeys((r.status, r.reason) for r in rows if r.status not in ("ok", "skip"))
+    return [f"{task.label}: {status}: {reason}" for status, reason in reasons]
+
+
+def write_board(folder: Path, table: pd.DataFrame, console: Console) -> list[Path]:
+    """Print the leaderboard of every protocol and write its files; returns the paths."""
+    manifest = read_manifest(folder)
+    tables = import_module("fusebench.leaderboard.tables")
+    paths: list[Path] = []
+    protocols = list(dict.fromkeys(table["protocol"]))
+    for protocol in protocols:
+        board = tables.build(table, manifest, protocol)
+        board.to_terminal(console)
+        stem = "leaderboard" if protocol == protocols[0] else f"leaderboard-{protocol}"
+        for suffix, text in (
+            ("csv", board.to_csv()),
+            ("md", board.to_markdown()),
+            ("tex", board.to_latex()),
+        ):
+            path = folder / f"{stem}.{suffix}"
+            path.write_text(text, encoding="utf-8")
+            paths.append(path)
+    return paths
+
+
+def contact_sheet(folder: Path) -> Path | None:
+    """Draw sources and every kept fused volume of the first kept case; None where none is kept."""
+    import nibabel as nib
+    import numpy as np
+
+    sources = sorted(folder.glob("fused/*/*/sources"))
+    if not sources:
+        return None
+    case = sources[0].parent
+    files = [("MRI", sources[0] / "mri.nii.gz"), ("PET", sources[0] / "pet.nii.gz")]
+    files += [(p.name.removesuffix(".nii.gz"), p) for p in sorted(case.glob("*.nii.gz"))]
+    images = []
+    for label, path in files:
+        image = nib.Nifti1Image.from_filename(path)
+        images.append((label, np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0)))
+    out = folder / "figures" / f"{case.name}.png"
+    out.parent.mkdir(exist_ok=True)
+    import_module("fusebench.leaderboard.contact").sheet(images, out)
+    return out
+
+
+def failure_lines(table: pd.DataFrame, tasks: Sequence[Task]) -> list[str]:
+    """One line per method and reason for the rows of `tasks` that have no value through a failure."""
+    wanted = {(t.method.name, t.case.id, s.protocol, s.metric) for t in tasks for s in t.scores}
+    cases = len({t.case.id for t in tasks})
+    failed: dict[tuple[str, str, str], set[str]] = {}
+    for row in table[~table["status"].isin(["ok", "skip"])].to_dict("records"):
+        if (row["method"], row["case"], row["protocol"], row["metric"]) in wanted:
+            failed.setdefault((row["method"], row["status"], row["reason"]), set()).add(row["case"])
+    return [
+        f"{method}: {status} on {len(ids)} of {cases} cases: {reason}"
+        for (method, status, reason), ids in failed.items()
+    ]

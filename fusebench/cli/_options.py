@@ -1,0 +1,81 @@
+"""Options shared by several subcommands."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from ..errors import InputError
+from ..plugins import Plugins, find_plugins
+
+
+def add_plugin_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="a plugin file, or a folder of plugin files (repeatable)",
+    )
+
+
+def plugins_of(args: argparse.Namespace) -> Plugins:
+    """Everything registered, ``--plugin`` included."""
+    return find_plugins(tuple(args.plugin))
+
+
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+
+
+def device_of(args: argparse.Namespace) -> str:
+    """The device asked for, checked."""
+    text: str = args.device
+    if text == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        raise InputError(f"--device {text}: give auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"--device {text}: this machine has no CUDA device that torch can use; try cpu")
+    return text
+
+
+def add_settings_option(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME.PARAM=VALUE",
+        help=f"a parameter of a {what}, e.g. dwt.wavelet=db4 (repeatable)",
+    )
+
+
+def settings_of(pairs: Iterable[str], option: str = "--set") -> dict[str, dict[str, Any]]:
+    """Parse ``NAME.PARAM=VALUE`` pairs; values are Python literals, else text."""
+    settings: dict[str, dict[str, Any]] = {}
+    for pair in pairs:
+        target, equals, text = pair.partition("=")
+        name, dot, parameter = target.rpartition(".")
+        if not (equals and dot and name and parameter):
+            raise InputError(f"{option} {pair}: the form is NAME.PARAM=VALUE")
+        settings.setdefault(name, {})[parameter] = literal(text)
+    return settings
+
+
+def literal(text: str) -> Any:
+    """Read a Python literal, or keep the text as it is."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def split_commas(values: Iterable[str]) -> list[str]:
+    """``["a,b", "c"]`` to ``["a", "b", "c"]``."""
+    return [part for value in values for part in value.split(",") if part]

@@ -1,0 +1,57 @@
+"""``fuse``: one method on two images; the result lies in the structural image's space."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ._options import add_device_option, add_plugin_option, literal, plugins_of
+
+
+def add(subparsers: Any) -> None:
+    parser = subparsers.add_parser("fuse", help="fuse two images with one method")
+    parser.add_argument("--method", required=True, metavar="NAME")
+    parser.add_argument("--mri", required=True, type=Path, metavar="FILE", help="structural image (MRI, CT)")
+    parser.add_argument(
+        "--pet", required=True, type=Path, metavar="FILE", help="functional image (PET, SPECT)"
+    )
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="PARAM=VALUE", help="a parameter of the method"
+    )
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of a learned method")
+    parser.add_argument("--seed", type=int, default=0)
+    add_device_option(parser)
+    add_plugin_option(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..errors import InputError
+    from ..imageio import read_pair, write_image
+    from ..plan import method_specs
+    from ..task import fuse
+    from ._options import device_of
+
+    plugins = plugins_of(args)
+    parameters = {}
+    for pair in args.set:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise InputError(f"--set {pair}: the form is PARAM=VALUE")
+        parameters[name] = literal(text)
+    if args.weights is not None:
+        parameters["weights"] = str(args.weights.resolve())
+    (spec,) = method_specs(plugins, [plugins.methods.entry(args.method).name], {args.method: parameters})
+    if spec.broken:
+        raise InputError(spec.broken)
+    pair = read_pair(args.mri, args.pet)
+    method = plugins.methods.load(spec.name)(**spec.parameters)
+    method.setup(device_of(args))
+    fused, seconds = fuse(method, pair.a.data, pair.b.data, args.seed)
+    write_image(args.output, fused, like=pair.a)
+    Console().print(f"{args.output}: {spec.name}, {seconds:.2f} s", highlight=False, soft_wrap=True)
+    return 0

@@ -1,0 +1,81 @@
+"""``list``: what is registered; a plugin that cannot be loaded is a row with the reason."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ..errors import PluginError
+from ..registry import Registry
+from ._options import add_plugin_option, plugins_of, split_commas
+
+Cells = Callable[[Any], list[str]]
+
+
+def add(subparsers: Any) -> None:
+    parser = subparsers.add_parser("list", help="list methods, datasets or metrics")
+    parser.add_argument("what", choices=["methods", "datasets", "metrics"])
+    parser.add_argument("patterns", nargs="*", default=["all"], help="names or wildcards")
+    parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN")
+    parser.add_argument("--names", action="store_true", help="names only, one per line")
+    add_plugin_option(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    registry: Registry[Any] = getattr(plugins_of(args), args.what)
+    names = registry.select(split_commas(args.patterns) or ["all"], split_commas(args.exclude))
+    if args.names:
+        print(*names, sep="\n")
+        return 0
+    headers, cells = _COLUMNS[args.what]
+    table = Table(box=box.SIMPLE_HEAD)
+    for header in ("name", *headers):
+        table.add_column(header, no_wrap=header == "name", overflow="fold")
+    broken = 0
+    for name in names:
+        try:
+            info = registry.load(name).info
+            table.add_row(name, *map(escape, cells(info)))
+        except PluginError as error:
+            broken += 1
+            place = f"cannot be loaded: {error.reason} ({error.origin})"
+            table.add_row(f"[red]{name}[/red]", *[""] * (len(headers) - 1), f"[red]{escape(place)}[/red]")
+    console = Console()
+    console.print(table)
+    note = f", {broken} cannot be loaded" if broken else ""
+    console.print(f"{len(names)} {args.what}{note}")
+    return 0
+
+
+def _method(info: Any) -> list[str]:
+    kind = "control" if info.control else f"{info.dims}D"
+    return [kind, f"{info.params:,}" if info.params else "", info.trained_on, info.summary]
+
+
+def _dataset(info: Any) -> list[str]:
+    return [info.modalities, ", ".join(info.splits), info.summary]
+
+
+def _metric(info: Any) -> list[str]:
+    arrows = {"higher": "↑", "lower": "↓", "zero": "→0", "none": "–"}
+    return [
+        arrows[info.direction],
+        f"{info.low:g} … {info.high:g}{' ' + info.unit if info.unit else ''}",
+        "yes" if info.ranked else "",
+        ", ".join([*(f".{p}" for p in info.parts), *(f"@{v}" for v in info.variants)]),
+        info.title,
+    ]
+
+
+_COLUMNS: dict[str, tuple[tuple[str, ...], Cells]] = {
+    "methods": (("kind", "params", "trained on", "summary"), _method),
+    "datasets": (("modalities", "splits", "summary"), _dataset),
+    "metrics": (("better", "range", "ranked", "parts and variants", "title"), _metric),
+}

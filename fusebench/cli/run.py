@@ -1,0 +1,247 @@
+"""``run``: every chosen method on the same cases, scored, ranked."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ._options import (
+    add_device_option,
+    add_plugin_option,
+    add_settings_option,
+    literal,
+    plugins_of,
+    settings_of,
+    split_commas,
+)
+
+
+def add(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "run",
+        help="run methods on a dataset and print the leaderboard (the default command)",
+        description="Run methods on a dataset and print the leaderboard.",
+    )
+    what = parser.add_argument_group("what to run")
+    what.add_argument(
+        "--methods", action="append", metavar="NAMES", help="names or wildcards, or all (default)"
+    )
+    what.add_argument("--exclude", action="append", default=[], metavar="NAMES", help="methods to leave out")
+    what.add_argument(
+        "--weights", action="append", default=[], metavar="METHOD=FILE", help="weights of a learned method"
+    )
+    add_settings_option(what, "method")  # type: ignore[arg-type]
+    what.add_argument(
+        "--metrics",
+        action="append",
+        metavar="IDS",
+        help="metric ids, wildcards, or all (default: the ranking set)",
+    )
+    what.add_argument("--protocol", action="append", metavar="NAMES", help="volume (default), slices, paper")
+    add_plugin_option(parser)
+    data = parser.add_argument_group("data")
+    data.add_argument("--dataset", default="phantom", metavar="NAME")
+    data.add_argument("--data-dir", type=Path, metavar="PATH", help="where the data lies")
+    data.add_argument(
+        "--data-option",
+        action="append",
+        default=[],
+        metavar="PARAM=VALUE",
+        help="a parameter of the dataset (repeatable)",
+    )
+    data.add_argument("--split", default="test")
+    data.add_argument("--cases", type=_positive, metavar="N", help="the first N cases only")
+    how = parser.add_argument_group("how")
+    add_device_option(how)  # type: ignore[arg-type]
+    how.add_argument("--jobs", type=_positive, metavar="N", help="worker processes (default: one per core)")
+    how.add_argument(
+        "--threads", type=_positive, default=1, metavar="N", help="threads per worker (default 1)"
+    )
+    how.add_argument("--executor", choices=["local", "dask"], default="local")
+    how.add_argument("--scheduler", metavar="ADDR", help="address of a running Dask scheduler")
+    how.add_argument(
+        "--timeout", type=float, default=900.0, metavar="S", help="limit for one fuse (default 900 s)"
+    )
+    how.add_argument(
+        "--memory", type=float, metavar="MB", help="memory limit per worker (default: 90 %% shared)"
+    )
+    how.add_argument("--repeats", type=_positive, default=1, metavar="N", help="fuse N times for timing")
+    how.add_argument("--seed", type=int, default=0)
+    out = parser.add_argument_group("results")
+    out.add_argument("--out", type=Path, metavar="DIR", help="run folder (default runs/<dataset>-<split>)")
+    out.add_argument(
+        "--save-fused", action="store_true", help="keep every fused volume (default: the first case's)"
+    )
+    again = out.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="run what is missing or changed (default)")
+    again.add_argument("--force", action="store_true", help="run everything again")
+    again.add_argument("--collect", action="store_true", help="run nothing; make tables from stored rows")
+    out.add_argument("--dry-run", action="store_true", help="show what would run and why")
+    parser.set_defaults(run=run)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def run(args: argparse.Namespace) -> int:
+    # Heavy imports wait until the arguments are known to be sound.
+    from ..bench import contact_sheet, failure_lines, run_tasks, write_board
+    from ..errors import InputError
+    from ..execute import default_jobs, default_memory_mb, run_local
+    from ..manifest import describe_run, write_manifest
+    from ..plan import Options, default_metrics, make_plan, method_specs, metric_infos, pending
+    from ..protocol import PROTOCOLS
+    from ..results import RunStore
+    from ._options import device_of
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    plugins = plugins_of(args)
+    names = plugins.methods.select(split_commas(args.methods or ["all"]), split_commas(args.exclude))
+    if not names:
+        raise InputError("no method is left to run; see `list methods`")
+    settings = settings_of(args.set)
+    for pair in args.weights:
+        name, _, path = pair.partition("=")
+        settings.setdefault(plugins.methods.entry(name).name, {})["weights"] = str(Path(path).resolve())
+    for name in settings:
+        plugins.methods.entry(name)
+    protocols = split_commas(args.protocol or ["volume"])
+    for protocol in protocols:
+        if protocol not in PROTOCOLS:
+            raise InputError(f"no protocol is called {protocol!r}; there are {', '.join(PROTOCOLS)}")
+
+    dataset = make_dataset(plugins, args)
+    cases = list(dataset.cases(args.split))[: args.cases]
+    if not cases:
+        raise InputError(f"dataset {args.dataset} has no cases in split {args.split!r}")
+    with_truth = any(c.truth_loader for c in cases)
+    metrics = chosen_metrics(plugins, args.metrics) if args.metrics else default_metrics(plugins, with_truth)
+    device = device_of(args)
+    folder = args.out or Path("runs") / f"{args.dataset}-{args.split}"
+    options = Options(
+        run=datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"),
+        metrics=tuple(metrics),
+        protocols=tuple(protocols),
+        seed=args.seed,
+        device=device,
+        repeats=args.repeats,
+        timeout=args.timeout or None,
+        save="all" if args.save_fused else "first",
+    )
+    specs = method_specs(plugins, names, settings)
+    tasks = make_plan(plugins, dataset, cases, specs, options, folder)
+    if args.dry_run:
+        return dry_run(tasks, folder, args.force, console)
+
+    jobs = args.jobs or default_jobs(device)
+    with RunStore(folder) as store:
+        for note in store.notes:
+            console.print(f"note: {note}", markup=False)
+        todo = tasks if args.force else pending(tasks, store.latest())[0]
+        if args.collect:
+            todo = []
+        write_manifest(
+            folder,
+            describe_run(
+                run=options.run,
+                command=sys.argv,
+                options={**asdict(options), "jobs": jobs, "threads": args.threads},
+                methods=specs,
+                metrics=metric_infos(plugins, (s.metric for t in tasks for s in t.scores)),
+                dataset={
+                    "name": args.dataset,
+                    "split": args.split,
+                    "fingerprint": dataset.fingerprint(args.split),
+                    "cases": len(cases),
+                    **asdict(dataset.info),
+                },
+            ),
+        )
+        stored = sum(len(t.scores) for t in tasks) - sum(len(t.scores) for t in todo)
+        console.print(
+            f"{len(names)} methods, {len(cases)} cases, protocol {', '.join(protocols)}: {len(todo)} fusions "
+            f"to do, {stored} results stored; {jobs} worker{'s' * (jobs > 1)} on {device}",
+            highlight=False,
+        )
+        if args.executor == "dask":
+            from ..cluster import run_dask
+
+            execute = partial(
+                run_dask, scheduler=args.scheduler, jobs=jobs, threads=args.threads, memory_mb=args.memory
+            )
+        else:
+            execute = partial(
+                run_local, jobs=jobs, threads=args.threads, memory_mb=args.memory or default_memory_mb(jobs)
+            )
+        run_tasks(todo, store, execute, console)
+        table = store.consolidate()
+        paths = write_board(folder, table, console)
+        sheet = contact_sheet(folder)
+    for path in [*paths, *([sheet] if sheet else []), folder / "rows.csv", folder / "manifest.json"]:
+        console.print(str(path), highlight=False, soft_wrap=True)
+    failures = failure_lines(table, tasks)
+    for line in failures:
+        console.print(line, markup=False, soft_wrap=True)
+    return int(bool(failures))
+
+
+def make_dataset(plugins: Any, args: argparse.Namespace) -> Any:
+    """The dataset that ``--dataset``, ``--data-dir`` and ``--data-option`` name."""
+    from ..errors import InputError
+
+    cls = plugins.datasets.load(args.dataset)
+    given: dict[str, Any] = {}
+    for pair in args.data_option:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise InputError(f"--data-option {pair}: the form is PARAM=VALUE")
+        given[name.replace("-", "_")] = literal(text)
+    if args.data_dir is not None:
+        if not args.data_dir.exists():
+            raise InputError(f"--data-dir {args.data_dir}: no such folder")
+        given["data_dir"] = args.data_dir
+    elif cls.info.needs_dir and not given:
+        raise InputError(f"dataset {args.dataset} needs --data-dir PATH. {cls.info.obtain}".strip())
+    try:
+        dataset = cls(**given)
+    except TypeError as error:
+        raise InputError(f"dataset {args.dataset}: {error}") from None
+    if args.split not in dataset.info.splits:
+        raise InputError(
+            f"dataset {args.dataset} has no split {args.split!r}; it has {', '.join(dataset.info.splits)}"
+        )
+    return dataset
+
+
+def chosen_metrics(plugins: Any, asked: list[str]) -> list[str]:
+    """Metric ids; a wildcard or ``all`` means default variants."""
+    ids: list[str] = []
+    for text in split_commas(asked):
+        found = plugins.metrics.select([text]) if text == "all" or set(text) & set("*?[") else [text]
+        ids += [m for m in found if m not in ids]
+    return ids
+
+
+def dry_run(tasks: Any, folder: Path, force: bool, console: Console) -> int:
+    """Show what would run, and why."""
+    from ..plan import pending
+    from ..results import read_rows
+
+    rows = read_rows(folder) if not force and (folder / "rows.jsonl").exists() else []
+    todo, why = pending(tasks, rows)
+    for task in todo:
+        console.print(f"{task.label}: {len(task.scores)} results", markup=False, highlight=False)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in why.items() if count)
+    console.print(f"{len(todo)} of {len(tasks)} fusions would run; results: {reasons}", highlight=False)
+    return 0

@@ -1,0 +1,107 @@
+"""Runs tasks on Dask: a local cluster, or any scheduler (dask-jobqueue, Kubernetes, `dask worker`).
+
+Tasks carry paths and parameters, not volumes.  Every Dask worker runs its tasks in a child process of its
+own (`IsolatedWorker`), so that time-outs, crashes and memory limits give the same rows as on one machine.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .errors import InputError
+from .execute import Result
+from .plan import Task
+from .results import Row
+from .worker import IsolatedWorker
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+# Tasks sent ahead per worker thread: enough to hide the round trip, few enough to keep memory flat.
+AHEAD = 3
+CONNECT_SECONDS = 30
+
+
+def run_dask(
+    tasks: Sequence[Task],
+    scheduler: str | None = None,
+    jobs: int = 1,
+    threads: int = 1,
+    memory_mb: float | None = None,
+) -> Iterator[Result]:
+    """Run tasks on Dask workers; yields (task, rows) in order of completion.
+
+    Parameters
+    ----------
+    scheduler : str, optional
+        ``tcp://host:port`` of a running scheduler; None starts a local cluster of `jobs` workers.
+    threads, memory_mb
+        As in `run_local`, per worker.
+
+    Raises
+    ------
+    InputError
+        Dask is not installed, or the scheduler does not answer.
+    """
+    with _client(scheduler, jobs) as client:
+        from distributed import as_completed
+
+        waiting = deque(tasks)
+        submitted: dict[Any, Task] = {}
+
+        def submit() -> Any:
+            task = waiting.popleft()
+            # pure=False: a resumed client must not be handed a result that a broken run left behind.
+            future = client.submit(run_isolated, task, threads, memory_mb, pure=False)
+            submitted[future.key] = task
+            return future
+
+        slots = max(1, sum(client.nthreads().values())) * AHEAD
+        completed = as_completed([submit() for _ in range(min(slots, len(waiting)))])
+        for future in completed:
+            task = submitted.pop(future.key)
+            rows = _rows(future, task)
+            future.release()
+            if waiting:
+                completed.add(submit())
+            yield task, rows
+
+
+def _rows(future: Any, task: Task) -> list[Row]:
+    if future.status == "finished":
+        rows: list[Row] = future.result()
+        return rows
+    reason = str(future.exception()).splitlines()[0][:300]
+    return [task.row(s, status="error", reason=f"Dask gave the task up: {reason}") for s in task.scores]
+
+
+def _client(scheduler: str | None, jobs: int) -> Client:
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        raise InputError("--executor dask needs Dask: pip install 'fusebench[dask]'") from None
+    if scheduler is None:
+        cluster = LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
+        return Client(cluster)
+    try:
+        client = Client(scheduler, timeout=CONNECT_SECONDS)
+        client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise InputError(
+            f"--scheduler {scheduler}: no scheduler with workers answers in {CONNECT_SECONDS} s ({error})"
+        ) from None
+    return client
+
+
+def run_isolated(task: Task, threads: int, memory_mb: float | None) -> list[Row]:
+    """Run one task in this Dask worker's child process, which is started once and kept."""
+    from distributed import get_worker
+
+    worker: Any = get_worker()
+    child = getattr(worker, "fusebench_child", None)
+    if child is None:
+        child = worker.fusebench_child = IsolatedWorker(threads, memory_mb)
+    rows: list[Row] = child.run(task)
+    return rows

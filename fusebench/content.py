@@ -1,0 +1,87 @@
+"""Content keys: what a result depends on, hashed.
+
+A method's key covers its source file and every sibling it imports relatively, its parameters, its
+weights file and the core contract; a metric's key covers its source likewise.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import json
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+
+
+def digest(*parts: object) -> str:
+    """Short hash of the JSON form of `parts`."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file, as hexadecimal digits."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def source_files(path: Path) -> list[Path]:
+    """Return `path` and every file it imports relatively, directly or not."""
+    found: dict[Path, None] = {}
+    todo = [path.resolve()]
+    while todo:
+        file = todo.pop()
+        if file in found or not file.is_file():
+            continue
+        found[file] = None
+        try:
+            tree = ast.parse(file.read_text(encoding="utf-8", errors="replace"))
+        except SyntaxError:
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                todo += _targets(file, node)
+    return sorted(found)
+
+
+def _targets(file: Path, node: ast.ImportFrom) -> list[Path]:
+    base = file.parents[node.level - 1]
+    if node.module:
+        base = base.joinpath(*node.module.split("."))
+    # `from . import x` names modules; `from .m import f` names m.py (or a package m/ holding f.py).
+    return [base.with_suffix(".py"), *(base / f"{alias.name}.py" for alias in node.names)]
+
+
+@lru_cache(maxsize=512)
+def source_key(path: Path) -> str:
+    """Hash of a plugin's source."""
+    return digest([file_sha256(f) for f in source_files(path)])
+
+
+def path_of(obj: Any) -> Path | None:
+    """Source file of a class, function or metric object, or None where it has none."""
+    try:
+        return Path(inspect.getfile(inspect.unwrap(getattr(obj, "function", obj))))
+    except (TypeError, OSError):
+        return None
+
+
+def method_key(cls: type, parameters: Mapping[str, Any], weights: Iterable[Path]) -> str:
+    """Hash of everything that decides what a method returns for given inputs."""
+    path = path_of(cls)
+    source = source_key(path) if path else f"{cls.__module__}.{cls.__qualname__}"
+    core = source_key(Path(__file__).with_name("method.py"))
+    return digest(cls.__name__, source, core, dict(parameters), [_weights_key(w) for w in weights])
+
+
+def _weights_key(path: Path) -> str:
+    if not path.is_file():
+        raise InputError(
+            f"weights {path}: no such file; give an existing file or leave it out for the shipped one"
+        )
+    return file_sha256(path)

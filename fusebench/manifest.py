@@ -1,0 +1,132 @@
+"""What produced a run: versions, seeds, hashes, hardware, and the facts of every plugin in it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from . import __version__
+from .cache import atomic_path
+from .errors import InputError
+from .metric import MetricInfo
+from .plan import MethodSpec
+
+_PACKAGES = ("torch", "numpy", "scipy", "nibabel", "scikit-image", "pandas", "PyWavelets", "safetensors")
+
+
+def describe_run(
+    *,
+    run: str,
+    command: Sequence[str],
+    options: Mapping[str, Any],
+    methods: Sequence[MethodSpec],
+    metrics: Mapping[str, MetricInfo],
+    dataset: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The manifest of a run, ready for JSON."""
+    return {
+        "run": {
+            "id": run,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": list(command),
+        },
+        "options": dict(options),
+        "git": _git(),
+        "versions": {"fusebench": __version__, "python": platform.python_version(), **_versions()},
+        "hardware": hardware(),
+        "dataset": dict(dataset),
+        "methods": {
+            m.name: {
+                **asdict(m.info),
+                "parameters": {k: v for k, v in m.parameters.items()},
+                "key": m.key,
+                "origin": m.origin,
+                "broken": m.broken,
+            }
+            for m in methods
+        },
+        "metrics": {name: asdict(info) for name, info in metrics.items()},
+    }
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write ``manifest.json``; methods of earlier commands into the same folder are kept."""
+    path = folder / "manifest.json"
+    merged = dict(manifest)
+    if path.exists():
+        earlier = read_manifest(folder)
+        for part in ("methods", "metrics"):
+            merged[part] = {**earlier.get(part, {}), **merged[part]}
+    with atomic_path(path) as temporary:
+        Path(temporary).write_text(json.dumps(merged, indent=2, default=str) + "\n")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read ``manifest.json`` of a run folder."""
+    path = folder / "manifest.json"
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; is {folder} a run folder?") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}); run again with --force") from None
+    return content
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores, memory and accelerators."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "processor": _processor(),
+        "cores": psutil.cpu_count(logical=False),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": gpus,
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _git() -> dict[str, Any]:
+    root = Path(__file__).resolve().parent.parent
+
+    def ask(*arguments: str) -> str:
+        result = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
+        )
+        return result.stdout.strip() if result.returncode == 0 else ""
+
+    try:
+        commit = ask("rev-parse", "HEAD")
+        return {"commit": commit, "changed": bool(ask("status", "--porcelain")) if commit else None}
+    except OSError:  # no git on this machine
+        return {"commit": "", "changed": None}

@@ -1,0 +1,53 @@
+"""Peak memory of a block of code."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+class PeakMemory:
+    """Context that measures peak resident memory of this process, and peak memory of a CUDA device.
+
+    On Linux the kernel's high-water mark is reset on entry; elsewhere it is the peak of the process so
+    far, which is an upper bound.
+
+    Attributes
+    ----------
+    memory_mb : float
+    gpu_memory_mb : float or None
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device if device.startswith("cuda") else None
+        self.memory_mb = 0.0
+        self.gpu_memory_mb: float | None = None
+
+    def __enter__(self) -> PeakMemory:
+        with contextlib.suppress(OSError):
+            _CLEAR.write_text("5")
+        if self._device:
+            torch.cuda.reset_peak_memory_stats(self._device)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.memory_mb = _peak_rss_mb()
+        if self._device:
+            self.gpu_memory_mb = torch.cuda.max_memory_allocated(self._device) / 2**20
+
+
+def _peak_rss_mb() -> float:
+    try:
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,278 @@
+"""One task, run inside a worker: load the case, fuse, check, score."""
+
+from __future__ import annotations
+
+import gzip
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .cache import atomic_path
+from .case import Case, Volume
+from .errors import FuseBenchError
+from .memory import PeakMemory
+from .method import Method
+from .plan import Task
+from .plugins import find_plugins
+from .protocol import PROTOCOLS
+from .results import Row, Status
+
+RANGE_TOLERANCE = 1e-3
+# Truth key under which task metrics find the fused counterfactual (see metrics of family "task").
+TWIN = "fused_twin"
+
+Image = NDArray[np.float32]
+Stage = Callable[[str], None]
+
+
+class MethodFault(FuseBenchError):
+    """A method broke its contract; the message says how."""
+
+
+class TaskRunner:
+    """Keeps what tasks share inside one worker: the methods set up so far.
+
+    Parameters
+    ----------
+    stage : callable
+        Told the name of each stage ("load", "fuse", "score") as it begins; the parent times fusing by it.
+    """
+
+    def __init__(self, stage: Stage = lambda _: None) -> None:
+        self.stage = stage
+        self._methods: dict[str, Method] = {}
+
+    def run(self, task: Task) -> list[Row]:
+        """Rows of a task; a failure is a row with its reason, never an exception."""
+        timing: dict[str, Any] = {}
+        rows = [task.row(s, status="skip", reason=s.skip) for s in task.scores if s.skip]
+        wanted = [s for s in task.scores if not s.skip]
+        if not wanted:
+            return rows
+        try:
+            if task.method.broken:
+                raise MethodFault(task.method.broken)
+            self.stage("load")
+            begin = time.perf_counter()
+            case = task.case
+            _ = case.pair
+            timing["load_seconds"] = time.perf_counter() - begin
+            fused, method = self._fused(task, timing)
+            self.stage("score")
+            for protocol in dict.fromkeys(s.protocol for s in wanted):
+                scores = [s for s in wanted if s.protocol == protocol]
+                rows += self._score(task, protocol, [s.metric for s in scores], fused, method, timing)
+        # Whatever a plugin or a reader raises becomes rows; only the row says what went wrong.
+        except Exception as error:
+            done = {(row.protocol, row.metric) for row in rows}
+            rows += [
+                task.row(s, status=_status(error), reason=describe(error), **timing)
+                for s in wanted
+                if (s.protocol, s.metric) not in done
+            ]
+        return rows
+
+    # -- fusing ----------------------------------------------------------------------------------
+
+    def _fused(self, task: Task, timing: dict[str, Any]) -> tuple[Image, Method | None]:
+        """Read the fused volume where it is stored under the same key, else make it."""
+        stored = _read_stored(Path(task.fused_path), task.fuse_key)
+        if stored is not None:
+            return stored, None
+        self.stage("fuse")
+        method = self._method(task)
+        case = task.case
+        seconds = []
+        with PeakMemory(task.device) as peak:
+            for _ in range(max(1, task.repeats)):
+                fused, elapsed = fuse(method, case.a.data, case.b.data, task.seed)
+                seconds.append(elapsed)
+        timing["fuse_seconds"] = statistics.median(seconds)
+        if len(seconds) > 1:
+            low, _, high = statistics.quantiles(seconds, n=4)
+            timing["fuse_iqr"] = high - low
+        timing["memory_mb"], timing["gpu_memory_mb"] = peak.memory_mb, peak.gpu_memory_mb
+        if task.save:
+            _store(Path(task.fused_path), fused, case.a, task.fuse_key)
+            _store_sources(Path(task.fused_path).parent, case)
+        return fused, method
+
+    def _method(self, task: Task) -> Method:
+        spec = task.method
+        method = self._methods.get(spec.key)
+        if method is None:
+            cls = find_plugins(task.plugins).methods.load(spec.name)
+            method = cls(**spec.parameters)
+            method.setup(task.device)
+            if spec.info.params or task.device != "cpu":
+                _warm_up(method, task.case)
+            self._methods[spec.key] = method
+        return method
+
+    # -- scoring ---------------------------------------------------------------------------------
+
+    def _score(
+        self,
+        task: Task,
+        protocol: str,
+        metrics: list[str],
+        fused: Image,
+        method: Method | None,
+        timing: Mapping[str, Any],
+    ) -> list[Row]:
+        begin = time.perf_counter()
+        plugins = find_plugins(task.plugins)
+        truth = None
+        if any(plugins.metrics.load(m.split(".")[0].split("@")[0]).info.needs_truth for m in metrics):
+            truth = self._truth(task, fused, method)
+        values = PROTOCOLS[protocol].score(task.case, fused, metrics, truth)
+        seconds = time.perf_counter() - begin
+        rows = []
+        for score in task.scores:
+            if score.protocol != protocol or score.metric not in values:
+                continue
+            value = values[score.metric]
+            outcome: dict[str, Any] = {"value": value}
+            if isinstance(value, Exception):
+                outcome = {"status": _status(value), "reason": describe(value)}
+            elif np.isnan(value):
+                outcome = {"status": "skip", "reason": "not defined for this case"}
+            rows.append(task.row(score, **outcome, **timing, score_seconds=seconds))
+        return rows
+
+    def _truth(self, task: Task, fused: Image, method: Method | None) -> Mapping[str, Any]:
+        """The case's ground truth, with the fused counterfactual twin where the case has a lesion."""
+        truth = dict(task.case.truth or {})
+        lesion = truth.get("lesion")
+        if lesion is not None and lesion.any():
+            method = method or self._method(task)
+            truth[TWIN], _ = fuse(method, truth["mri_twin"], truth["pet_twin"], task.seed)
+        return truth
+
+
+def fuse(method: Method, a: Image, b: Image, seed: int = 0) -> tuple[Image, float]:
+    """Fuse one pair and check the method's contract.
+
+    Parameters
+    ----------
+    method : Method
+        Set up.
+    a, b : ndarray, shape (D, H, W), float32 in [0, 1]
+    seed : int
+        Seeds torch, numpy and random before fusing.
+
+    Returns
+    -------
+    fused : ndarray, shape (D, H, W), float32 in [0, 1]
+    seconds : float
+        Wall time of ``method.fuse``, device synchronised.
+
+    Raises
+    ------
+    MethodFault
+        Not a tensor, wrong shape, NaN, out of range, or an input was changed.
+    """
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - plugins may use the global generator
+    torch.manual_seed(seed)
+    ta, tb = (torch.from_numpy(np.array(x, dtype=np.float32)).to(method.device) for x in (a, b))
+    _synchronise(method.device)
+    begin = time.perf_counter()
+    with torch.inference_mode():
+        out = method.fuse(ta, tb)
+    _synchronise(method.device)
+    seconds = time.perf_counter() - begin
+    name = method.info.name
+    for tensor, source, label in ((ta, a, "a (structural)"), (tb, b, "b (functional)")):
+        if not np.array_equal(tensor.cpu().numpy(), source):
+            raise MethodFault(f"{name} changed its input {label}; work on a copy")
+    return _checked(name, out, a.shape), seconds
+
+
+def _checked(name: str, out: Any, shape: tuple[int, ...]) -> Image:
+    if not isinstance(out, Tensor):
+        raise MethodFault(f"{name} returned {type(out).__name__}, not a tensor")
+    if tuple(out.shape) != shape:
+        raise MethodFault(f"{name} returned shape {tuple(out.shape)} for input shape {shape}")
+    fused: Image = out.detach().to("cpu", torch.float32).numpy()
+    bad = int(np.size(fused) - np.isfinite(fused).sum())
+    if bad:
+        raise MethodFault(f"{name} returned NaN or infinity in {bad} of {fused.size} voxels")
+    low, high = float(fused.min()), float(fused.max())
+    if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
+        raise MethodFault(f"{name} returned values in [{low:.4g}, {high:.4g}]; clip or scale to [0, 1]")
+    return np.clip(fused, 0, 1)
+
+
+def _warm_up(method: Method, case: Case) -> None:
+    """Fuse a small corner once, so that the first timed case does not pay for lazy initialisation."""
+    corner = tuple(slice(0, min(32, n)) for n in case.a.shape)
+    try:
+        fuse(method, case.a.data[corner].copy(), case.b.data[corner].copy())
+    except Exception:
+        return  # the real case will say it, with the right shape in the message
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _status(error: BaseException) -> Status:
+    out_of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    )
+    return "oom" if out_of_memory else "error"
+
+
+def describe(error: BaseException) -> str:
+    """One line for a row: our own errors as they are, others with their type and place."""
+    text = " ".join(str(error).split())[:300]
+    if isinstance(error, FuseBenchError):
+        return text
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        place = f" ({Path(code.co_filename).name}:{trace.tb_lineno})"
+        trace = trace.tb_next
+    return f"{type(error).__name__}: {text}{place}"
+
+
+# -- stored volumes ------------------------------------------------------------------------------
+
+
+def _store(path: Path, data: Image, like: Volume, key: str) -> None:
+    image = nib.Nifti1Image(np.ascontiguousarray(data.transpose(2, 1, 0)), like.affine)
+    image.header["descrip"] = f"fusebench {key}".encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
+
+
+def _store_sources(folder: Path, case: Case) -> None:
+    for name, volume in (("mri", case.a), ("pet", case.b)):
+        path = folder / "sources" / f"{name}.nii.gz"
+        if _read_stored(path, case.fingerprint) is None:
+            _store(path, volume.data, volume, case.fingerprint)
+
+
+def _read_stored(path: Path, key: str) -> Image | None:
+    if not path.is_file():
+        return None
+    try:
+        image = nib.Nifti1Image.from_filename(path)
+        if image.header["descrip"].item().decode(errors="replace") != f"fusebench {key}":
+            return None
+        return np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0)
+    # A damaged file is not an answer; the volume is simply made again.
+    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError):
+        return None

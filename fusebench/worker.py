@@ -1,0 +1,222 @@
+"""Worker process: runs tasks one after the other, so that a crash, hang or leak costs one task.
+
+`IsolatedWorker` is the parent's side; ``python -m fusebench.worker`` is the child's.  They speak pickles
+over two pipes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+if TYPE_CHECKING:
+    from .case import Case
+    from .plan import Task
+    from .results import Row, Status
+
+POLL_SECONDS = 0.1
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+class IsolatedWorker:
+    """A child process that runs one task at a time; started on first use and again after a death.
+
+    Parameters
+    ----------
+    threads : int
+        Threads for torch and BLAS.
+    memory_mb : float, optional
+        Resident memory above which the child is stopped.
+    """
+
+    def __init__(self, threads: int = 1, memory_mb: float | None = None) -> None:
+        self.threads, self.memory_mb = threads, memory_mb
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(self, task: Task, upcoming: Case | None = None) -> list[Row]:
+        """Rows of `task`; a dead, hanging or oversized child gives rows that say so.
+
+        Parameters
+        ----------
+        upcoming : Case, optional
+            Loaded in the background while this task fuses.
+        """
+        self._start()
+        try:
+            self._writer.send((task, upcoming))
+            return self._wait(task)
+        except (EOFError, OSError):
+            return self._failed(task, *self._post_mortem())
+
+    def _wait(self, task: Task) -> list[Row]:
+        assert self._process is not None
+        watched = psutil.Process(self._process.pid)
+        fusing_since: float | None = None
+        while True:
+            if self._reader.poll(POLL_SECONDS):
+                kind, content = self._reader.recv()
+                if kind == "rows":
+                    rows: list[Row] = content
+                    return rows
+                fusing_since = time.monotonic() if content == "fuse" else None
+            elif self._process.poll() is not None:
+                raise EOFError
+            limit = task.timeout * max(1, task.repeats) if task.timeout else None
+            if limit and fusing_since and time.monotonic() - fusing_since > limit:
+                self.stop()
+                return self._failed(task, "timeout", f"fusing took over {limit:g} s (--timeout)")
+            if self.memory_mb and _rss_mb(watched) > self.memory_mb:
+                self.stop()
+                return self._failed(
+                    task, "oom", f"the worker exceeded {self.memory_mb:.0f} MB (--memory); stopped"
+                )
+
+    def _failed(self, task: Task, status: Status, reason: str) -> list[Row]:
+        return [
+            task.row(s, status="skip", reason=s.skip) if s.skip else task.row(s, status=status, reason=reason)
+            for s in task.scores
+        ]
+
+    def _post_mortem(self) -> tuple[Status, str]:
+        assert self._process is not None
+        try:
+            code = self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.stop()
+            return "error", "the worker closed its pipe and hung"
+        self._process = None
+        if code == -signal.SIGKILL:
+            return "oom", "the worker was killed (SIGKILL), most likely for lack of memory"
+        if code < 0:
+            return "error", f"the worker died of {signal.Signals(-code).name}"
+        return "error", f"the worker exited with code {code}"
+
+    def _start(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            return
+        child_reads, self_writes = os.pipe()
+        self_reads, child_writes = os.pipe()
+        environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(self.threads))}
+        root = str(Path(__file__).resolve().parent.parent)
+        environment["PYTHONPATH"] = os.pathsep.join(p for p in (root, environment.get("PYTHONPATH", "")) if p)
+        self._process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "fusebench.worker",
+                str(child_reads),
+                str(child_writes),
+                str(self.threads),
+            ],
+            pass_fds=(child_reads, child_writes),
+            stdin=subprocess.DEVNULL,
+            env=environment,
+        )
+        os.close(child_reads)
+        os.close(child_writes)
+        self._writer = Connection(self_writes, readable=False)
+        self._reader = Connection(self_reads, writable=False)
+
+    def stop(self) -> None:
+        """Kill the child, if there is one."""
+        if self._process is None:
+            return
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+        self._writer.close()
+        self._reader.close()
+
+
+def _rss_mb(process: psutil.Process) -> float:
+    try:
+        return float(process.memory_info().rss) / 2**20
+    except psutil.Error:
+        return 0.0
+
+
+# -- the child's side ----------------------------------------------------------------------------
+
+
+class _Cases:
+    """Keeps the current case and loads the next one in the background."""
+
+    def __init__(self) -> None:
+        self._loads: dict[tuple[str, str], Future[Case]] = {}
+        self._pool = ThreadPoolExecutor(1)
+
+    def get(self, case: Case) -> Case:
+        return self.prefetch(case).result()
+
+    def prefetch(self, case: Case) -> Future[Case]:
+        key = (case.dataset, case.id)
+        if key not in self._loads:
+            self._loads = dict(list(self._loads.items())[-1:])
+            self._loads[key] = self._pool.submit(_load, case)
+        return self._loads[key]
+
+
+def _load(case: Case) -> Case:
+    # The task says what is wrong with an unreadable case; here it only has to not be loaded.
+    with contextlib.suppress(Exception):
+        _ = case.pair
+    return case
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent dies, so that a killed run leaves nothing behind."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def main(arguments: list[str]) -> None:
+    """Run tasks from one pipe, answer on the other, until the parent closes it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    reader = Connection(int(arguments[0]), writable=False)
+    writer = Connection(int(arguments[1]), readable=False)
+    os.dup2(2, 1)  # what a plugin prints must not mix with the parent's output
+
+    import torch
+
+    from .task import TaskRunner
+
+    torch.set_num_threads(int(arguments[2]))
+    cases = _Cases()
+
+    def stage(name: str) -> None:
+        writer.send(("stage", name))
+
+    runner = TaskRunner(stage)
+    while True:
+        try:
+            task, upcoming = reader.recv()
+        except EOFError:
+            return
+        if upcoming is not None:
+            cases.get(task.case)
+            cases.prefetch(upcoming)
+        rows = runner.run(_with_case(task, cases.get(task.case)))
+        writer.send(("rows", rows))
+
+
+def _with_case(task: Any, case: Case) -> Any:
+    from dataclasses import replace
+
+    return replace(task, case=case)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
