@@ -1,0 +1,276 @@
+"""Reading and writing images: NIfTI, PNG/TIFF, and through SimpleITK MHA/NRRD and DICOM series.
+
+NIfTI is read with nibabel only, from bytes that were decompressed and counted first: other readers take
+truncated files silently, or prefer the qform.  What is read is in RAS+ order ``(D, H, W)`` (see
+`fusebench.case`).  2D images keep the row order of the file (row 0 is the top, as every 2D method expects);
+their affine says so with a negative second axis.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import colour, niftiio, pictureio
+from .case import Pair, Volume
+from .errors import InputError
+from .mask import foreground
+from .pictureio import Plane
+from .rawimage import EXTENSIONS, ITK, NIFTI, PICTURES, RawImage, corner_distance, extension
+
+Intensity = Literal["minmax", "robust", "stored"] | tuple[float, float]
+
+_log = logging.getLogger("fusebench")
+
+
+def read_image(
+    path: str | os.PathLike[str],
+    *,
+    plane: Plane = colour.luminance,
+    intensity: Intensity = "minmax",
+    max_nan: float = 0.0,
+) -> Volume:
+    """Read one image as a `Volume`.
+
+    Parameters
+    ----------
+    path : path
+        NIfTI, PNG, TIFF, MHA, NRRD, or a folder that holds one DICOM series.
+    plane : callable
+        ``(H, W, 3)`` to ``(H, W)``: which plane of a colour picture is fused.
+    intensity : {"minmax", "robust", "stored"} or (float, float)
+        What becomes 0 and 1.  "minmax": the extremes of the data, and 0..255 for pictures of 8 bits (as
+        every 2D paper does).  "robust": percentiles 0.1 and 99.9, values beyond are clipped.  "stored": the
+        range in the header of an image that `write_image` made, else as "minmax".  Or the range itself.
+    max_nan : float
+        Share of voxels that may be NaN or infinite; they become the lowest value.
+
+    Returns
+    -------
+    Volume
+
+    Raises
+    ------
+    InputError
+        One line: the file, what is wrong, what to do.
+    """
+    raw = read_raw(path, plane=plane, max_nan=max_nan)
+    for note in raw.notes:
+        _log.warning("%s: %s", raw.path, note)
+    return scale(raw, intensity)
+
+
+def read_raw(
+    path: str | os.PathLike[str],
+    *,
+    plane: Plane = colour.luminance,
+    max_nan: float = 0.0,
+    frames: bool = False,
+) -> RawImage:
+    """Read one image in its own units; `frames` allows a 4D one, shape (T, D, H, W)."""
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file; check the path")
+    kind = extension(path)
+    if path.is_file() and path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty (0 bytes); copy or download it again")
+    if path.is_dir() or kind in (*ITK, ".dcm"):
+        from . import itkio  # SimpleITK and pydicom are an extra
+
+        raw = itkio.read(path)
+    elif kind in PICTURES:
+        raw = pictureio.read(path, plane)
+    elif kind in NIFTI:
+        raw = niftiio.read(path)
+    else:
+        raise InputError(
+            f"{path}: cannot tell the format from the name; use {', '.join(EXTENSIONS)} or a DICOM folder"
+        )
+    if raw.data.ndim == 4 and not frames:
+        raise InputError(
+            f"{path}: is 4D ({raw.data.shape[0]} frames of {raw.data.shape[1:]}); reduce it to one frame "
+            "first (`fuse --register` and `prepare` average the frames)"
+        )
+    return _finite(raw, max_nan)
+
+
+def scale(raw: RawImage, intensity: Intensity = "minmax") -> Volume:
+    """Map a `RawImage` to [0, 1]; see `read_image` for `intensity`."""
+    if isinstance(intensity, tuple):
+        low, high = intensity
+        if not high > low:
+            raise InputError(f"intensity range {intensity} is empty; give (low, high) with low < high")
+    else:
+        least, most = float(raw.data.min()), float(raw.data.max())
+        if intensity == "stored" and raw.stored_range is not None:
+            low, high = raw.stored_range
+        elif least == most:
+            raise InputError(
+                f"{raw.path}: every voxel is {least:g}; this is not an image of anything, check the file"
+            )
+        elif most <= 0:
+            raise InputError(
+                f"{raw.path}: no voxel is above 0 (largest {most:g}); check the scaling in the header"
+            )
+        elif intensity == "robust":
+            low, high = (float(v) for v in np.percentile(raw.data, [0.1, 99.9]))
+            if not high > low:
+                low, high = least, most
+        else:
+            low, high = raw.full_range or (least, most)
+    data = (raw.data - np.float32(low)) / np.float32(high - low)
+    return Volume(np.clip(data, 0, 1, out=data), raw.affine, (low, high), raw.chroma)
+
+
+def read_pair(
+    mri: str | os.PathLike[str],
+    pet: str | os.PathLike[str],
+    *,
+    mask: str | os.PathLike[str] | None = None,
+    plane: Plane = colour.luminance,
+    intensity: Intensity = "minmax",
+) -> Pair:
+    """Read a structural and a functional image that lie on one grid.
+
+    The mask is the file `mask` (non-zero is foreground) or the filled foreground of the structural image.
+
+    Raises
+    ------
+    InputError
+        A file is unusable, or the grids differ.
+    """
+    a = read_image(mri, intensity=intensity)
+    b = read_image(pet, plane=plane, intensity=intensity)
+    check_grid(a, b, mri, pet)
+    return Pair(a, b, foreground(a.data) if mask is None else read_mask(mask, a))
+
+
+def read_mask(path: str | os.PathLike[str], like: Volume) -> NDArray[np.bool_]:
+    """Read a mask on the grid of `like`; non-zero is foreground."""
+    raw = read_raw(path)
+    if raw.data.shape != like.shape:
+        raise InputError(f"{path}: the mask's shape {raw.data.shape} is not the image's {like.shape}")
+    mask: NDArray[np.bool_] = raw.data > 0
+    if not mask.any():
+        raise InputError(f"{path}: the mask is empty; it must be non-zero in the foreground")
+    return mask
+
+
+def check_grid(a: Volume, b: Volume, path_a: object, path_b: object) -> None:
+    """Refuse two images of different shape, and warn where only their positions differ."""
+    if a.shape != b.shape:
+        raise InputError(
+            f"{path_b}: shape {b.shape} differs from {a.shape} of {path_a}; resample it first, "
+            "or use --register"
+        )
+    apart = corner_distance(a.affine, b.affine, a.shape)
+    if apart > max(a.spacing):
+        _log.warning(
+            "%s: lies up to %.1f mm from %s by its header; taken voxel by voxel, use --register to align",
+            path_b,
+            apart,
+            path_a,
+        )
+
+
+def _finite(raw: RawImage, max_nan: float) -> RawImage:
+    bad = ~np.isfinite(raw.data)
+    count = int(bad.sum())
+    if count == 0:
+        return raw
+    share = count / bad.size
+    if share > max_nan:
+        raise InputError(
+            f"{raw.path}: {count} of {bad.size} voxels ({share:.2%}) are NaN or infinite; "
+            "replace them by the background value and save it again"
+        )
+    data = np.where(bad, raw.data[~bad].min(), raw.data)
+    note = f"{count} voxels ({share:.2%}) were NaN or infinite and are now the lowest value"
+    return replace(raw, data=data, notes=(*raw.notes, note))
+
+
+# -- writing -------------------------------------------------------------------------------------
+
+
+def write_image(
+    path: str | os.PathLike[str],
+    data: NDArray[np.floating[Any]],
+    *,
+    like: Volume | str | os.PathLike[str],
+    chroma: NDArray[np.uint8] | None = None,
+    intensity: tuple[float, float] | None = None,
+) -> Path:
+    """Write a fused volume.
+
+    Parameters
+    ----------
+    path : path
+        ``.nii``, ``.nii.gz``, ``.png``, ``.tif``/``.tiff`` (pictures hold one slice), ``.mha`` or ``.nrrd``.
+    data : ndarray, shape (D, H, W), float in [0, 1]
+        On the RAS+ grid that `read_image` gave for `like`.
+    like : Volume or path
+        A path to the structural NIfTI gives its orientation, affine, shape, header codes, voxel type and
+        range: [0, 1] is mapped to the range the source had, so that the file can stand in for it.  A
+        `Volume` gives RAS+ float32 in [0, 1].  Either way the range is kept in ``cal_min``/``cal_max`` and
+        ``read_image(..., intensity="stored")`` gives `data` back.
+    chroma : ndarray, shape (2, D, H, W), uint8, optional
+        Colour of the functional picture; default that of `like` where it is a `Volume`.
+    intensity : (float, float), optional
+        The source's range, where it was not read with "minmax".
+
+    Returns
+    -------
+    Path
+        `path`.
+
+    Raises
+    ------
+    InputError
+        Shapes do not fit, or the place cannot be written.
+    """
+    path = Path(path)
+    kind = extension(path)
+    data = np.asarray(data, np.float32)
+    if data.ndim != 3 or not np.isfinite(data).all():
+        raise InputError(f"{path}: the fused image must be finite and (D, H, W), got shape {data.shape}")
+    if not isinstance(like, Volume):
+        like = Path(like) if extension(Path(like)) in NIFTI else read_image(like)
+    if chroma is None and isinstance(like, Volume):
+        chroma = like.chroma
+    if kind in NIFTI:
+        blob = niftiio.encode(data, like, intensity, compress=kind == ".nii.gz")
+    elif kind in (".png", ".tif", ".tiff"):
+        blob = pictureio.encode(path, data, chroma)
+    elif kind in ITK:
+        from . import itkio
+
+        affine = like.affine if isinstance(like, Volume) else niftiio.read(like).affine
+        itkio.write(path, data, affine)
+        return path
+    else:
+        raise InputError(f"{path}: cannot write this format; use .nii.gz, .nii, .png, .tif, .mha or .nrrd")
+    _write_atomically(path, blob)
+    return path
+
+
+def _write_atomically(path: Path, blob: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(blob)
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
