@@ -1,0 +1,110 @@
+"""Content-addressed cache of arrays: made once, written atomically, safe between processes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def cache_dir(*parts: str) -> Path:
+    """Folder for cached files: ``$FUSEBENCH_CACHE``, else the user's cache folder; not created here."""
+    root = os.environ.get("FUSEBENCH_CACHE")
+    if root:
+        return Path(root).expanduser().joinpath(*parts)
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser().joinpath("fusebench", *parts)
+
+
+def content_key(parameters: Mapping[str, Any], sources: Iterable[Path] = ()) -> str:
+    """Hash of what determines a result: JSON-able parameters and the files that compute it."""
+    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
+    for path in sorted(sources, key=lambda p: p.name):
+        digest.update(b"\0" + path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:32]
+
+
+@contextlib.contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Temporary path beside `target` that replaces it when the block ends without an error."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Not mkstemp: a cache shared by a group keeps the permissions that the umask gives.
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    """Hold a lock file, so that two processes do not both do the work; no lock where POSIX has none."""
+    try:
+        import fcntl
+    except ImportError:
+        yield  # atomic replacement alone still keeps the file whole
+        return
+    with open(path, "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _read(path: Path, names: Iterable[str] | None) -> dict[str, NDArray[Any]] | None:
+    """The named arrays of an ``.npz`` (all by default), or None where it is absent or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as store:
+            return {name: store[name] for name in (store.files if names is None else names)}
+    except FileNotFoundError:
+        return None
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zipfile.LargeZipFile):
+        return None  # truncated or overwritten: made anew, and replaced
+
+
+def cached_arrays(
+    path: Path, make: Callable[[], Arrays], names: Iterable[str] | None = None
+) -> dict[str, NDArray[Any]]:
+    """Arrays stored at `path` (uncompressed ``.npz``), made by `make` when absent or damaged.
+
+    Parameters
+    ----------
+    path : Path
+        The content key belongs in its name; a file is never updated in place.
+    make : callable
+        Returns every array of the file.
+    names : iterable of str, optional
+        Only these are read.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Where the cache cannot be written, the result of `make` with one warning.
+    """
+    wanted = None if names is None else list(names)
+    stored = _read(path, wanted)
+    if stored is not None:
+        return stored
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _exclusive(path.with_suffix(".lock")):
+            stored = _read(path, wanted)
+            if stored is None:
+                stored = dict(make())
+                with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+                    np.savez(handle, allow_pickle=False, **stored)
+    except OSError as error:
+        warnings.warn(f"cache {path.parent} is not writable ({error}); nothing is kept", stacklevel=2)
+        stored = stored or dict(make())
+    return stored if wanted is None else {name: stored[name] for name in wanted}
