@@ -127,15 +127,9 @@ def contact_sheet(folder: Path) -> Path | None:
     return out
 
 
-def failure_lines(table: pd.DataFrame, tasks: Sequence[Task]) -> list[str]:
-    """One line per method and reason for the rows of `tasks` that have no value through a failure."""
+def any_failed(table: pd.DataFrame, tasks: Sequence[Task]) -> bool:
+    """Whether a row of `tasks` has no value through a failure (a skip is none)."""
     wanted = {(t.method.name, t.case.id, s.protocol, s.metric) for t in tasks for s in t.scores}
-    cases = len({t.case.id for t in tasks})
-    failed: dict[tuple[str, str, str], set[str]] = {}
-    for row in table[~table["status"].isin(["ok", "skip"])].to_dict("records"):
-        if (row["method"], row["case"], row["protocol"], row["metric"]) in wanted:
-            failed.setdefault((row["method"], row["status"], row["reason"]), set()).add(row["case"])
-    return [
-        f"{method}: {status} on {len(ids)} of {cases} cases: {reason}"
-        for (method, status, reason), ids in failed.items()
-    ]
+    failed = table[~table["status"].isin(["ok", "skip"])]
+    columns = (failed[c] for c in ("method", "case", "protocol", "metric"))
+    return any(identity in wanted for identity in zip(*columns, strict=True))

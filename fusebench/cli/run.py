@@ -96,7 +96,7 @@ def _positive(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     # Heavy imports wait until the arguments are known to be sound.
-    from ..bench import contact_sheet, failure_lines, run_tasks, write_board
+    from ..bench import any_failed, contact_sheet, run_tasks, write_board
     from ..errors import InputError
     from ..execute import default_jobs, default_memory_mb, run_local
     from ..manifest import describe_run, write_manifest
@@ -190,10 +190,7 @@ def run(args: argparse.Namespace) -> int:
         sheet = contact_sheet(folder)
     for path in [*paths, *([sheet] if sheet else []), folder / "rows.csv", folder / "manifest.json"]:
         console.print(str(path), highlight=False, soft_wrap=True)
-    failures = failure_lines(table, tasks)
-    for line in failures:
-        console.print(line, markup=False, soft_wrap=True)
-    return int(bool(failures))
+    return int(any_failed(table, tasks))
 
 
 def make_dataset(plugins: Any, args: argparse.Namespace) -> Any:
