@@ -1,0 +1,233 @@
+"""Figures of a board, each one function ``(board) -> Figure``; `save` writes PNG and SVG.
+
+Methods are told apart by position and label, never by colour alone; controls are grey.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scikit_posthocs as sp
+import seaborn as sns
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from .ranking import ALPHA
+from .tables import ARROWS, Board, Column
+
+# Two hues of the Okabe-Ito set that stay apart for all common colour-vision deficiencies and in grey.
+METHOD, CONTROL, ACCENT = "#0072B2", "#999999", "#D55E00"
+_STYLE: Any = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "axes.axisbelow": True,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fusebench",
+}
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write ``stem.png`` and ``stem.svg``; the same figure gives the same bytes."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_name(stem.name + suffix) for suffix in (".png", ".svg")]
+    # The layout is solved once, with the first file: solving and drawing cost about the same.
+    box = None if figure.get_layout_engine() else "tight"
+    with rc_context(_STYLE):
+        figure.savefig(paths[0], dpi=150, bbox_inches=box, facecolor="white")
+        figure.set_layout_engine("none")
+        figure.savefig(paths[1], bbox_inches=box, facecolor="white", metadata={"Date": None})
+    return paths
+
+
+def all_charts(board: Board) -> Iterator[tuple[str, str, Figure]]:
+    """(file stem, caption, figure) of every chart that the board has the data for."""
+    several = len(board.ranking.order) > 1
+    tested = several and len(board.ranking.blocks) > 1
+    if tested:
+        yield (
+            "critical-difference",
+            "Average rank; methods under one bar do not differ significantly",
+            critical_difference(board),
+        )
+        yield (
+            "rank-distribution",
+            "How often each method takes each position when subjects are resampled",
+            rank_distribution(board),
+        )
+    if several and len(board.ranking.metrics) > 1:
+        yield "metric-correlation", "Kendall's tau between the metrics' rankings", metric_correlation(board)
+    if several and any(np.isfinite(x.seconds) for x in board.methods):
+        yield "quality-time", "Average rank against fusing time per case", quality_time(board)
+    for column in board.columns:
+        if not any(x.cells[column.id].n for x in board.lines):
+            continue
+        name = file_name(column.id)
+        caption = f"{column.id}: one point per subject, box of quartiles"
+        yield f"distribution-{name}", caption, distribution(board, column)
+        if column.ranked and several and len(board.scores.subjects) > 1:
+            yield f"paired-{name}", f"{column.id}: one line per subject", paired(board, column)
+
+
+def file_name(text: str) -> str:
+    """A metric id as part of a file name."""
+    return "".join(ch if ch.isalnum() or ch in "-_." else "-" for ch in text)
+
+
+def plain(text: str) -> str:
+    """Keep matplotlib from reading a name as mathematics."""
+    return text.replace("$", r"\$")
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return figure, figure.subplots()
+
+
+def critical_difference(board: Board) -> Figure:
+    """Critical-difference diagram (Demšar 2006) with Holm-adjusted Wilcoxon tests, controls in grey."""
+    ranking = board.ranking
+    names = {m: plain(m) for m in ranking.order}
+    ranks = ranking.table["average"].rename(index=names)
+    p = ranking.p.loc[ranking.order, ranking.order].rename(index=names, columns=names)
+    with rc_context({**_STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(7.5, 1.2 + 0.24 * len(ranks)))
+        ax = figure.subplots()
+        sp.critical_difference_diagram(
+            ranks,
+            p,
+            alpha=ALPHA,
+            ax=ax,
+            label_fmt_left="{label} ({rank:.2f})",
+            label_fmt_right="({rank:.2f}) {label}",
+            color_palette=dict.fromkeys(ranks.index, METHOD),
+            crossbar_props={"color": ACCENT, "linewidth": 2.5},
+        )
+        for name, rank in ranking.controls.dropna().items():
+            ax.axvline(rank, color=CONTROL, linestyle=":", linewidth=1, zorder=0)
+            ax.text(rank, -0.02, plain(str(name)), color="#666666", fontsize=7, rotation=90, ha="center",
+                    va="top", transform=ax.get_xaxis_transform())  # fmt: skip
+        ax.set_title("average rank (1 is best)", fontsize=9, pad=18)
+    return figure
+
+
+def rank_distribution(board: Board) -> Figure:
+    """Share of bootstrap draws in which a method takes a position."""
+    shares = board.ranking.positions
+    figure, ax = _figure(1.8 + 0.45 * shares.shape[1], 1.0 + 0.32 * len(shares))
+    sns.heatmap(
+        shares.rename(index=plain) * 100,
+        ax=ax,
+        cmap="Blues",
+        vmin=0,
+        vmax=100,
+        annot=shares.map(lambda v: f"{100 * v:.0f}" if v >= 0.005 else ""),
+        fmt="",
+        annot_kws={"fontsize": 7},
+        cbar_kws={"label": "% of draws"},
+        linewidths=0.5,
+    )
+    ax.set(xlabel="position", ylabel="")
+    ax.grid(False)
+    ax.tick_params(axis="y", rotation=0)
+    return figure
+
+
+def metric_correlation(board: Board) -> Figure:
+    """Kendall's tau between the orders the metrics give."""
+    tau = board.ranking.metric_tau
+    size = 1.6 + 0.5 * len(tau)
+    figure, ax = _figure(size + 0.8, size)
+    sns.heatmap(
+        tau, ax=ax, cmap="RdBu_r", vmin=-1, vmax=1, annot=True, fmt=".2f", annot_kws={"fontsize": 7},
+        square=True, linewidths=0.5, cbar_kws={"label": "Kendall's tau", "shrink": 0.8},
+    )  # fmt: skip
+    ax.grid(False)
+    ax.tick_params(axis="y", rotation=0)
+    ax.tick_params(axis="x", rotation=90)
+    return figure
+
+
+def quality_time(board: Board) -> Figure:
+    """Average rank against seconds per case, with the Pareto front."""
+    points = pd.DataFrame(
+        [(x.method, x.seconds, x.average, x.control) for x in board.lines],
+        columns=["method", "seconds", "rank", "control"],
+    ).dropna()
+    figure, ax = _figure(7, 4.2)
+    ours = points[~points["control"]].sort_values(["seconds", "rank"])
+    front = ours[ours["rank"] < ours["rank"].shift(1).cummin().fillna(np.inf)]
+    ax.step(front["seconds"], front["rank"], where="post", color=ACCENT, linewidth=1, label="Pareto front")
+    for control, marker, colour in ((False, "o", METHOD), (True, "X", CONTROL)):
+        some = points[points["control"] == control]
+        label = "control" if control else "method"
+        if len(some):
+            ax.scatter(
+                some["seconds"], some["rank"], marker=marker, color=colour, s=40, label=label, zorder=3
+            )
+    for x in points.itertuples(index=False):
+        ax.annotate(
+            plain(str(x.method)), (x.seconds, x.rank), xytext=(5, 3), textcoords="offset points", fontsize=7
+        )
+    if (points["seconds"] > 0).all():
+        ax.set_xscale("log")
+        for axis_formatter in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
+            axis_formatter(FuncFormatter(lambda v, _: f"{v:g}" if f"{v:e}"[0] in "125" else ""))
+    ax.invert_yaxis()
+    ax.set(xlabel="seconds per case (median)", ylabel="average rank (best on top)")
+    ax.legend(fontsize=7, frameon=False, loc="best")
+    return figure
+
+
+def _by_subject(board: Board, column: Column) -> pd.DataFrame:
+    """Mean of each subject: columns subject, method, value, control; methods in the board's order."""
+    scores = board.scores.take([x.method for x in board.lines], [column.id])
+    values = scores.values[:, :, 0]
+    present = ~np.isnan(values)
+    count = present.astype(float) @ scores.membership
+    total = np.where(present, values, 0) @ scores.membership
+    mean = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    table = pd.DataFrame(mean, index=[plain(m) for m in scores.methods], columns=list(scores.subjects))
+    return table
+
+
+def _axis_title(column: Column) -> str:
+    unit = f" [{column.unit}]" if column.unit else ""
+    return f"{column.id}{unit} {ARROWS[column.direction]}"
+
+
+def distribution(board: Board, column: Column) -> Figure:
+    """Box plot of subjects' means per method, with the subjects as points."""
+    table = _by_subject(board, column)
+    long = table.T.melt(var_name="method", value_name="value").dropna()
+    colours = {plain(x.method): CONTROL if x.control else METHOD for x in board.lines}
+    figure, ax = _figure(6.5, 1.0 + 0.3 * len(table))
+    order = [m for m in table.index if table.loc[m].notna().any()]
+    sns.boxplot(long, y="method", x="value", order=order, hue="method", palette=colours, ax=ax, legend=False,
+                width=0.6, fliersize=0, boxprops={"alpha": 0.35}, linewidth=0.9)  # fmt: skip
+    sns.stripplot(long, y="method", x="value", order=order, hue="method", palette=colours, ax=ax,
+                  legend=False, size=2.5, jitter=0.2, rasterized=len(long) > 500)  # fmt: skip
+    ax.set(xlabel=_axis_title(column), ylabel="")
+    return figure
+
+
+def paired(board: Board, column: Column) -> Figure:
+    """One line per subject across the ranked methods, mean in bold."""
+    table = _by_subject(board, column).loc[[plain(m) for m in board.ranking.order]]
+    figure, ax = _figure(max(4.5, 1.5 + 0.45 * len(table)), 3.6)
+    x = np.arange(len(table))
+    ax.plot(x, table.to_numpy(), color=METHOD, alpha=max(0.12, min(0.6, 6 / table.shape[1])), linewidth=0.8)
+    ax.plot(x, table.mean(axis=1), color=ACCENT, linewidth=2, marker="o", markersize=4, label="mean")
+    ax.set_xticks(x, table.index, rotation=45, ha="right")
+    ax.set(ylabel=_axis_title(column))
+    ax.legend(fontsize=7, frameon=False)
+    return figure

@@ -1,0 +1,90 @@
+"""Run folders as the leaderboard reads them: rows and manifest, of one run or several together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fusebench.errors import InputError
+from fusebench.results import IDENTITY, as_table, read_rows
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Rows and facts of one run folder, or of several taken together.
+
+    Attributes
+    ----------
+    folders : tuple of Path
+    rows : DataFrame
+        Columns of `fusebench.results.Row`.  Of rows with one identity the later folder's counts.
+    manifest : dict
+        Manifest of the last folder, with the methods and metrics of all.
+    """
+
+    folders: tuple[Path, ...]
+    rows: pd.DataFrame
+    manifest: dict[str, Any]
+
+    @property
+    def protocols(self) -> list[str]:
+        """Protocols with rows, in their order of appearance."""
+        return list(dict.fromkeys(self.rows["protocol"].astype(str)))
+
+    @property
+    def datasets(self) -> list[str]:
+        """Datasets with rows, in their order of appearance."""
+        return list(dict.fromkeys(self.rows["dataset"].astype(str)))
+
+
+def load(folders: Sequence[str | Path]) -> Runs:
+    """Read run folders.
+
+    Raises
+    ------
+    InputError
+        A folder without rows or manifest; the message names the file.
+    """
+    paths = tuple(Path(f) for f in folders)
+    if not paths:
+        raise InputError("no run folder given")
+    parts = [_rows(p) for p in paths]
+    rows = pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
+    if rows.empty:
+        raise InputError(f"{paths[0]}: the run has no rows yet")
+    rows = rows.drop_duplicates(list(IDENTITY), keep="last", ignore_index=True)
+    manifests = [_manifest(p) for p in paths]
+    merged = dict(manifests[-1])
+    for part in ("methods", "metrics"):
+        merged[part] = {k: v for m in manifests for k, v in m.get(part, {}).items()}
+    return Runs(paths, rows, merged)
+
+
+def _rows(folder: Path) -> pd.DataFrame:
+    if (folder / "rows.jsonl").exists():
+        return as_table(read_rows(folder))
+    path = folder / "rows.parquet"
+    try:
+        return pd.read_parquet(path)
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder}: neither rows.jsonl nor rows.parquet there; is it a run folder?"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable ({error}); run again with --collect") from None
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; is {folder} a run folder?") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from None
+    return content
