@@ -6,6 +6,7 @@ import argparse
 import ast
 import hashlib
 import importlib
+import os
 import shlex
 from dataclasses import fields, replace
 from pathlib import Path
@@ -20,11 +21,13 @@ def add(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "train",
         help="train a learned method; writes weights, a card and curves",
-        description="Train a learned method. Resumable; equal seeds give equal weights on one kind of device.",
+        description="Train a learned method. Resumable; equal seeds give equal weights on equal devices.",
     )
     parser.add_argument("method", metavar="METHOD", help="a method that offers recipes")
     parser.add_argument("--recipe", metavar="NAME", help="recipe of the method (default: its first)")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="option of the recipe")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="option of the recipe"
+    )
 
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", default="phantom", metavar="NAME")
@@ -49,7 +52,9 @@ def add(subparsers: Any) -> None:
     hyper.add_argument("--clip", type=float, help="largest gradient norm, 0: none")
     hyper.add_argument("--ema", type=float, help="decay of the weights' moving average, 0: none")
     hyper.add_argument("--val-every", type=_count, metavar="N", help="steps between validations")
-    hyper.add_argument("--patience", type=int, metavar="N", help="stop after N validations without gain, 0: never")
+    hyper.add_argument(
+        "--patience", type=int, metavar="N", help="stop after N validations without gain, 0: never"
+    )
     hyper.add_argument("--keep", choices=["best", "last"], help="which weights are written")
     hyper.add_argument("--seed", type=int, default=0)
     hyper.add_argument("--weights", type=Path, metavar="FILE", help="start from these weights")
@@ -61,10 +66,16 @@ def add(subparsers: Any) -> None:
     run.add_argument("--out", type=Path, metavar="DIR", help="default: runs/train/METHOD-RECIPE")
     run.add_argument("--name", help="stem of the files (default: METHOD or METHOD_RECIPE)")
     again = run.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, if there is one")
+    again.add_argument(
+        "--resume", action="store_true", help="go on from the checkpoint in --out, if there is one"
+    )
     again.add_argument("--force", action="store_true", help="start over, whatever --out holds")
-    run.add_argument("--stop-after", type=_count, default=0, metavar="N", help="end at step N of the same schedule")
-    run.add_argument("--checkpoint-every", type=int, default=0, metavar="N", help="default: at each validation")
+    run.add_argument(
+        "--stop-after", type=_count, default=0, metavar="N", help="end at step N of the same schedule"
+    )
+    run.add_argument(
+        "--checkpoint-every", type=int, default=0, metavar="N", help="default: at each validation"
+    )
     run.add_argument("--log-every", type=_count, default=20, metavar="N", help="steps between plain lines")
     run.add_argument("--no-tensorboard", action="store_true")
     parser.set_defaults(run=run_train)
@@ -90,10 +101,14 @@ def run_train(args: argparse.Namespace) -> int:
     dataset = create_dataset(args.dataset, **parameters)
     splits = dataset.info.splits
     if args.split not in splits:
-        raise InputError(f"dataset {args.dataset!r} has no split {args.split!r}; --split takes {', '.join(splits)}")
+        raise InputError(
+            f"dataset {args.dataset!r} has no split {args.split!r}; --split takes {', '.join(splits)}"
+        )
     has_val = args.val_split in splits
     if args.val_split not in ("", "val") and not has_val:
-        raise InputError(f"dataset {args.dataset!r} has no split {args.val_split!r}; it has {', '.join(splits)}")
+        raise InputError(
+            f"dataset {args.dataset!r} has no split {args.val_split!r}; it has {', '.join(splits)}"
+        )
     train_cases = dataset.cases(args.split)[: args.cases]
     val_cases = dataset.cases(args.val_split)[: args.val_cases] if has_val else []
     train = samples.Subjects(train_cases, pool=args.pool)
@@ -130,7 +145,12 @@ def run_train(args: argparse.Namespace) -> int:
         init=args.weights,
         command=_command(args, recipe_name, hyper),
     )
-    outcome = loop.fit(recipe, hyper, train, val, job)
+    try:
+        outcome = loop.fit(recipe, hyper, train, val, job)
+    except InputError:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            return 2  # the first process says it
+        raise
     if outcome.reason == "interrupted":
         print(f"interrupted at step {outcome.step}; the same command with --resume goes on from there")
         return 1

@@ -93,12 +93,15 @@ def misalign(shift: float = 4.0, warp: float = 2.0, spacing: float = 20.0, p: fl
         # mm -> units of grid_sample (2 over the whole axis), whose last index runs (x, y, z).
         grid = torch.stack(
             [
-                f * (2 / (m * n)) + ((2 * torch.arange(n) + 1) / n - 1).view([-1 if j == i else 1 for j in range(len(shape))])
+                f * (2 / (m * n))
+                + ((2 * torch.arange(n) + 1) / n - 1).view([-1 if j == i else 1 for j in range(len(shape))])
                 for i, (f, m, n) in enumerate(zip(field, mm.tolist(), shape, strict=True))
             ][::-1],
             dim=-1,
         )
-        moved = nnf.grid_sample(b[None], grid[None], mode="bilinear", padding_mode="border", align_corners=False)
+        moved = nnf.grid_sample(
+            b[None], grid[None], mode="bilinear", padding_mode="border", align_corners=False
+        )
         return {**sample, "b": moved[0]}
 
     return apply

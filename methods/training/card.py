@@ -21,7 +21,7 @@ FIRST, REST = 200, 800
 
 
 def write_log(path: Path, history: Rows) -> None:
-    """All rows as CSV; empty where a step has no such number.  No times, so that equal runs give equal files."""
+    """All rows as CSV, empty where a step has no such number; no times, so equal runs give equal files."""
     columns = list(dict.fromkeys(key for row in history for key in row))
 
     def write(temporary: Path) -> None:
@@ -65,7 +65,7 @@ def write_card(
     lines += [f"| Python | {platform.python_version()} |", ""]
     if facts.get("command"):
         lines += [
-            "To check the first losses against the curve, run the command with another `--out` and `--stop-after 200`.",
+            "To check the first losses against the curve, run the command with `--stop-after 200`.",
             "",
         ]
     if validated:
@@ -74,7 +74,8 @@ def write_card(
         shown = validated[:: max(1, len(validated) // 20)]
         shown += [validated[-1]] if shown[-1] is not validated[-1] else []
         lines += [
-            f"| {r['step']:.0f} | " + " | ".join(f"{r[k]:.5g}" if k in r else "" for k in keys) + " |" for r in shown
+            f"| {r['step']:.0f} | " + " | ".join(f"{r[k]:.5g}" if k in r else "" for k in keys) + " |"
+            for r in shown
         ]
         lines.append("")
     if history:

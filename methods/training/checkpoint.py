@@ -13,9 +13,10 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from fusebench.errors import InputError
 from safetensors import SafetensorError
 from torch import Tensor
+
+from fusebench.errors import InputError
 
 FORMAT = 1
 
@@ -54,11 +55,23 @@ def load_checkpoint(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         known = state["config"] if state["format"] == FORMAT else None
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        KeyError,
+        TypeError,
+        ValueError,
+        pickle.UnpicklingError,
+    ) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
-        raise InputError(f"{path} is not a training checkpoint ({reason}); use another --out or --force") from error
+        raise InputError(
+            f"{path} is not a training checkpoint ({reason}); use another --out or --force"
+        ) from error
     if known is None:
-        raise InputError(f"{path} has checkpoint format {state['format']}, expected {FORMAT}; use another --out")
+        raise InputError(
+            f"{path} has checkpoint format {state['format']}, expected {FORMAT}; use another --out"
+        )
     differing = [
         f"{key}={known.get(key)!r} (now {config.get(key)!r})"
         for key in sorted({*known, *config})

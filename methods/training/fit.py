@@ -7,26 +7,27 @@ its average, the optimiser and the log, and a run resumed from it equals one nev
 
 from __future__ import annotations
 
-import copy
 import math
+import os
 import signal
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from fusebench.errors import InputError
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+
+from fusebench.errors import InputError
 
 from . import card
 from .checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
@@ -98,118 +99,204 @@ def fit(recipe: Recipe, hyper: Hyperparameters, train: Subjects, val: Subjects |
     InputError
         A checkpoint is in the way or does not fit, a device is missing, the loss stopped being finite.
     """
-    fabric = _launch(recipe, job)
-    main = fabric.is_global_zero
-    torch.manual_seed(job.seed)
-    net = recipe.model()
-    if job.init is not None:
-        _initialise(recipe, net, job.init)
-    average = AveragedModel(net, multi_avg_fn=_averaging(hyper.ema)) if hyper.ema else None
-    recipe.setup(fabric.device)
-    inner = recipe.optimizer(net, hyper)  # Fabric's wrapper loses sight of the groups when a state is loaded
-    objective, optimizer = fabric.setup(_Objective(recipe, net), inner)
-    kept = net if average is None else average.to(fabric.device).module.eval()
+    run = _Run(recipe, hyper, job)
+    run.restore()
+    reason = run.train(train, val)
+    if reason == "interrupted" or not run.fabric.is_global_zero:
+        return Outcome(run.step, reason, run.history)
+    weights, sha256 = run.write(reason)
+    return Outcome(run.step, reason, run.history, weights, sha256)
 
-    world = fabric.world_size
-    config = {**asdict(hyper), **job.facts, "seed": job.seed, "batch": hyper.batch * world, "precision": job.precision}
-    step, seconds, history, best = 0, 0.0, list[dict[str, float]](), dict[str, Tensor]()
-    fabric.barrier()
-    if job.checkpoint.exists() and not job.force:
-        if not job.resume:
-            raise InputError(f"{job.checkpoint} exists: --resume to go on, --force to start over, or another --out")
-        state = load_checkpoint(job.checkpoint, config)
-        step, seconds, history, best = (state[k] for k in ("step", "seconds", "history", "best"))
-        net.load_state_dict(state["net"])
-        inner.load_state_dict(state["optimizer"])
-        fabric.strategy.precision.load_state_dict(state["precision"])
-        if average is not None:
-            average.load_state_dict(state["average"])
-    fabric.barrier()
 
-    def checkpoint() -> None:
-        if main:
-            state = {"config": config, "step": step, "seconds": seconds + clock(), "history": history, "best": best}
-            state |= {"net": net.state_dict(), "average": average.state_dict() if average is not None else {}}
-            state |= {"optimizer": inner.state_dict(), "precision": fabric.strategy.precision.state_dict()}
-            save_checkpoint(job.checkpoint, state)
-            card.write_log(job.out / "log.csv", history)
+class _Run:
+    """The state of a run on one device, and what is done with it."""
 
-    last = min(hyper.steps, job.stop_after or hyper.steps)
-    reason = _finished(history, recipe, hyper) or ("stopped" if last < hyper.steps else "done")
-    share = range(fabric.global_rank * hyper.batch, (fabric.global_rank + 1) * hyper.batch)
-    todo = range(step, step if reason == "early" else max(step, last))
-    batches = stream(
-        lambda k, rng: recipe.sample(train, k, rng), seed=job.seed, steps=todo, indices=share, workers=job.workers
-    )
-    events = job.out / "tensorboard" if job.tensorboard else None
-    clock = _Clock()
-    with _deterministic(), _signals() as asked, Monitor(
-        step, last, every=job.log_every, events=events, active=main
-    ) as monitor:
-        for k, batch in zip(todo, batches, strict=True):
-            lr = hyper.lr_at(k)
-            for group in inner.param_groups:
-                group["lr"] = lr * group.get("lr_scale", 1.0)
-            torch.manual_seed(_mix(job.seed, k, fabric.global_rank))
-            net.train()
-            loss, logs = objective(fabric.to_device(batch))
-            shown = _mean(fabric, {"loss": loss, **logs, "stop": loss.new_tensor(float(asked.is_set()))})
-            if not math.isfinite(shown["loss"]):
-                raise InputError(f"the loss is {shown['loss']} at step {k + 1}; lower --lr or --clip, or use --precision 32")
-            optimizer.zero_grad()
-            fabric.backward(loss)
-            if hyper.clip:
-                fabric.clip_gradients(objective, optimizer, max_norm=hyper.clip, error_if_nonfinite=False)
-            optimizer.step()
-            if average is not None:
-                average.update_parameters(net)
-            step = k + 1
-            stop = shown.pop("stop") > 0
-            row = {"step": step, "lr": lr, **shown}
-            history.append(row)
-            validated = val is not None and (step % hyper.val_every == 0 or step == hyper.steps)
-            if validated:
-                row.update(fabric.broadcast(_validate(recipe, kept, val, job.seed) if main else {}))
-                if _best(history, recipe) is row:
-                    best = _copy(recipe.export(kept))
-                reason = _finished(history, recipe, hyper) or reason
-            monitor.step(row)
-            early = validated and reason == "early"
-            due = step % job.checkpoint_every == 0 if job.checkpoint_every else validated
-            if due or stop or early or step == last:
-                checkpoint()
-            if stop:
-                reason = "interrupted"
-            if stop or early:
-                break
-        batches.close()
-    seconds += clock()
-    if not main or reason == "interrupted":
-        return Outcome(step, reason, history)
-    state = best if best and hyper.keep == "best" else _copy(recipe.export(kept))
-    weights = job.out / f"{job.name}.safetensors"
-    sha256 = save_weights(weights, state, dict(job.facts))
-    card.write_card(
-        job.out,
-        job.name,
-        {
-            **config,
-            "steps done": step,
+    def __init__(self, recipe: Recipe, hyper: Hyperparameters, job: Job) -> None:
+        self.recipe, self.hyper, self.job = recipe, hyper, job
+        self.fabric = fabric = _launch(recipe, job)
+        torch.manual_seed(job.seed)
+        self.net = recipe.model()
+        if job.init is not None:
+            _initialise(recipe, self.net, job.init)
+        self.average = AveragedModel(self.net, multi_avg_fn=_averaging(hyper.ema)) if hyper.ema else None
+        recipe.setup(fabric.device)
+        # The bare optimiser is kept: Fabric's wrapper loses sight of its groups when a state is loaded.
+        self.optimizer = recipe.optimizer(self.net, hyper)
+        self.objective, self.stepper = fabric.setup(_Objective(recipe, self.net), self.optimizer)
+        self.kept = self.net if self.average is None else self.average.to(fabric.device).module.eval()
+        self.config = {
+            **asdict(hyper),
+            **job.facts,
+            "seed": job.seed,
+            "batch": hyper.batch * fabric.world_size,
+            "precision": job.precision,
+        }
+        self.step, self.seconds, self.began = 0, 0.0, time.monotonic()
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Tensor] = {}  # exported weights of the best validation
+
+    # -- checkpoints -----------------------------------------------------------------------------
+
+    def restore(self) -> None:
+        """Take up the checkpoint if there is one."""
+        job = self.job
+        self.fabric.barrier()
+        if job.checkpoint.exists() and not job.force:
+            if not job.resume:
+                raise InputError(
+                    f"{job.checkpoint} exists: --resume to go on, --force to start over, or another --out"
+                )
+            state = load_checkpoint(job.checkpoint, self.config)
+            self.step, self.seconds = state["step"], state["seconds"]
+            self.history, self.best = state["history"], state["best"]
+            self.net.load_state_dict(state["net"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.fabric.strategy.precision.load_state_dict(state["precision"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+        self.fabric.barrier()
+
+    def save(self) -> None:
+        """Write the checkpoint and the log."""
+        if not self.fabric.is_global_zero:
+            return
+        state = {
+            "config": self.config,
+            "step": self.step,
+            "seconds": self.seconds + time.monotonic() - self.began,
+            "history": self.history,
+            "best": self.best,
+            "net": self.net.state_dict(),
+            "average": {} if self.average is None else self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
+        }
+        save_checkpoint(self.job.checkpoint, state)
+        card.write_log(self.job.out / "log.csv", self.history)
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def train(self, train: Subjects, val: Subjects | None) -> str:
+        """Run to the last step; "done", "stopped" (as asked), "early" or "interrupted"."""
+        job, hyper, fabric = self.job, self.hyper, self.fabric
+        last = min(hyper.steps, job.stop_after or hyper.steps)
+        if self._is_enough() or self.step >= last:
+            return "early" if self._is_enough() else "done" if self.step >= hyper.steps else "stopped"
+        steps = range(self.step, last)
+        batches = stream(
+            lambda step, rng: self.recipe.sample(train, step, rng),
+            seed=job.seed,
+            steps=steps,
+            indices=range(fabric.global_rank * hyper.batch, (fabric.global_rank + 1) * hyper.batch),
+            workers=job.workers,
+        )
+        monitor = Monitor(
+            self.step,
+            last,
+            every=job.log_every,
+            events=job.out / "tensorboard" if job.tensorboard else None,
+            active=fabric.is_global_zero,
+        )
+        with _deterministic(), _signals() as asked, closing(batches), monitor:
+            for step in steps:
+                row, interrupted = self._advance(step, next(batches), asked.is_set())
+                validated = val is not None and (self.step % hyper.val_every == 0 or self.step == hyper.steps)
+                if validated:
+                    self._validate(val, row)
+                monitor.step(row)
+                enough = validated and self._is_enough()
+                due = self.step % job.checkpoint_every == 0 if job.checkpoint_every else validated
+                if due or interrupted or enough or self.step == last:
+                    self.save()
+                if interrupted and self.step < last:
+                    return "interrupted"
+                if enough:
+                    return "early"
+        return "done" if last == hyper.steps else "stopped"
+
+    def _advance(self, step: int, batch: Batch, asked: bool) -> tuple[dict[str, float], bool]:
+        """One optimiser step: its row of the log, and whether any process was asked to end."""
+        lr = self.hyper.lr_at(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
+        torch.manual_seed(_mix(self.job.seed, step, self.fabric.global_rank))
+        self.net.train()
+        loss, logs = self.objective(self.fabric.to_device(batch))
+        values = _mean(self.fabric, {"loss": loss, **logs, "asked": loss.new_tensor(float(asked))})
+        if not math.isfinite(values["loss"]):
+            raise InputError(
+                f"the loss is {values['loss']} at step {step + 1}; lower --lr or use --precision 32"
+            )
+        self.stepper.zero_grad()
+        self.fabric.backward(loss)
+        if self.hyper.clip:
+            # Under --precision 16 single infinite gradients are usual: the scaler skips such a step.
+            self.fabric.clip_gradients(
+                self.objective, self.stepper, max_norm=self.hyper.clip, error_if_nonfinite=False
+            )
+        self.stepper.step()
+        if self.average is not None:
+            self.average.update_parameters(self.net)
+        self.step = step + 1
+        interrupted = values.pop("asked") > 0
+        row = {"step": self.step, "lr": lr, **values}
+        self.history.append(row)
+        return row, interrupted
+
+    def _validate(self, val: Subjects | None, row: dict[str, float]) -> None:
+        """Add the scores to `row` and keep the weights if they are the best."""
+        scores: dict[str, float] = {}
+        if self.fabric.is_global_zero and val is not None:
+            torch.manual_seed(self.job.seed)
+            self.kept.eval()
+            with torch.no_grad():
+                scores = {k: float(v) for k, v in self.recipe.validate(self.kept, val).items()}
+            if self.recipe.monitor not in scores:
+                raise KeyError(f"{type(self.recipe).__name__}.validate gave no {self.recipe.monitor!r}")
+        row.update(self.fabric.broadcast(scores))
+        if self._best_row() is row and self.hyper.keep == "best":
+            self.best = self._exported()
+
+    def _best_row(self) -> dict[str, float] | None:
+        """The validated row with the best score, the earliest of equals; NaN is never best."""
+        key, sign = self.recipe.monitor, 1 if self.recipe.mode == "min" else -1
+        rows = [row for row in self.history if math.isfinite(row.get(key, math.nan))]
+        return min(rows, key=lambda row: sign * row[key], default=None)
+
+    def _is_enough(self) -> bool:
+        """Whether the last `patience` validations brought no gain."""
+        best = self._best_row()
+        since = [
+            r for r in self.history if self.recipe.monitor in r and (not best or r["step"] > best["step"])
+        ]
+        return 0 < self.hyper.patience <= len(since)
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def _exported(self) -> dict[str, Tensor]:
+        return {k: v.detach().to("cpu", copy=True) for k, v in self.recipe.export(self.kept).items()}
+
+    def write(self, reason: str) -> tuple[Path, str]:
+        """Write weights, card and curves; the weights' path and sha256."""
+        job = self.job
+        weights = job.out / f"{job.name}.safetensors"
+        sha256 = save_weights(weights, self.best or self._exported(), dict(job.facts))
+        facts = {
+            **self.config,
+            "steps done": self.step,
             "ended": reason,
-            "seconds": round(seconds),
-            "hardware": card.hardware(fabric.device, world),
+            "seconds": round(self.seconds + time.monotonic() - self.began),
+            "hardware": card.hardware(self.fabric.device, self.fabric.world_size),
             "command": job.command,
             "sha256": sha256,
             "bytes": weights.stat().st_size,
-            "parameters": sum(p.numel() for p in net.parameters()),
-            "licence of the weights": recipe.licence,
-            "notes": recipe.notes,
-        },
-        history,
-        monitored=recipe.monitor,
-        best=_best(history, recipe) if state is best else None,
-    )
-    return Outcome(step, reason, history, weights, sha256)
+            "parameters": sum(p.numel() for p in self.net.parameters()),
+            "licence of the weights": self.recipe.licence,
+            "notes": self.recipe.notes,
+        }
+        best = self._best_row() if self.best else None
+        card.write_card(job.out, job.name, facts, self.history, monitored=self.recipe.monitor, best=best)
+        return weights, sha256
 
 
 class _Objective(nn.Module):
@@ -224,22 +311,14 @@ class _Objective(nn.Module):
         return loss.float(), {k: torch.as_tensor(v).detach().float() for k, v in logs.items()}
 
 
-class _Clock:
-    """Seconds since the run, or this part of it, began."""
-
-    def __init__(self) -> None:
-        self.began = time.monotonic()
-
-    def __call__(self) -> float:
-        return time.monotonic() - self.began
-
-
 def _launch(recipe: Recipe, job: Job) -> Fabric:
     kind, _, number = job.device.partition(":")
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     if kind == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this torch sees no CUDA device; use --device cpu")
+    if kind == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
     precision = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[job.precision]
     if kind == "cpu" and job.precision == "16":
         raise InputError("--precision 16 needs a GPU; use bf16 or 32 on the CPU")
@@ -256,7 +335,9 @@ def _launch(recipe: Recipe, job: Job) -> Fabric:
             fabric.launch()
         # Fabric has no common base class for "you asked for what is not there".
         except (ValueError, RuntimeError) as error:
-            raise InputError(f"--device {job.device} --devices {job.devices}: {str(error).splitlines()[0]}") from error
+            raise InputError(
+                f"--device {job.device} --devices {job.devices}: {str(error).splitlines()[0]}"
+            ) from error
     return fabric
 
 
@@ -287,51 +368,24 @@ def _mix(*numbers: int) -> int:
 def _mean(fabric: Fabric, values: Mapping[str, Tensor]) -> dict[str, float]:
     """Mean over the devices."""
     stacked = torch.stack([v.detach() for v in values.values()])
-    return dict(zip(values, fabric.all_reduce(stacked, reduce_op="mean").tolist(), strict=True))
-
-
-def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {k: v.detach().to("cpu", copy=True) for k, v in state.items()}
-
-
-def _validate(recipe: Recipe, model: nn.Module, val: Subjects | None, seed: int) -> dict[str, float]:
-    assert val is not None
-    torch.manual_seed(seed)
-    model.eval()
-    with torch.no_grad():
-        scores = {k: float(v) for k, v in recipe.validate(model, val).items()}
-    if recipe.monitor not in scores:
-        raise KeyError(f"validate() of {type(recipe).__name__} returned no {recipe.monitor!r}")
-    return scores
-
-
-def _best(history: list[dict[str, float]], recipe: Recipe) -> dict[str, float] | None:
-    """The validated row with the best score, the earliest of equals; a score of NaN is never best."""
-    rows = [r for r in history if math.isfinite(r.get(recipe.monitor, math.nan))]
-    sign = 1 if recipe.mode == "min" else -1
-    return min(rows, key=lambda r: sign * r[recipe.monitor], default=None)
-
-
-def _finished(history: list[dict[str, float]], recipe: Recipe, hyper: Hyperparameters) -> str:
-    """ "early" when the last `patience` validations brought no gain."""
-    rows = [r for r in history if recipe.monitor in r]
-    best = _best(history, recipe)
-    since = len(rows) if best is None else len(rows) - 1 - next(i for i, r in enumerate(rows) if r is best)
-    return "early" if hyper.patience and rows and since >= hyper.patience else ""
+    mean = cast(Tensor, fabric.all_reduce(stacked, reduce_op="mean"))
+    return dict(zip(values, mean.tolist(), strict=True))
 
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    """Deterministic kernels where torch has them; a warning elsewhere."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    """Deterministic kernels where torch has them, a warning elsewhere."""
+    fill: Any = torch.utils.deterministic
+    enabled = torch.are_deterministic_algorithms_enabled()
+    only_warn = torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = fill.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # slow, and nothing reads it
+    fill.fill_uninitialized_memory = False  # slow, and nothing reads it
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        torch.use_deterministic_algorithms(enabled, warn_only=only_warn)
+        fill.fill_uninitialized_memory = filled
 
 
 @contextmanager

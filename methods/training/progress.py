@@ -9,7 +9,14 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 class Monitor:
@@ -32,7 +39,9 @@ class Monitor:
         self.began = time.monotonic()
         if active and self.console.is_terminal:
             columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-            self.bar = Progress(TextColumn("train"), *columns, TextColumn("{task.fields[note]}"), console=self.console)
+            self.bar = Progress(
+                TextColumn("train"), *columns, TextColumn("{task.fields[note]}"), console=self.console
+            )
             self.task = self.bar.add_task("train", total=total, completed=start, note="")
         self.writer = _event_writer(events, start) if active and events is not None else None
 

@@ -16,9 +16,10 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
 from fusebench.errors import InputError
 from fusebench.plugins import find_plugins
-from torch import Tensor, nn
 
 from .samples import Sample, Subjects, collate, crop, trim
 
@@ -124,6 +125,7 @@ class Recipe(ABC):
 
     def setup(self, device: torch.device) -> None:
         """Bring frozen helpers (a feature network) to `device`.  Called once, before the first loss."""
+        return
 
     def sample(self, subjects: Subjects, step: int, rng: np.random.Generator) -> Sample:
         """One training sample; a pure function of its arguments."""
@@ -170,7 +172,7 @@ class Recipe(ABC):
 
 
 def find_recipe(method: str, name: str | None = None, **options: Any) -> tuple[str, Recipe, bool]:
-    """The recipe called `name` (None: the first) of a registered method, its name, and whether it is the first.
+    """The recipe called `name` (None: the first) of a method, its name, and whether it is the first.
 
     Raises
     ------

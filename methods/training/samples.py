@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as nnf
+from torch import Tensor
+
 from fusebench.case import Case
 from fusebench.errors import InputError
-from torch import Tensor
 
 # Keys: a, b, a_clean, b_clean, mask (1, *crop) float32; spacing (len(crop),) in mm.
 Sample = dict[str, Tensor]
@@ -167,7 +168,7 @@ def stream(
     steps: range,
     indices: range,
     workers: int = 0,
-) -> Iterator[dict[str, Tensor]]:
+) -> Generator[dict[str, Tensor], None, None]:
     """Batches of `steps`, prepared ahead by `workers` threads (threads share the subjects in memory).
 
     Parameters
