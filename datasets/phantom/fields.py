@@ -38,8 +38,8 @@ def grid_positions(size: int, fov: float, centre: Sequence[float]) -> list[NDArr
 
 def along_axes(positions: Positions) -> list[Array]:
     """The three position vectors, shaped to broadcast over (D, H, W)."""
-    shapes = ((-1, 1, 1), (1, -1, 1), (1, 1, -1))
-    return [p.astype(np.float32).reshape(s) for p, s in zip(positions, shapes, strict=True)]
+    z, y, x = (np.asarray(p, np.float32) for p in positions)
+    return [z[:, None, None], y[None, :, None], x[None, None, :]]
 
 
 def resample(data: Array, positions: Positions) -> Array:

@@ -42,7 +42,7 @@ PATCHES: Sequence[tuple[tuple[float, float, float], float]] = (
 
 
 def _distance(points: Array, site: Iterable[float], mirror: bool = False) -> Array:
-    """Squared distance in mm of points (z, y, x) from a site (x, y, z), or from its mirror image if nearer."""
+    """Squared distance in mm of points (z, y, x) from a site (x, y, z), or its mirror image if nearer."""
     z, y, x = points
     dx, dy, dz = (np.float32(s) for s in site)
     out: Array = (z - dz) ** 2 + (y - dy) ** 2 + ((np.abs(x) if mirror else x) - dx) ** 2
