@@ -30,7 +30,7 @@ def smooth_noise(rng: np.random.Generator, shape: Sequence[int], sigma: float) -
     return out
 
 
-def grid_positions(size: int, fov: float, centre: Sequence[float]) -> list[NDArray[np.float64]]:
+def grid_positions(size: int, fov: float, centre: Sequence[float]) -> Positions:
     """Voxel centres in mm along (z, y, x) of a cubic grid of `size` voxels over `fov` mm."""
     offsets = (np.arange(size) - (size - 1) / 2) * (fov / size)
     return [offsets + c for c in centre]

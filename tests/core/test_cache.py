@@ -67,9 +67,14 @@ def test_unwritable_cache_still_gives_the_arrays(tmp_path):
 def test_error_leaves_the_old_file(tmp_path):
     target = tmp_path / "t"
     target.write_text("old")
-    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def fail_half_way():
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
     assert target.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["t"]
 
