@@ -35,8 +35,8 @@ class Moments:
         Radius of the window per axis.
     """
 
-    def __init__(self, t: Triple, sigma: float = 1.5, size: int = 11) -> None:
-        self.triple = t.crop([len(w) // 2 for w in windows(t, sigma, size)])
+    def __init__(self, t: Triple, sigma: float = 1.5, size: int = 11, crop: bool = True) -> None:
+        self.triple = t.crop([len(w) // 2 for w in windows(t, sigma, size)]) if crop else t
         self.windows = windows(self.triple, sigma, size)
         self.margin = tuple(len(w) // 2 for w in self.windows)
         # Single precision loses digits in E[x^2] - E[x]^2; a shift towards zero keeps them.

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fusebench.metric import MetricInfo, metric
 from fusebench.triple import Triple
+
+from ._combine import mean_of_two
 
 _PEAK = 255.0
 
@@ -19,6 +22,19 @@ def _mse(t: Triple, source: str) -> Tensor:
 
 def _decibel(mse: Tensor, peak: float | Tensor = _PEAK) -> Tensor:
     return 10 * torch.log10(peak**2 / mse)
+
+
+def _psnr_cddfuse(t: Triple, part: str) -> Tensor:
+    """The program works in single precision to its last step, where an ulp is 1e-6 dB; so does this."""
+    out = []
+    for row in range(len(t)):
+        at = slice(None) if t.weights is None else (t.weights[row] > 0).cpu().numpy()
+        a, b, f = (t.points(name)[row].cpu().numpy().astype(np.float32)[at] for name in ("a", "b", "fused"))
+        errors = [np.mean((x - f) ** 2) for x in ((a, b) if part not in ("a", "b") else (a,) if part == "a" else (b,))]
+        mse = max(errors) if part == "worst" else sum(errors) / len(errors)
+        with np.errstate(divide="ignore"):
+            out.append(float(10 * np.log10(np.max(f) ** 2 / mse)))
+    return torch.tensor(out, dtype=torch.float64, device=t.a.device)
 
 
 @metric(
@@ -48,9 +64,9 @@ def psnr(t: Triple, part: str, variant: str) -> Tensor:
         a = b = torch.maximum(a, b)
     if variant == "paper":
         return (_decibel(a) + _decibel(b)) / 2
-    mse = (a + b) / 2
     if variant == "cddfuse":
-        return _decibel(mse, t.points("fused").amax(1).double())
+        return _psnr_cddfuse(t, part)
+    mse = (a + b) / 2
     if variant == "tang":
         return _decibel(mse / 255**2)
     return _decibel(mse)
@@ -66,7 +82,7 @@ def psnr(t: Triple, part: str, variant: str) -> Tensor:
         high=255.0,
         paper="Jagalingam and Hegde 2015, doi:10.1016/j.aqpro.2015.02.019",
         parts=("a", "b", "worst"),
-        variants={"vifb": "sqrt of the summed squares over the count, on [0, 1], mean of two (VIFB)"},
+        variants={"vifb": "root of the summed squares over the count of pixels, mean of two (VIFB)"},
         notes="Square root of the mean of the two MSEs, on the 8-bit scale.",
     )
 )
@@ -77,5 +93,74 @@ def rmse(t: Triple, part: str, variant: str) -> Tensor:
         a = b = torch.maximum(a, b)
     if variant == "vifb":
         count = t.points("a").shape[1] if t.weights is None else t.weights.sum(1)
-        return (a.sqrt() + b.sqrt()) / 2 / 255 / math.sqrt(count)
+        return (a.sqrt() + b.sqrt()) / 2 / count**0.5
     return ((a + b) / 2).sqrt()
+
+
+def _covariance(t: Triple) -> Tensor:
+    """Covariance matrices ``(N, 3, 3)`` of (a, b, fused) over the foreground."""
+
+    def make() -> Tensor:
+        x = torch.stack([t.points(name).double() for name in ("a", "b", "fused")], dim=1)
+        w = t.weights
+        if w is None:
+            x -= x.mean(2, keepdim=True)
+            return x @ x.mT / x.shape[2]
+        w = w[:, None] / w.sum(1)[:, None, None]
+        x -= (x * w).sum(2, keepdim=True)
+        return (x * w) @ x.mT
+
+    return t.cached("covariance", make)
+
+
+def _correlation(cov: Tensor, var_x: Tensor, var_y: Tensor, scale: Tensor) -> Tensor:
+    """Pearson correlation; 0 where either variance is rounding noise next to `scale`."""
+    flat = (var_x <= 1e-12 * scale) | (var_y <= 1e-12 * scale)
+    return torch.where(flat, 0.0, cov / (var_x * var_y).sqrt()).clamp(-1, 1)
+
+
+@metric(
+    MetricInfo(
+        name="cc",
+        title="Correlation coefficient",
+        family="fidelity",
+        direction="higher",
+        low=-1.0,
+        high=1.0,
+        paper="Pearson correlation, mean of two; as in Tang's evaluation toolbox",
+        parts=("a", "b", "worst"),
+        notes="A constant image correlates 0 with everything. F = A = B gives 1.",
+    )
+)
+def cc(t: Triple, part: str, variant: str) -> Tensor:
+    """Mean Pearson correlation of F with A and with B."""
+    c = _covariance(t)
+    scale = c.diagonal(dim1=1, dim2=2).amax(1)
+    rows = {"a": 0, "b": 1}
+    return mean_of_two(lambda s: _correlation(c[:, rows[s], 2], c[:, rows[s], rows[s]], c[:, 2, 2], scale), part)
+
+
+@metric(
+    MetricInfo(
+        name="scd",
+        title="Sum of the correlations of differences",
+        family="fidelity",
+        direction="higher",
+        low=-2.0,
+        high=2.0,
+        paper="Aslantas and Bendes 2015, doi:10.1016/j.aeue.2015.09.004",
+        ranked=True,
+        notes="corr(F - B, A) + corr(F - A, B), in floating point. A difference without contrast (F equals a "
+        "source) correlates 0.",
+    )
+)
+def scd(t: Triple, part: str, variant: str) -> Tensor:
+    """Correlation of F - B with A plus that of F - A with B."""
+    c = _covariance(t)
+    scale = c.diagonal(dim1=1, dim2=2).amax(1)
+
+    def one(x: int, y: int) -> Tensor:
+        variance = c[:, 2, 2] + c[:, y, y] - 2 * c[:, 2, y]
+        return _correlation(c[:, 2, x] - c[:, y, x], variance, c[:, x, x], scale)
+
+    return one(0, 1) + one(1, 0)
