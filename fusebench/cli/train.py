@@ -82,7 +82,7 @@ def add(subparsers: Any) -> None:
 
 
 def run_train(args: argparse.Namespace) -> int:
-    """Train as asked; 0 when the weights are written, 1 when it was interrupted."""
+    """Train as asked; 0 when the weights are written, 130 when it was interrupted."""
     recipes, samples, loop = (_training(m) for m in ("recipe", "samples", "fit"))
     options = dict(_setting(text, "--set") for text in args.set)
     recipe_name, recipe, is_default = recipes.find_recipe(args.method, args.recipe, **options)
@@ -153,7 +153,7 @@ def run_train(args: argparse.Namespace) -> int:
         raise
     if outcome.reason == "interrupted":
         print(f"interrupted at step {outcome.step}; the same command with --resume goes on from there")
-        return 1
+        return 130
     if outcome.weights is not None:
         print(f"{outcome.reason} at step {outcome.step} of {hyper.steps}")
         print(f"weights {outcome.weights}  sha256 {outcome.sha256}")
