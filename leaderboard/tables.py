@@ -92,6 +92,8 @@ class Line:
         Cases with every ranked metric, and cases of the run.
     seconds, memory_mb, gpu_memory_mb : float
         Median fusing time per case; peak memory.
+    overlap : bool
+        The weights were trained on the very split that is scored.
     reasons : tuple of str
         Why cases are missing, most frequent first, with counts.
     """
@@ -115,6 +117,7 @@ class Line:
     params: int
     dims: int | None
     trained_on: str
+    overlap: bool
     reasons: tuple[str, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
 
@@ -200,6 +203,7 @@ class Board:
                 "params": x.params,
                 "dims": x.dims,
                 "trained_on": x.trained_on,
+                "overlap": x.overlap,
                 "reason": "; ".join(x.reasons),
             }
             for c in self.columns:
@@ -215,16 +219,16 @@ class Board:
 
     def to_markdown(self) -> str:
         """GitHub Markdown: best bold, second underlined, notes below."""
-        head = ["#", "Method", "avg rank", "group", *(_md(c.heading) for c in self.shown), *EXTRAS]
+        head = ["#", "Method", "avg rank", "group", *(markdown_text(c.heading) for c in self.shown), *EXTRAS]
         rule = ["--:", ":--", *(["--:"] * (len(head) - 2))]
         body = []
         for x in self.lines:
-            cells = [_md_mark(_md(x.text(c)), x.cells[c.id].mark) for c in self.shown]
-            name = _md(x.label) + (" *(control)*" if x.control else "")
-            body.append([x.place(), name, _md(x.rank_text()), x.group, *cells, *x.extras()])
-        lines = [f"### {_md(self.title)}", ""]
+            cells = [_md_mark(markdown_text(x.text(c)), x.cells[c.id].mark) for c in self.shown]
+            name = markdown_text(x.label) + (" *(control)*" if x.control else "")
+            body.append([x.place(), name, markdown_text(x.rank_text()), x.group, *cells, *x.extras()])
+        lines = [f"### {markdown_text(self.title)}", ""]
         lines += ["| " + " | ".join(row) + " |" for row in [head, rule, *body]]
-        lines += ["", *(f"- {_md(n)}" for n in self._footnotes())]
+        lines += ["", *(f"- {markdown_text(n)}" for n in self._footnotes())]
         return "\n".join(lines) + "\n"
 
     def to_latex(self) -> str:
@@ -319,7 +323,8 @@ def _rich_mark(text: str, mark: str) -> str:
     return {"best": f"[bold green]{text}[/]", "second": f"[underline]{text}[/]"}.get(mark, text)
 
 
-def _md(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """Escape what Markdown or HTML would read as markup."""
     for a, b in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", r"\|"), ("*", r"\*"), ("`", r"\`")):
         text = text.replace(a, b)
     return text.replace("_", r"\_").replace("[", r"\[").replace("\n", " ")
@@ -389,7 +394,7 @@ def build(
     ranked = [c.id for c in columns if c.ranked]
     silent = _silent(scores)
     ranking = rank(scores.take([m for m in names if m not in silent], ranked), controls)
-    lines = _lines(mine, infos, names, controls, columns, scores, summary, ranking)
+    lines = _lines(mine, manifest, names, controls, columns, scores, summary, ranking)
     dataset = ", ".join(sorted(set(mine["dataset"].astype(str))))
     return Board(
         f"{dataset or 'no data'}, protocol {protocol}, {plural(len(scores.cases), 'case')} of "
@@ -474,7 +479,7 @@ def _marks(summary: pd.DataFrame, column: Column, ranked: Sequence[str]) -> dict
 
 def _lines(
     rows: pd.DataFrame,
-    infos: Mapping[str, Any],
+    manifest: Mapping[str, Any],
     names: Sequence[str],
     controls: Sequence[str],
     columns: Sequence[Column],
@@ -482,6 +487,9 @@ def _lines(
     summary: pd.DataFrame,
     ranking: Ranking,
 ) -> tuple[Line, ...]:
+    infos: Mapping[str, Any] = manifest.get("methods", {})
+    data: Mapping[str, Any] = manifest.get("dataset", {})
+    scored = f"{data.get('name')}/{data.get('split')}"
     marks = {c.id: _marks(summary, c, [m for m in names if m not in controls]) for c in columns}
     costs = _costs(rows)
     k = [i for i, c in enumerate(columns) if c.ranked]
@@ -519,6 +527,7 @@ def _lines(
                 params=int(info.get("params") or 0),
                 dims=info.get("dims"),
                 trained_on=str(info.get("trained_on") or ""),
+                overlap=scored in str(info.get("trained_on") or "").replace(",", " ").split(),
                 reasons=_reasons(rows[rows["method"] == m], info),
                 facts=info,
             )
@@ -548,7 +557,7 @@ def _costs(rows: pd.DataFrame) -> dict[str, pd.Series]:
 
 def _reasons(rows: pd.DataFrame, info: Mapping[str, Any]) -> tuple[str, ...]:
     """``error x 2 cases: message`` for all statuses but ok, most frequent first."""
-    found = [str(info["error"])] if info.get("error") else []
+    found = [str(info["broken"])] if info.get("broken") else []
     bad = rows[rows["status"] != "ok"]
     if len(bad):
         counts = (

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from fusebench.metric import MetricInfo
-from fusebench.results import COLUMNS
+from fusebench.results import COLUMNS, SCHEMA
 
 METRICS = {
     "psnr": {
@@ -140,7 +140,9 @@ def make_run(
 
 def write_run(folder: Path, rows: pd.DataFrame, manifest: dict[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    rows.to_json(folder / "rows.jsonl", orient="records", lines=True)
+    rows.assign(schema=SCHEMA).to_json(
+        folder / "rows.jsonl", orient="records", lines=True, double_precision=15
+    )
     rows.to_parquet(folder / "rows.parquet")
     rows.to_csv(folder / "rows.csv", index=False)
     (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -1,0 +1,42 @@
+"""``report``: tables, figures and the HTML site from stored rows."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+
+def add(subparsers: Any) -> None:
+    """Register the subcommand."""
+    parser = subparsers.add_parser(
+        "report",
+        help="tables, figures and an HTML site from stored rows",
+        description="Write tables (CSV, Markdown, LaTeX), figures (PNG, SVG) and an HTML site that opens from "
+        "disk, from one or more run folders. Of equal rows the later folder's counts.",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
+    parser.add_argument("--out", type=Path, help="where to write (default: RUN/report of the last RUN)")
+    parser.add_argument("--metrics", action="append", metavar="IDS", help="show and rank on these metric ids")
+    parser.add_argument(
+        "--viewer-cases",
+        type=int,
+        default=8,
+        metavar="N",
+        help="cases that get an image viewer, of those whose volumes were kept (default 8)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the report and print its entry page."""
+    from ._options import split_commas
+
+    metrics = split_commas(args.metrics) if args.metrics else None
+    out = args.out or args.runs[-1] / "report"
+    paths = import_module("fusebench.leaderboard.report").write(
+        args.runs, out, metrics=metrics, viewer_cases=args.viewer_cases
+    )
+    print(f"{paths[0]} ({len(paths) - 1} tables and figures beside it)")
+    return 0

@@ -1,0 +1,86 @@
+"""Stored volumes of a run as scripts that a page opened from disk can load.
+
+A page opened from ``file://`` may not fetch, but it may add ``<script>`` elements.  So each volume is one
+script: 8-bit voxels, gzip, base64.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from fusebench.errors import InputError
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """Volumes of one case in a run folder: `sources` and `fused`, by name."""
+
+    dataset: str
+    case: str
+    sources: dict[str, Path]
+    fused: dict[str, Path]
+    chroma: Path | None = None
+
+
+def stored_cases(folder: Path) -> Iterator[StoredCase]:
+    """Cases of a run folder whose sources and fused volumes were kept."""
+    for sources in sorted(folder.glob("fused/*/*/sources")):
+        case = sources.parent
+        named = {n: sources / f"{n}.nii.gz" for n in ("mri", "pet") if (sources / f"{n}.nii.gz").exists()}
+        fused = {p.name.removesuffix(".nii.gz"): p for p in sorted(case.glob("*.nii.gz"))}
+        chroma = sources / "chroma.nii.gz"
+        if len(named) == 2 and fused:
+            yield StoredCase(case.parent.name, case.name, named, fused, chroma if chroma.exists() else None)
+
+
+def read(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Voxels (..., D, H, W) of a stored volume, channels first, and its affine."""
+    try:
+        image: Any = nib.Nifti1Image.from_filename(path)
+        data = np.asarray(image.dataobj, dtype=np.float32)
+    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
+        raise InputError(f"{path}: not a readable NIfTI file ({error}); run again with --force") from None
+    return np.ascontiguousarray(data.T), np.asarray(image.affine, dtype=np.float64)
+
+
+def geometry(path: Path) -> dict[str, Any]:
+    """What the viewer must know of a case: ``shape`` and ``spacing`` in (D, H, W), ``flat``, ``upright``."""
+    image: Any = nib.Nifti1Image.from_filename(path)
+    w, h, d = (*image.shape, 1)[:3]
+    x, y, z = (float(s) for s in np.sqrt((image.affine[:3, :3] ** 2).sum(axis=0)))
+    return {
+        "shape": [int(d), int(h), int(w)],
+        "spacing": [z, y, x],
+        "affine": np.asarray(image.affine).tolist(),
+        "flat": d == 1,
+        # A picture keeps its rows from the top down; a volume runs from posterior to anterior.
+        "upright": bool(image.affine[1, 1] < 0),
+    }
+
+
+def script(key: str, path: Path, *, levels: bool = False) -> str:
+    """JavaScript that hands a volume to the viewer.
+
+    Parameters
+    ----------
+    key : str
+        Name the viewer asks for.
+    levels : bool
+        The file holds levels 0..255 (chroma) and not [0, 1].
+    """
+    data, _ = read(path)
+    voxels = np.clip(np.rint(np.nan_to_num(data) * (1 if levels else 255)), 0, 255).astype(np.uint8)
+    packed = base64.b64encode(gzip.compress(voxels.tobytes(), compresslevel=6, mtime=0)).decode("ascii")
+    # "<" cannot occur in base64; in the key it would be read as markup by an inlined script.
+    name = json.dumps(key).replace("<", "\\u003c")
+    return f"FuseBench.put({name}, {json.dumps(packed)});\n"
