@@ -14,7 +14,7 @@ from .errors import InputError
 from .execute import Result
 from .plan import Task
 from .results import Row
-from .worker import IsolatedWorker
+from .worker import IsolatedWorker, Parcel, pack, unpack
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -54,7 +54,7 @@ def run_dask(
         def submit() -> Any:
             task = waiting.popleft()
             # pure=False: a resumed client must not be handed a result that a broken run left behind.
-            future = client.submit(run_isolated, task, threads, memory_mb, pure=False)
+            future = client.submit(run_isolated, pack(task), threads, memory_mb, pure=False)
             submitted[future.key] = task
             return future
 
@@ -95,7 +95,7 @@ def _client(scheduler: str | None, jobs: int) -> Client:
     return client
 
 
-def run_isolated(task: Task, threads: int, memory_mb: float | None) -> list[Row]:
+def run_isolated(parcel: Parcel, threads: int, memory_mb: float | None) -> list[Row]:
     """Run one task in this Dask worker's child process, which is started once and kept."""
     from distributed import get_worker
 
@@ -103,5 +103,5 @@ def run_isolated(task: Task, threads: int, memory_mb: float | None) -> list[Row]
     child = getattr(worker, "fusebench_child", None)
     if child is None:
         child = worker.fusebench_child = IsolatedWorker(threads, memory_mb)
-    rows: list[Row] = child.run(task)
+    rows: list[Row] = child.run(unpack(parcel)[0])
     return rows

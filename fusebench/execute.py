@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import psutil
 
@@ -92,6 +92,15 @@ def run_local(
             worker.stop()
 
 
+def run_here(tasks: Iterable[Task]) -> Iterator[Result]:
+    """Run tasks in this process, one after the other: for a debugger, without isolation or time-outs."""
+    from .task import TaskRunner
+
+    runner = TaskRunner()
+    for task in tasks:
+        yield task, runner.run(task)
+
+
 def default_jobs(device: str) -> int:
     """One worker per core; one per accelerator."""
     return 1 if device.startswith("cuda") else psutil.cpu_count(logical=False) or 1
@@ -100,6 +109,3 @@ def default_jobs(device: str) -> int:
 def default_memory_mb(jobs: int) -> float:
     """Nine tenths of the machine's memory, shared by the workers."""
     return 0.9 * float(psutil.virtual_memory().total) / 2**20 / jobs
-
-
-Executor = Callable[[Sequence[Task]], Iterator[Result]]

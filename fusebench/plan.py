@@ -58,6 +58,7 @@ class Task:
     fuse_key: str = ""
     fused_path: str = ""
     save: bool = False
+    reuse: bool = True  # take the fused volume from `fused_path` where it is stored under `fuse_key`
     plugins: tuple[str, ...] = ()
 
     @property

@@ -84,7 +84,7 @@ class Registry(Generic[T]):
         path = path.resolve()
         if not path.is_file():
             raise InputError(f"--plugin {path}: no such file")
-        self._add_file(path, partial(_module_from_path, path))
+        self._add_file(path, partial(module_from_path, path))
 
     def add_entry_points(self, group: str) -> None:
         """Register what installed packages offer under `group`."""
@@ -214,7 +214,8 @@ def _literal_names(source: str, info_class: str) -> Iterator[tuple[str, int]]:
                 yield str(value.value), node.lineno
 
 
-def _module_from_path(path: Path) -> ModuleType:
+def module_from_path(path: Path) -> ModuleType:
+    """Import a plugin file, once per process, under a name made from its path."""
     # The hash keeps two files of one stem apart; sys.modules keeps one module object per file.
     tag = hashlib.sha256(str(path).encode()).hexdigest()[:8]
     name = f"fusebench_plugin_{re.sub(r'[^0-9a-zA-Z_]', '_', path.stem)}_{tag}"

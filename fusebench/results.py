@@ -12,13 +12,15 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
-import pandas as pd
 from filelock import FileLock, Timeout
 
 from .cache import atomic_path
 from .errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd  # only tables need it, and workers make none
 
 Status = Literal["ok", "skip", "error", "timeout", "oom"]
 SCHEMA = 1
@@ -214,6 +216,8 @@ def read_rows(folder: Path) -> list[Row]:
 
 def as_table(rows: Iterable[Row]) -> pd.DataFrame:
     """Rows as a table with stable column types."""
+    import pandas as pd
+
     table = pd.DataFrame([row.as_dict() for row in rows], columns=list(COLUMNS))
     for column in COLUMNS:
         table[column] = table[column].astype(

@@ -85,7 +85,7 @@ class TaskRunner:
 
     def _fused(self, task: Task, timing: dict[str, Any]) -> tuple[Image, Method | None]:
         """Read the fused volume where it is stored under the same key, else make it."""
-        stored = _read_stored(Path(task.fused_path), task.fuse_key)
+        stored = _read_stored(Path(task.fused_path), task.fuse_key) if task.reuse else None
         if stored is not None:
             return stored, None
         self.stage("fuse")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
+
+from .registry import module_from_path
 
 if TYPE_CHECKING:
     from .case import Case
@@ -53,7 +56,7 @@ class IsolatedWorker:
         """
         self._start()
         try:
-            self._writer.send((task, upcoming))
+            self._writer.send(pack(task, upcoming))
             return self._wait(task)
         except (EOFError, OSError):
             return self._failed(task, *self._post_mortem())
@@ -138,6 +141,25 @@ class IsolatedWorker:
         self._reader.close()
 
 
+Parcel = tuple[tuple[str, ...], bytes]
+
+
+def pack(task: Task, upcoming: Case | None = None) -> Parcel:
+    """Pickle for another process, with the plugin files that must be imported there first."""
+    return task.plugins, pickle.dumps((task, upcoming))
+
+
+def unpack(parcel: Parcel) -> tuple[Task, Case | None]:
+    """Undo `pack`."""
+    plugins, content = parcel
+    for path in plugins:
+        # A broken plugin is a row with its reason; here it only has to not get in the way.
+        with contextlib.suppress(Exception, SystemExit):
+            module_from_path(Path(path))
+    task, upcoming = pickle.loads(content)
+    return task, upcoming
+
+
 def _rss_mb(process: psutil.Process) -> float:
     try:
         return float(process.memory_info().rss) / 2**20
@@ -202,7 +224,7 @@ def main(arguments: list[str]) -> None:
     runner = TaskRunner(stage)
     while True:
         try:
-            task, upcoming = reader.recv()
+            task, upcoming = unpack(reader.recv())
         except EOFError:
             return
         if upcoming is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -60,7 +60,12 @@ def add(subparsers: Any) -> None:
     data.add_argument("--cases", type=_positive, metavar="N", help="the first N cases only")
     how = parser.add_argument_group("how")
     add_device_option(how)  # type: ignore[arg-type]
-    how.add_argument("--jobs", type=_positive, metavar="N", help="worker processes (default: one per core)")
+    how.add_argument(
+        "--jobs",
+        type=_not_negative,
+        metavar="N",
+        help="worker processes (default: one per core); 0 runs in this process, for a debugger",
+    )
     how.add_argument(
         "--threads", type=_positive, default=1, metavar="N", help="threads per worker (default 1)"
     )
@@ -88,17 +93,23 @@ def add(subparsers: Any) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    value = _not_negative(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("0 is not a positive number")
     return value
+
+
+def _not_negative(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
     # Heavy imports wait until the arguments are known to be sound.
     from ..bench import any_failed, contact_sheet, run_tasks, write_board
     from ..errors import InputError
-    from ..execute import default_jobs, default_memory_mb, run_local
+    from ..execute import default_jobs
     from ..manifest import describe_run, write_manifest
     from ..plan import Options, default_metrics, make_plan, method_specs, metric_infos, pending
     from ..protocol import PROTOCOLS
@@ -144,11 +155,14 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return dry_run(tasks, folder, args.force, console)
 
-    jobs = args.jobs or default_jobs(device)
+    jobs = default_jobs(device) if args.jobs is None else args.jobs
     with RunStore(folder) as store:
         for note in store.notes:
             console.print(f"note: {note}", markup=False)
-        todo = tasks if args.force else pending(tasks, store.latest())[0]
+        if args.force:
+            todo = [replace(task, reuse=False) for task in tasks]
+        else:
+            todo, _ = pending(tasks, store.latest())
         if args.collect:
             todo = []
         write_manifest(
@@ -171,26 +185,32 @@ def run(args: argparse.Namespace) -> int:
         stored = sum(len(t.scores) for t in tasks) - sum(len(t.scores) for t in todo)
         console.print(
             f"{len(names)} methods, {len(cases)} cases, protocol {', '.join(protocols)}: {len(todo)} fusions "
-            f"to do, {stored} results stored; {jobs} worker{'s' * (jobs > 1)} on {device}",
+            f"to do, {stored} results stored; {jobs or 'no'} worker{'s' * (jobs != 1)} on {device}",
             highlight=False,
         )
-        if args.executor == "dask":
-            from ..cluster import run_dask
-
-            execute = partial(
-                run_dask, scheduler=args.scheduler, jobs=jobs, threads=args.threads, memory_mb=args.memory
-            )
-        else:
-            execute = partial(
-                run_local, jobs=jobs, threads=args.threads, memory_mb=args.memory or default_memory_mb(jobs)
-            )
-        run_tasks(todo, store, execute, console)
+        run_tasks(todo, store, executor(args, jobs), console)
         table = store.consolidate()
         paths = write_board(folder, table, console)
         sheet = contact_sheet(folder)
     for path in [*paths, *([sheet] if sheet else []), folder / "rows.csv", folder / "manifest.json"]:
         console.print(str(path), highlight=False, soft_wrap=True)
     return int(any_failed(table, tasks))
+
+
+def executor(args: argparse.Namespace, jobs: int) -> Any:
+    """What runs the tasks: this machine's cores, Dask, or this process."""
+    from ..execute import default_memory_mb, run_here, run_local
+
+    if args.executor == "dask" or args.scheduler:
+        from ..cluster import run_dask
+
+        return partial(
+            run_dask, scheduler=args.scheduler, jobs=jobs or 1, threads=args.threads, memory_mb=args.memory
+        )
+    if not jobs:
+        return run_here
+    memory = args.memory or default_memory_mb(jobs)
+    return partial(run_local, jobs=jobs, threads=args.threads, memory_mb=memory)
 
 
 def make_dataset(plugins: Any, args: argparse.Namespace) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import hashlib
 import importlib
 import os
@@ -13,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..plugins import create_dataset
+from ._options import add_device_option, add_plugin_option, device_of, literal, plugins_of
+from .run import _positive, make_dataset
 
 
 def add(subparsers: Any) -> None:
@@ -28,30 +28,35 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="option of the recipe"
     )
+    add_plugin_option(parser)
 
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", default="phantom", metavar="NAME")
     data.add_argument("--data-dir", type=Path, metavar="PATH", help="where the dataset lies")
     data.add_argument(
-        "--data-set", action="append", default=[], metavar="NAME=VALUE", help="parameter of the dataset"
+        "--data-option",
+        action="append",
+        default=[],
+        metavar="PARAM=VALUE",
+        help="a parameter of the dataset (repeatable)",
     )
     data.add_argument("--split", default="train", metavar="NAME")
     data.add_argument("--val-split", default="val", metavar="NAME", help="'' for none (default: val, if any)")
-    data.add_argument("--cases", type=_count, metavar="N", help="only the first N training cases")
-    data.add_argument("--val-cases", type=_count, metavar="N", help="only the first N validation cases")
-    data.add_argument("--pool", type=_count, default=64, metavar="N", help="subjects in memory at a time")
+    data.add_argument("--cases", type=_positive, metavar="N", help="only the first N training cases")
+    data.add_argument("--val-cases", type=_positive, metavar="N", help="only the first N validation cases")
+    data.add_argument("--pool", type=_positive, default=64, metavar="N", help="subjects in memory at a time")
     data.add_argument("--workers", type=int, default=2, metavar="N", help="threads that prepare samples")
 
     hyper = parser.add_argument_group("optimisation (defaults: the recipe's)")
-    hyper.add_argument("--steps", type=_count, metavar="N")
-    hyper.add_argument("--batch", type=_count, metavar="N", help="samples per step and device")
+    hyper.add_argument("--steps", type=_positive, metavar="N")
+    hyper.add_argument("--batch", type=_positive, metavar="N", help="samples per step and device")
     hyper.add_argument("--lr", type=float)
     hyper.add_argument("--schedule", choices=["cosine", "poly", "constant"])
     hyper.add_argument("--warmup", type=int, metavar="N", help="steps of linear warm-up")
     hyper.add_argument("--weight-decay", type=float)
     hyper.add_argument("--clip", type=float, help="largest gradient norm, 0: none")
     hyper.add_argument("--ema", type=float, help="decay of the weights' moving average, 0: none")
-    hyper.add_argument("--val-every", type=_count, metavar="N", help="steps between validations")
+    hyper.add_argument("--val-every", type=_positive, metavar="N", help="steps between validations")
     hyper.add_argument(
         "--patience", type=int, metavar="N", help="stop after N validations without gain, 0: never"
     )
@@ -60,8 +65,8 @@ def add(subparsers: Any) -> None:
     hyper.add_argument("--weights", type=Path, metavar="FILE", help="start from these weights")
 
     run = parser.add_argument_group("run")
-    run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
-    run.add_argument("--devices", type=_count, default=1, metavar="N", help="devices or CPU processes")
+    add_device_option(run)  # type: ignore[arg-type]
+    run.add_argument("--devices", type=_positive, default=1, metavar="N", help="devices or CPU processes")
     run.add_argument("--precision", choices=["32", "bf16", "16"], default="32")
     run.add_argument("--out", type=Path, metavar="DIR", help="default: runs/train/METHOD-RECIPE")
     run.add_argument("--name", help="stem of the files (default: METHOD or METHOD_RECIPE)")
@@ -71,12 +76,12 @@ def add(subparsers: Any) -> None:
     )
     again.add_argument("--force", action="store_true", help="start over, whatever --out holds")
     run.add_argument(
-        "--stop-after", type=_count, default=0, metavar="N", help="end at step N of the same schedule"
+        "--stop-after", type=_positive, default=0, metavar="N", help="end at step N of the same schedule"
     )
     run.add_argument(
         "--checkpoint-every", type=int, default=0, metavar="N", help="default: at each validation"
     )
-    run.add_argument("--log-every", type=_count, default=20, metavar="N", help="steps between plain lines")
+    run.add_argument("--log-every", type=_positive, default=20, metavar="N", help="steps between plain lines")
     run.add_argument("--no-tensorboard", action="store_true")
     parser.set_defaults(run=run_train)
 
@@ -84,8 +89,9 @@ def add(subparsers: Any) -> None:
 def run_train(args: argparse.Namespace) -> int:
     """Train as asked; 0 when the weights are written, 130 when it was interrupted."""
     recipes, samples, loop = (_training(m) for m in ("recipe", "samples", "fit"))
-    options = dict(_setting(text, "--set") for text in args.set)
-    recipe_name, recipe, is_default = recipes.find_recipe(args.method, args.recipe, **options)
+    plugins, options = plugins_of(args), _options_of(args.set)
+    method = plugins.methods.load(args.method)
+    recipe_name, recipe, is_default = recipes.find_recipe(method, args.recipe, **options)
     given = {
         f.name: getattr(args, f.name)
         for f in fields(recipes.Hyperparameters)
@@ -95,15 +101,8 @@ def run_train(args: argparse.Namespace) -> int:
     if hyper.lr <= 0 or not 0 <= hyper.ema < 1:
         raise InputError(f"--lr {hyper.lr:g} must be positive and --ema {hyper.ema:g} in [0, 1)")
 
-    parameters = dict(_setting(text, "--data-set") for text in args.data_set)
-    if args.data_dir is not None:
-        parameters["data_dir"] = args.data_dir
-    dataset = create_dataset(args.dataset, **parameters)
+    dataset = make_dataset(plugins, args)
     splits = dataset.info.splits
-    if args.split not in splits:
-        raise InputError(
-            f"dataset {args.dataset!r} has no split {args.split!r}; --split takes {', '.join(splits)}"
-        )
     has_val = args.val_split in splits
     if args.val_split not in ("", "val") and not has_val:
         raise InputError(
@@ -121,7 +120,7 @@ def run_train(args: argparse.Namespace) -> int:
         "recipe": recipe_name,
         "options": options,
         "dataset": args.dataset,
-        "dataset parameters": {k: str(v) for k, v in parameters.items() if k != "data_dir"},
+        "dataset parameters": args.data_option,
         "train": f"{args.split}, {len(train_cases)} cases, {_fingerprint(train_cases)}",
         "val": f"{args.val_split}, {len(val_cases)} cases, {_fingerprint(val_cases)}" if val else "none",
         "pool": train.pool,
@@ -132,7 +131,7 @@ def run_train(args: argparse.Namespace) -> int:
         out=out,
         facts=facts,
         seed=args.seed,
-        device=args.device,
+        device=device_of(args),
         devices=args.devices,
         precision=args.precision,
         workers=args.workers,
@@ -171,15 +170,15 @@ def _training(module: str) -> Any:
         raise InputError(f"training needs {error.name}: pip install 'fusebench[train]'") from error
 
 
-def _setting(text: str, option: str) -> tuple[str, Any]:
-    """``name=value``; the value as a Python literal where it is one, else as text."""
-    name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
-        raise InputError(f"{option} {text}: expected NAME=VALUE")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
+def _options_of(pairs: list[str]) -> dict[str, Any]:
+    """The recipe's options, from ``name=value`` pairs."""
+    options = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise InputError(f"--set {pair}: the form is NAME=VALUE")
+        options[name] = literal(value)
+    return options
 
 
 def _fingerprint(cases: Any) -> str:
@@ -199,7 +198,7 @@ def _command(args: argparse.Namespace, recipe: str, hyper: Any) -> str:
     """The command that repeats this run, every default spelled out, without this machine's paths."""
     words = ["python", "run_bench.py", "train", args.method, "--recipe", recipe, "--dataset", args.dataset]
     words += ["--data-dir", "DIR"] if args.data_dir else []
-    words += [w for text in args.data_set for w in ("--data-set", text)]
+    words += [w for text in args.data_option for w in ("--data-option", text)]
     words += [w for text in args.set for w in ("--set", text)]
     words += ["--weights", args.weights.name] if args.weights else []
     keys = ["split", "val_split", "cases", "val_cases", "pool", "device", "devices", "precision", "seed"]
@@ -208,10 +207,3 @@ def _command(args: argparse.Namespace, recipe: str, hyper: Any) -> str:
     for key, value in values.items():
         words += [f"--{key.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
     return shlex.join(words)
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value

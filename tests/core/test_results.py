@@ -69,7 +69,7 @@ def test_foreign_schema_and_garbage_are_refused(tmp_path: Path) -> None:
 
 
 def test_folder_without_rows(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is .* a run folder"):
+    with pytest.raises(InputError, match=r"is .* a run folder"):
         read_rows(tmp_path / "absent")
 
 

@@ -1,0 +1,204 @@
+"""The main job on tiny cubes: rows, exit codes, failures, resume, one-line errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from .conftest import Bench
+
+Rows = Callable[[], pd.DataFrame]
+
+
+def test_board_files_and_manifest(bench: Bench, rows: Rows, tmp_path: Path) -> None:
+    assert (
+        bench("--methods", "healthy,other", "--metrics", "psnr,ssim.worst", "--protocol", "volume,slices")
+        == 0
+    )
+    out = tmp_path / "run"
+    table = rows()
+    assert len(table) == 2 * 3 * 2 * 2
+    assert set(table.status) == {"ok"}
+    assert {"rows.csv", "leaderboard.csv", "leaderboard.md", "manifest.json"} <= {
+        p.name for p in out.iterdir()
+    }
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["dataset"]["name"] == "tiny"
+    assert set(manifest["methods"]) == {"healthy", "other"}
+    assert manifest["metrics"]["psnr"]["direction"] == "higher"
+    assert list((out / "figures").glob("*.png"))
+
+
+def test_equal_seeds_give_equal_values_whatever_the_number_of_jobs(bench: Bench, tmp_path: Path) -> None:
+    tables = []
+    for name, jobs in (("one", "1"), ("two", "2")):
+        assert bench("--methods", "healthy,noisy", "--jobs", jobs, "--seed", "5", out=tmp_path / name) == 0
+        table = pd.read_parquet(tmp_path / name / "rows.parquet")
+        tables.append(table.sort_values(["method", "case"])[["method", "case", "metric", "value"]])
+    assert np.array_equal(tables[0].to_numpy(), tables[1].to_numpy())
+
+
+def test_four_broken_methods_leave_the_healthy_one_complete(bench: Bench, rows: Rows) -> None:
+    common = ("--jobs", "1", "--cases", "2")
+    assert bench("--methods", "healthy,crash,hang,raises-once", "--timeout", "1.5", *common) == 1
+    assert bench("--methods", "hog", "--memory", "900", *common) == 1
+    status = rows().groupby("method")["status"].agg(list).to_dict()
+    assert status == {
+        "healthy": ["ok", "ok"],
+        "crash": ["error", "error"],
+        "hang": ["timeout", "timeout"],
+        "hog": ["oom", "oom"],
+        "raises-once": ["ok", "error"],
+    }
+    reasons = rows().groupby("method")["reason"].last()
+    assert reasons["crash"] == "the worker exited with code 7"
+    assert reasons["hang"] == "fusing took over 1.5 s (--timeout)"
+    assert reasons["hog"] == "the worker exceeded 900 MB (--memory); stopped"
+    assert reasons["raises-once"].startswith("ValueError: cannot do this one (engine_plugins.py:")
+
+
+def test_segfault_is_named(bench: Bench, rows: Rows) -> None:
+    assert bench("--methods", "segfault", "--cases", "1", "--jobs", "1") == 1
+    assert rows().reason[0] == "the worker died of SIGSEGV"
+
+
+def test_progress_in_this_process_equals_workers(bench: Bench, rows: Rows, tmp_path: Path) -> None:
+    assert bench("--methods", "other", "--jobs", "1") == 0
+    assert bench("--methods", "other", "--jobs", "0", out=tmp_path / "here") == 0
+    here = pd.read_parquet(tmp_path / "here" / "rows.parquet")
+    assert list(here.value) == list(rows().value)
+
+
+def test_broken_import_is_a_row_and_the_rest_runs(bench: Bench, rows: Rows, tmp_path: Path) -> None:
+    plugin = tmp_path / "broken.py"
+    plugin.write_text(
+        "from fusebench import MethodInfo\ninfo = MethodInfo(name='broken', summary='')\n1 / 0\n"
+    )
+    assert bench("--methods", "healthy,broken", "--plugin", str(plugin)) == 1
+    table = rows()
+    assert set(table[table.method == "healthy"].status) == {"ok"}
+    assert table[table.method == "broken"].reason.str.contains("ZeroDivisionError").all()
+    assert len(table[table.method == "broken"]) == 3
+
+
+def test_vanished_file_costs_its_case_only(bench: Bench, rows: Rows, tmp_path: Path) -> None:
+    gone = tmp_path / "gone.nii.gz"
+    assert bench("--methods", "healthy", "--data-option", f"vanish={gone}") == 1
+    table = rows().set_index("case")
+    assert list(table.status) == ["ok", "error", "ok"]
+    assert str(gone) in table.reason["case0001"]
+
+
+def fused(path: Path) -> list[str]:
+    return path.read_text().split("\n")[:-1] if path.exists() else []
+
+
+def test_resume_runs_only_what_is_missing(
+    bench: Bench, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    monkeypatch.setenv("ENGINE_TEST_LOG", str(log))
+    assert bench("--methods", "healthy", "--cases", "2") == 0
+    assert len(fused(log)) == 2
+    assert bench("--methods", "healthy,other") == 0  # one new case, one new method
+    assert len(fused(log)) == 2 + 1 + 3
+    assert bench("--methods", "healthy,other") == 0  # nothing
+    assert len(fused(log)) == 6
+    assert bench("--methods", "healthy", "--set", "healthy.pause=0.001", "--cases", "1") == 0  # parameters
+    assert len(fused(log)) == 7
+    assert bench("--methods", "other", "--data-option", "salt=1", "--cases", "1") == 0  # data
+    assert len(fused(log)) == 8
+    assert bench("--methods", "other", "--seed", "3", "--cases", "1") == 0
+    assert len(fused(log)) == 9
+    assert bench("--methods", "other", "--seed", "3", "--cases", "1", "--force") == 0
+    assert len(fused(log)) == 10
+
+
+def test_new_metric_is_scored_on_stored_volumes(
+    bench: Bench, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    monkeypatch.setenv("ENGINE_TEST_LOG", str(log))
+    assert bench("--methods", "healthy", "--save-fused", "--jobs", "2") == 0
+    assert bench("--methods", "healthy", "--save-fused", "--metrics", "psnr,rmse") == 0
+    assert len(fused(log)) == 3
+    assert bench("--methods", "healthy", "--metrics", "psnr,rmse", out=tmp_path / "fresh") == 0
+    fresh = pd.read_parquet(tmp_path / "fresh" / "rows.parquet")
+    merged = fresh.merge(rows(), on=["case", "metric"])
+    assert len(merged) == 6
+    assert (merged.value_x == merged.value_y).all()
+
+
+def test_failures_are_tried_again(bench: Bench, tmp_path: Path, rows: Rows) -> None:
+    gone = tmp_path / "late"
+    option = ("--data-option", f"vanish={gone}")
+    assert bench("--methods", "healthy", *option) == 1
+    gone.write_text("")
+    assert bench("--methods", "healthy", *option) == 0
+    assert set(rows().status) == {"ok"}
+
+
+def test_dry_run_fuses_nothing(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench("--methods", "healthy,other", "--dry-run") == 0
+    assert "6 of 6 fusions would run; results: 6 new" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+    assert bench("--methods", "healthy") == 0
+    capsys.readouterr()
+    assert bench("--methods", "healthy,other", "--dry-run", "--seed", "0") == 0
+    assert "3 of 6 fusions would run; results: 3 stored, 3 new" in capsys.readouterr().out
+
+
+def test_collect_runs_nothing(bench: Bench, rows: Rows, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench("--methods", "healthy", "--cases", "1") == 0
+    assert bench("--methods", "healthy,other", "--collect") == 0
+    assert len(rows()) == 1
+
+
+def test_saved_volume_has_the_affine_and_the_values(bench: Bench, tmp_path: Path) -> None:
+    assert bench("--methods", "other", "--save-fused", "--cases", "2") == 0
+    paths = sorted((tmp_path / "run" / "fused" / "tiny").glob("*/other.nii.gz"))
+    assert len(paths) == 2
+    image = nib.load(paths[0])
+    assert np.array_equal(image.affine, np.eye(4))
+    a, b = np.random.default_rng(0).random((2, 8, 8, 8), dtype=np.float32)
+    assert np.array_equal(np.asarray(image.dataobj).transpose(2, 1, 0), np.maximum(a, b))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--methods", "helthy"), "no method is called 'helthy'; did you mean healthy?"),
+        (("--dataset", "tinny"), "no dataset is called 'tinny'; did you mean tiny?"),
+        (("--metrics", "pnsr"), "no metric is called 'pnsr'; did you mean psnr?"),
+        (("--metrics", "psnr@nobody"), "psnr has no variant 'nobody'"),
+        (("--protocol", "best"), "no protocol is called 'best'"),
+        (("--split", "holdout"), "dataset tiny has no split 'holdout'; it has test"),
+        (("--set", "healthy.speed=3"), "method healthy:"),
+        (("--set", "healthy"), "--set healthy: the form is NAME.PARAM=VALUE"),
+        (("--data-option", "colour=red"), "dataset tiny:"),
+        (("--data-dir", "/no/such/folder"), "--data-dir /no/such/folder: no such folder"),
+        (("--weights", "healthy=/no/file"), "method healthy:"),
+        (("--plugin", "/no/plugin.py"), "plugin /no/plugin.py: no such file or folder"),
+        (("--device", "tpu9"), "--device tpu9: give auto, cpu, cuda or cuda:N"),
+    ],
+)
+def test_usage_errors_are_one_line_and_code_2(
+    bench: Bench, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    assert bench("--methods", "healthy", *arguments) == 2
+    err = capsys.readouterr().err.strip()
+    assert message in err
+    assert "\n" not in err
+
+
+def test_unwritable_out(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert bench("--methods", "healthy", out=blocked / "run") == 2
+    assert "give a folder that can be written" in capsys.readouterr().err
