@@ -49,7 +49,7 @@ class Job:
     facts : mapping
         Method, recipe, options, dataset and its fingerprint: what must be equal to resume, and the card.
     device, devices, precision : str, int, str
-        "auto", "cpu", "cuda" or "cuda:1"; how many; "32", "bf16" or "16".
+        "cpu", "cuda" or "cuda:1"; how many; "32", "bf16" or "16".
     stop_after : int
         End this call at that step (0: at the last), under the same schedule.
     checkpoint_every : int
@@ -62,7 +62,7 @@ class Job:
     out: Path
     facts: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
-    device: str = "auto"
+    device: str = "cpu"
     devices: int = 1
     precision: str = "32"
     workers: int = 0
@@ -313,10 +313,6 @@ class _Objective(nn.Module):
 
 def _launch(recipe: Recipe, job: Job) -> Fabric:
     kind, _, number = job.device.partition(":")
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: this torch sees no CUDA device; use --device cpu")
     if kind == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
     precision = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[job.precision]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fusebench.errors import InputError
-from fusebench.plugins import find_plugins
+from fusebench.method import Method
 
 from .samples import Sample, Subjects, collate, crop, trim
 
@@ -171,7 +171,7 @@ class Recipe(ABC):
         model.load_state_dict(dict(state))
 
 
-def find_recipe(method: str, name: str | None = None, **options: Any) -> tuple[str, Recipe, bool]:
+def find_recipe(cls: type[Method], name: str | None = None, **options: Any) -> tuple[str, Recipe, bool]:
     """The recipe called `name` (None: the first) of a method, its name, and whether it is the first.
 
     Raises
@@ -179,8 +179,7 @@ def find_recipe(method: str, name: str | None = None, **options: Any) -> tuple[s
     InputError
         The method has no recipes, none of that name, or the recipe refuses an option.
     """
-    cls = find_plugins().methods.load(method)
-    known: Mapping[str, str] = getattr(cls, "recipes", {})
+    method, known = cls.info.name, getattr(cls, "recipes", {})
     if not known:
         raise InputError(f"method {method!r} has nothing to train (it offers no recipes)")
     first = next(iter(known))

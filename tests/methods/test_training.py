@@ -109,9 +109,8 @@ def test_threads_that_prepare_samples_change_nothing(whole, tmp_path):
     assert weights(tmp_path) == weights(whole)
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-def test_two_processes_equal_one_with_the_doubled_batch(tmp_path, dims):
-    options = ["--steps", 20, "--set", "dropout=0", "--set", f"dims={dims}"]
+def test_two_processes_equal_one_with_the_doubled_batch(tmp_path):
+    options = ["--steps", 20, "--set", "dropout=0", "--set", "dims=3"]
     one = train(tmp_path / "one", *options, "--batch", 2)
     ended = in_process_of_its_own(tmp_path / "two", *options, "--batch", 1, "--devices", 2)
     assert ended.returncode == 0, ended.stderr
@@ -212,14 +211,20 @@ def test_failed_write_leaves_the_old_file(tmp_path):
         (["toy-net", "--set", "depth=3"], "depth"),
         (["toy-net", "--set", "depth"], "NAME=VALUE"),
         (["toy-net", "--dataset", "toy-date"], "did you mean toy-data"),
-        (["toy-net", "--dataset", "toy-data", "--data-dir", "x"], "data_dir"),
+        (
+            ["toy-net", "--dataset", "toy-data", "--data-option", "size=3"],
+            "toy-data: Noise()",
+        ),
         (["toy-net", "--dataset", "toy-data", "--split", "test"], "train, val"),
         (["toy-net", "--dataset", "toy-data", "--val-split", "test"], "train, val"),
         (["toy-net", "--dataset", "toy-data", "--lr", "-1"], "--lr -1"),
         (["toy-net", "--dataset", "toy-data", "--weights", "no.safetensors"], "no such file"),
         (["toy-net", "--dataset", "toy-data", "--device", "cpu", "--precision", "16"], "bf16"),
         (["toy-net", "--dataset", "toy-data", "--device", "abacus"], "abacus"),
-        (["toy-net", "--dataset", "toy-data", "--device", "cpu", "--set", "broken=True"], "loss is nan at step 3"),
+        (
+            ["toy-net", "--dataset", "toy-data", "--device", "cpu", "--set", "broken=True"],
+            "loss is nan at step 3",
+        ),
     ],
 )
 def test_error_is_one_line(arguments, message, tmp_path, capfd):
@@ -309,7 +314,12 @@ def test_empty_mask_gives_a_central_crop():
     case = make_case(0)
     pair = case.loader()
     case = Case("e", "made", "e", "e", lambda: Pair(pair.a, pair.b, np.zeros_like(pair.mask)))
-    assert samples.crop(samples.Subjects([case])[0], (4, 4, 4), np.random.default_rng(0))["a"].shape == (1, 4, 4, 4)
+    assert samples.crop(samples.Subjects([case])[0], (4, 4, 4), np.random.default_rng(0))["a"].shape == (
+        1,
+        4,
+        4,
+        4,
+    )
 
 
 def test_pool_is_a_moving_window_and_bounds_memory():
@@ -320,7 +330,9 @@ def test_pool_is_a_moving_window_and_bounds_memory():
         return Case(case.id, "made", case.group, case.fingerprint, lambda: loads.append(i) or case.loader())
 
     subjects = samples.Subjects([make(i) for i in range(10)], pool=3, turn=5)
-    seen = [subjects.pick(step, np.random.default_rng([step, j])).case.id for step in range(50) for j in range(2)]
+    seen = [
+        subjects.pick(step, np.random.default_rng([step, j])).case.id for step in range(50) for j in range(2)
+    ]
     assert len(subjects._held) <= 5
     assert set(seen) == {str(i) for i in range(10)}
     assert len(set(seen[:10])) <= 3

@@ -6,13 +6,13 @@ from functools import partial
 
 import numpy as np
 import torch
+from fusebench.methods.training import augment, losses
+from fusebench.methods.training.recipe import Hyperparameters, Recipe
 from torch import nn
 
 from fusebench.case import Case, Pair, Volume
 from fusebench.dataset import Dataset, DatasetInfo
 from fusebench.method import Method, MethodInfo
-from fusebench.methods.training import augment, losses
-from fusebench.methods.training.recipe import Hyperparameters, Recipe
 
 
 def _load(seed):
