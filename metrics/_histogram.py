@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -34,11 +36,71 @@ def joint(t: Triple, x: str, y: str) -> Tensor:
     return t.cached(("joint", x, y), lambda: joint_counts(levels(t, x), levels(t, y)))
 
 
+def stretched(t: Triple, name: str) -> Tensor:
+    """The image with its foreground stretched to whole numbers from 0 to 255; constant images are 0."""
+
+    def make() -> Tensor:
+        x = t.image(name).double()
+        low, high = (v.view(-1, *[1] * t.dims) for v in _range(t, name))
+        span = high - low
+        # Halves round up, as in MATLAB.
+        return (x - low).div_(torch.where(span > 0, span, 1)).mul_(255).add_(0.5).floor_().clamp_(0, 255)
+
+    return t.cached(("stretched", name), make)
+
+
+def stretched_levels(t: Triple, name: str) -> Tensor:
+    """Grey levels of `stretched`, as `levels`."""
+
+    def make() -> Tensor:
+        out = t.pick(stretched(t, name)).long()
+        return out if t.weights is None else torch.where(t.weights > 0, out, -1)
+
+    return t.cached(("stretched levels", name), make)
+
+
+def stretched_joint(t: Triple, x: str, y: str) -> Tensor:
+    """Joint histogram of two stretched images."""
+    return t.cached(
+        ("stretched joint", x, y), lambda: joint_counts(stretched_levels(t, x), stretched_levels(t, y))
+    )
+
+
+def binned_joint(t: Triple, x: str, y: str, bins: int) -> Tensor:
+    """Joint histogram of `bins` equal bins from the least to the greatest value of each image.
+
+    As numpy.histogramdd, whose last bin holds its right edge.
+    """
+
+    def cut(name: str) -> Tensor:
+        values = t.points(name).double()
+        low, high = (v[:, None] for v in _range(t, name))
+        steps = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=values.device)
+        flat = (high <= low).double()
+        edges = (low - 0.5 * flat) + steps * (high - low + flat)
+        out = (torch.searchsorted(edges, values.contiguous(), right=True) - 1).clamp_(0, bins - 1)
+        return out if t.weights is None else torch.where(t.weights > 0, out, -1)
+
+    def binned(name: str) -> Tensor:
+        return t.cached(("binned", name, bins), lambda: cut(name))
+
+    return t.cached(("binned joint", x, y, bins), lambda: joint_counts(binned(x), binned(y), bins))
+
+
+def _range(t: Triple, name: str) -> tuple[Tensor, Tensor]:
+    """Least and greatest value ``(N,)`` of the foreground."""
+    x = t.points(name).double()
+    if t.weights is None:
+        return x.amin(1), x.amax(1)
+    inside = t.weights > 0
+    return torch.where(inside, x, torch.inf).amin(1), torch.where(inside, x, -torch.inf).amax(1)
+
+
 def entropy(counts: Tensor) -> Tensor:
     """Shannon entropy ``(N,)`` in bits of histograms ``(N, ...)``."""
     counts = counts.flatten(1)
     total = counts.sum(1)
-    return torch.log2(total) - torch.xlogy(counts, counts).sum(1) / (total * 0.6931471805599453)
+    return torch.log2(total) - torch.xlogy(counts, counts).sum(1) / (total * math.log(2))
 
 
 def marginal_entropies(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
