@@ -1,0 +1,88 @@
+"""What the learned 2D methods share: constructor, weights, input checks."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fusebench.errors import InputError
+from fusebench.method import SliceMethod
+
+from ._weights import Layout, load_weights
+
+
+class LearnedSliceMethod(SliceMethod):
+    """A 2D network with shipped weights, that also runs a file of the authors.
+
+    Parameters
+    ----------
+    weights : str, optional
+        A weights file: ours, or the published one; None is the shipped one.
+    compat : bool
+        Reproduce the authors' program, bugs included; each method says what that means.
+    planes : {"axial", "coronal", "sagittal", "tri"}
+        Slicing direction in volumes.
+    """
+
+    layouts: ClassVar[Sequence[Layout]] = ()
+    network: nn.Module
+
+    def __init__(self, weights: str | None = None, compat: bool = False, planes: str = "axial") -> None:
+        self.planes = choose("planes", planes, ("axial", "coronal", "sagittal", "tri"))
+        self.weights, self.compat = weights, compat
+        self.origin = ""
+
+    def build(self) -> nn.Module:
+        """A fresh network."""
+        raise NotImplementedError
+
+    def setup(self, device: torch.device | str = "cpu") -> None:
+        """Load the weights and move them to `device`."""
+        super().setup(device)
+        self.network = self.build()
+        self.origin = load_weights(self.network, self.weights or self._shipped(), self.layouts)
+        if self.weights is not None:
+            what = "own weights" if self.origin == "fusebench" else f"{self.origin} weights"
+            self.info = replace(  # type: ignore[misc]
+                type(self).info, trained_on=f"{what} ({Path(self.weights).name})", weights=None
+            )
+        self.network.to(self.device).eval().requires_grad_(False)
+
+    def _shipped(self) -> Path:
+        cls = type(self)
+        if cls.info.weights is None:
+            raise InputError(
+                f"{cls.info.name} ships no weights; give a file with --weights {cls.info.name}=FILE"
+            )
+        return Path(inspect.getfile(cls)).parent / cls.info.weights.file
+
+    def fuse_slices(self, a: Tensor, b: Tensor) -> Tensor:
+        if a.ndim != 4 or a.shape[1] != 1 or a.shape != b.shape:
+            raise InputError(
+                f"two stacks of slices (N, 1, H, W) are needed, got {tuple(a.shape)}, {tuple(b.shape)}"
+            )
+        a, b = (x.to(self.device, torch.float32) for x in (a, b))
+        if not (a.isfinite().all() and b.isfinite().all()):
+            raise InputError(
+                f"{self.info.name}: an input holds NaN or infinite values; clean the images first"
+            )
+        with torch.inference_mode():
+            fused = self.run(a, b)
+        return fused.clamp(0, 1)
+
+    def run(self, a: Tensor, b: Tensor) -> Tensor:
+        """Fuse checked slices (N, 1, H, W); the result is clipped to [0, 1] afterwards."""
+        raise NotImplementedError
+
+
+def choose(what: str, value: str, known: Sequence[str]) -> str:
+    """Return `value`, refuse one that is not among the `known` ones."""
+    if value not in known:
+        raise InputError(f"{what}={value!r} is not known; choose one of {', '.join(known)}")
+    return value

@@ -1,0 +1,143 @@
+"""Weights of learned methods: safe reading, fitting of published files onto our names, clear refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fusebench.errors import InputError
+
+State = dict[str, Tensor]
+
+# Pickled numpy scalars (a loss history, say) are data; numpy wrote them under two module names.
+_SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]
+_ALLOWED: list[Any] = [
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(t)) for t in ("float64", "float32", "int64", "int32")),
+]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a published file names and stores the parameters of one of our networks.
+
+    Attributes
+    ----------
+    origin : str
+        Whose file it is; shown on the board.
+    names : mapping
+        Our parameter name to the file's.
+    change : callable, optional
+        ``(our name, tensor) -> tensor`` in our layout.
+    unused : sequence of str
+        Names (shell wildcards) that the file holds and nobody needs.
+    """
+
+    origin: str
+    names: Mapping[str, str]
+    change: Callable[[str, Tensor], Tensor] | None = None
+    unused: Sequence[str] = ()
+
+
+def read_state(path: str | Path) -> State:
+    """Read a state dict without running code from the file.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``.safetensors``, ``.npz`` (no pickles), or a PyTorch file, bare or under ``model``, ``state_dict``
+        or ``params``.
+
+    Raises
+    ------
+    InputError
+        The file is missing, cannot be read safely, or holds no tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"weights {path}: no such file; give an existing file or leave it out for the shipped one"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            found: Any = load_file(path)
+        elif path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                found = {k: torch.from_numpy(np.ascontiguousarray(arrays[k])) for k in arrays.files}
+        else:
+            with torch.serialization.safe_globals(_ALLOWED):
+                found = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, ValueError, EOFError, KeyError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"weights {path}: cannot be read ({_line(error)})") from error
+    except Exception as error:  # torch.load raises pickle's errors and, on foreign bytes, nearly any other
+        raise InputError(f"weights {path}: refused, not a plain file of tensors ({_line(error)})") from error
+    for key in ("model", "state_dict", "params"):
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+    state = {str(k).removeprefix("module."): v for k, v in _items(found) if isinstance(v, Tensor)}
+    if not state:
+        raise InputError(f"weights {path}: holds no tensors")
+    return state
+
+
+def load_weights(network: nn.Module, path: str | Path, layouts: Iterable[Layout] = ()) -> str:
+    """Load a file in our names, or in one of the published `layouts`, into `network`.
+
+    Returns
+    -------
+    str
+        ``"fusebench"``, or the layout's origin.
+
+    Raises
+    ------
+    InputError
+        One line that lists what does not fit.
+    """
+    state = read_state(path)
+    ours = network.state_dict()
+    known = [Layout("fusebench", {k: k for k in ours}), *layouts]
+    layout = max(known, key=lambda known: len(state.keys() & set(known.names.values())))
+    changed: State = {}
+    wrong: list[str] = []
+    for name, theirs in layout.names.items():
+        tensor = state.pop(theirs, None)
+        if tensor is None:
+            wrong.append(f"{theirs} is missing")
+            continue
+        shape, needed = tuple(tensor.shape), tuple(ours[name].shape)
+        try:
+            tensor = layout.change(name, tensor) if layout.change else tensor
+        except (RuntimeError, IndexError):  # a reordering of axes that this tensor does not have
+            tensor = tensor.new_empty(0)
+        if tuple(tensor.shape) != needed:
+            wrong.append(f"{theirs} has shape {shape}, not that of {needed}")
+        changed[name] = tensor.to(ours[name].dtype)
+    wrong += [f"{k} is not expected" for k in state if not any(fnmatch(k, p) for p in layout.unused)]
+    if wrong:
+        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise InputError(
+            f"weights {path} do not fit {type(network).__name__} ({layout.origin} names): "
+            + "; ".join(wrong[:4])
+            + more
+        )
+    network.load_state_dict(changed)
+    return layout.origin
+
+
+def _items(found: Any) -> Iterable[tuple[Any, Any]]:
+    return found.items() if isinstance(found, Mapping) else ()
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:160]

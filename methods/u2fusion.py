@@ -1,0 +1,137 @@
+"""U2Fusion: one dense network on both images at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor, nn
+
+from fusebench.method import MethodInfo
+
+from ._conv import pad_reflect
+from ._learned import LearnedSliceMethod, choose
+from ._weights import Layout
+
+WIDTH = 44
+
+
+class U2FusionNet(nn.Module):
+    """conv 2 -> 44, five dense layers of 44, 264 -> 128 -> 64 -> 32 -> 1; leaky ReLU 0.2, tanh.
+
+    Parameters
+    ----------
+    reflect : bool
+        True: reflected borders and images in [0, 1], the authors' network.  False: zero borders and
+        images in [-1, 1], the PyTorch port's.
+    """
+
+    def __init__(self, reflect: bool = True) -> None:
+        super().__init__()
+        self.reflect = reflect
+        self.first = nn.Conv2d(2, WIDTH, 3)
+        self.dense = nn.ModuleList(nn.Conv2d(WIDTH * k, WIDTH, 3) for k in range(1, 6))
+        widths = (6 * WIDTH, 128, 64, 32, 1)
+        self.decoder = nn.ModuleList(nn.Conv2d(i, o, 3) for i, o in pairwise(widths))
+
+    def forward(self, functional: Tensor, structural: Tensor) -> Tensor:
+        """(N, 1, H, W) in [0, 1], twice, to the fused image in [0, 1]."""
+        x = torch.cat((functional, structural), 1)
+        pad: Callable[[Tensor], Tensor] = pad_reflect
+        if not self.reflect:
+            x, pad = 2 * x - 1, _pad_zero
+        x = nnf.leaky_relu(self.first(pad(x)), 0.2)
+        for layer in self.dense:
+            x = torch.cat((x, nnf.leaky_relu(layer(pad(x)), 0.2)), 1)
+        for layer in self.decoder[:-1]:
+            x = nnf.leaky_relu(layer(pad(x)), 0.2)
+        fused: Tensor = self.decoder[-1](pad(x)).tanh() / 2 + 0.5
+        return fused
+
+
+class U2Fusion(LearnedSliceMethod):
+    """U2Fusion.
+
+    Parameters
+    ----------
+    variant : {"authors", "port"}
+        The authors' network, or the PyTorch port (zero borders, so the frame of the picture is visible;
+        trained for multi-exposure only).  A weights file of one kind wants the variant of that kind.
+    compat : bool
+        Changes nothing: neither program has a fault inside the network.  (The authors' stretches every
+        picture to its own maximum when saving, which no comparison should.)
+
+    Notes
+    -----
+    The inputs are not interchangeable: the functional image goes first, as in the authors' medical script.
+    A published file is read from an ``.npz`` with the TensorFlow variable names (authors), or as the
+    port's ``.pth``.
+    """
+
+    info = MethodInfo(
+        name="u2fusion",
+        summary="Dense network on both images, trained to keep each one's information",
+        dims=2,
+        paper="Xu et al., U2Fusion: A Unified Unsupervised Image Fusion Network, IEEE TPAMI 44(1), 2022",
+        params=659_217,
+    )
+    recipes = {"default": "._recipes_2d:U2FusionRecipe"}
+    network: U2FusionNet
+
+    def __init__(
+        self,
+        weights: str | None = None,
+        variant: str = "authors",
+        compat: bool = False,
+        planes: str = "axial",
+    ) -> None:
+        super().__init__(weights, compat, planes)
+        self.variant = choose("variant", variant, ("authors", "port"))
+        self.layouts = (AUTHORS if variant == "authors" else PORT,)  # type: ignore[misc]
+
+    def build(self) -> nn.Module:
+        return U2FusionNet(reflect=self.variant == "authors")
+
+    def run(self, a: Tensor, b: Tensor) -> Tensor:
+        fused: Tensor = self.network(b, a)
+        return fused
+
+
+def _pad_zero(x: Tensor) -> Tensor:
+    return nnf.pad(x, (1, 1, 1, 1))
+
+
+def _from_tensorflow(name: str, tensor: Tensor) -> Tensor:
+    if name.endswith("bias"):
+        return tensor
+    kernel = tensor.permute(3, 2, 0, 1)  # from (h, w, in, out)
+    if name.startswith("dense") or name == "decoder.0.weight":
+        # Their dense block puts what is new in front, ours behind.
+        kernel = torch.cat(torch.split(kernel, WIDTH, 1)[::-1], 1)
+    return kernel.contiguous()
+
+
+def _names(of: Callable[[str], str], kinds: tuple[str, str]) -> dict[str, str]:
+    ours = ["first", *(f"dense.{i}" for i in range(5)), *(f"decoder.{i}" for i in range(4))]
+    pairs = list(zip(("weight", "bias"), kinds, strict=True))
+    return {f"{o}.{mine}": of(o) + theirs for o in ours for mine, theirs in pairs}
+
+
+def _tensorflow_scope(ours: str) -> str:
+    part, _, index = ours.partition(".")
+    if part == "decoder":
+        return f"Generator_1/decoder/conv2_{int(index) + 1}/"
+    return "Generator/encoder/" + (f"dense_block_conv{int(index) + 1}/" if index else "conv1_1/")
+
+
+def _port_module(ours: str) -> str:
+    part, _, index = ours.partition(".")
+    if part == "decoder":
+        return f"sub.{index}." + ("" if index == "3" else "0.")
+    return f"dense_layers.{index}.conv.0." if index else "conv_1.0."
+
+
+AUTHORS = Layout("authors'", _names(_tensorflow_scope, ("kernel", "bias")), _from_tensorflow)
+PORT = Layout("port's", _names(_port_module, ("weight", "bias")))
