@@ -121,6 +121,7 @@ def run_train(args: argparse.Namespace) -> int:
         "options": options,
         "dataset": args.dataset,
         "dataset parameters": args.data_option,
+        "data licence": dataset.info.licence,
         "train": f"{args.split}, {len(train_cases)} cases, {_fingerprint(train_cases)}",
         "val": f"{args.val_split}, {len(val_cases)} cases, {_fingerprint(val_cases)}" if val else "none",
         "pool": train.pool,

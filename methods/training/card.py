@@ -60,7 +60,7 @@ def write_card(
         write_atomically(out / f"{name}_curve.png", lambda path: picture.savefig(path, dpi=80))
     kept = f"step {best['step']:.0f}, {monitored} {best[monitored]:.6g}" if best else "the last step"
     lines = [f"# {name}", "", f"Weights of {kept}.", "", "| | |", "|---|---|"]
-    lines += [f"| {k} | {_cell(v)} |" for k, v in facts.items() if v not in ("", None, {})]
+    lines += [f"| {k} | {_cell(v)} |" for k, v in facts.items() if v not in ("", None, {}, [])]
     lines += [f"| date | {datetime.date.today().isoformat()} |", f"| torch | {torch.__version__} |"]
     lines += [f"| Python | {platform.python_version()} |", ""]
     if facts.get("command"):
@@ -102,6 +102,8 @@ def _processor() -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{k}={v}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return text.replace("|", "\\|").replace("\n", " ")
 
