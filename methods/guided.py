@@ -20,28 +20,35 @@ class Box:
 
     def __init__(self, shape: tuple[int, ...], radius: int) -> None:
         self.width = 2 * radius + 1
-        self.count = np.ones(())
-        for axis, n in enumerate(shape):
+        self.axes = [axis for axis, n in enumerate(shape) if n > 1]
+        # The running mean takes voxels outside for 0; this makes it one over the voxels inside.
+        self.scale = np.ones(())
+        for n in shape:
             index = np.arange(n)
             inside = np.minimum(index + radius, n - 1) - np.maximum(index - radius, 0) + 1
-            self.count = self.count[..., None] * inside if axis else inside / 1.0
+            self.scale = self.scale[..., None] * (self.width / inside if n > 1 else np.ones(1))
 
     def __call__(self, x: Double) -> Double:
-        for axis, n in enumerate(x.shape):
-            if n > 1:
-                x = ndimage.uniform_filter1d(x, self.width, axis=axis, mode="constant") * self.width
-        mean: Double = x / self.count
+        mean = x.copy()
+        for axis in self.axes:
+            ndimage.uniform_filter1d(mean, self.width, axis=axis, mode="constant", output=mean)
+        mean *= self.scale
         return mean
 
 
-def guided_filter(guide: Double, target: Double, radius: int, eps: float) -> Double:
+def guided_filter(guide: Double, target: Double, mean: Box, eps: float) -> Double:
     """Edge-preserving smoothing of `target` that follows the edges of `guide` (He, Sun and Tang 2013)."""
-    mean = Box(guide.shape, radius)
     mean_guide, mean_target = mean(guide), mean(target)
-    variance = mean(guide * guide) - mean_guide**2
-    slope = (mean(guide * target) - mean_guide * mean_target) / (variance + eps)
-    offset = mean_target - slope * mean_guide
-    smoothed: Double = mean(slope) * guide + mean(offset)
+    slope = mean(guide * target)
+    slope -= mean_guide * mean_target
+    variance = mean(guide * guide)
+    variance -= mean_guide**2
+    variance += eps
+    slope /= variance
+    mean_target -= slope * mean_guide
+    smoothed = mean(slope)
+    smoothed *= guide
+    smoothed += mean(mean_target)
     return smoothed
 
 
@@ -94,8 +101,9 @@ class Guided(Method):
 
     def _share(self, a: Double, b: Double, first: Double, radius: int, eps: float) -> Double:
         """Weight of `a` in [0, 1]; that of `b` is the rest."""
-        p = np.maximum(guided_filter(a, first, radius, eps), 0)
-        q = np.maximum(guided_filter(b, 1 - first, radius, eps), 0)
+        mean = Box(a.shape, radius)
+        p = np.maximum(guided_filter(a, first, mean, eps), 0)
+        q = np.maximum(guided_filter(b, 1 - first, mean, eps), 0)
         total = p + q
         share: Double = np.where(total > 1e-9, p / np.maximum(total, 1e-9), 0.5)
         return share

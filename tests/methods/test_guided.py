@@ -37,7 +37,7 @@ def test_box_and_guided_filter(shape, radius):
     guide, target = rng.random(shape), rng.random(shape)
     np.testing.assert_allclose(guided.Box(shape, radius)(guide), slow_mean(guide, radius), atol=1e-12)
     np.testing.assert_allclose(
-        guided.guided_filter(guide, target, radius, 1e-3),
+        guided.guided_filter(guide, target, guided.Box(shape, radius), 1e-3),
         slow_guided(guide, target, radius, 1e-3),
         atol=1e-10,
     )
