@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
@@ -77,14 +78,19 @@ def _rows(future: Any, task: Task) -> list[Row]:
     return [task.row(s, status="error", reason=f"Dask gave the task up: {reason}") for s in task.scores]
 
 
-def _client(scheduler: str | None, jobs: int) -> Client:
+@contextmanager
+def _client(scheduler: str | None, jobs: int) -> Iterator[Client]:
     try:
         from distributed import Client, LocalCluster
     except ImportError:
         raise InputError("--executor dask needs Dask: pip install 'fusebench[dask]'") from None
     if scheduler is None:
-        cluster = LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
-        return Client(cluster)
+        with (
+            LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None) as cluster,
+            Client(cluster) as client,
+        ):
+            yield client
+        return
     try:
         client = Client(scheduler, timeout=CONNECT_SECONDS)
         client.wait_for_workers(1, timeout=CONNECT_SECONDS)
@@ -92,7 +98,8 @@ def _client(scheduler: str | None, jobs: int) -> Client:
         raise InputError(
             f"--scheduler {scheduler}: no scheduler with workers answers in {CONNECT_SECONDS} s ({error})"
         ) from None
-    return client
+    with client:
+        yield client
 
 
 def run_isolated(parcel: Parcel, threads: int, memory_mb: float | None) -> list[Row]:

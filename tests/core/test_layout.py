@@ -12,7 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("methods", "datasets", "metrics", "leaderboard")
 FILES = [
-    p for folder in (*FOLDERS, "fusebench", "tests", "benchmarks") for p in sorted((ROOT / folder).rglob("*.py"))
+    p
+    for folder in (*FOLDERS, "fusebench", "tests", "benchmarks")
+    for p in sorted((ROOT / folder).rglob("*.py"))
 ]
 
 
@@ -64,7 +66,9 @@ def test_scoring_alone_loads_no_runner_dataset_or_network_code() -> None:
         " 'fusebench.worker', 'fusebench.execute', 'fusebench.task', 'fusebench.plan'))]\n"
         "print(bad); sys.exit(bool(bad))"
     )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False
+    )
     assert result.returncode == 0, result.stdout + result.stderr
 
 
