@@ -15,6 +15,7 @@ import scikit_posthocs as sp
 import seaborn as sns
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
@@ -39,11 +40,14 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     """Write ``stem.png`` and ``stem.svg``; the same figure gives the same bytes."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(stem.name + suffix) for suffix in (".png", ".svg")]
-    # The layout is solved once, with the first file: solving and drawing cost about the same.
-    box = None if figure.get_layout_engine() else "tight"
+    engine = figure.get_layout_engine()
+    box = None if engine else "tight"
     with rc_context(_STYLE):
+        if engine:
+            # Once for both files; left in place it would be solved, and all be drawn, twice for each.
+            engine.execute(figure)
+            figure.set_layout_engine(None)
         figure.savefig(paths[0], dpi=150, bbox_inches=box, facecolor="white")
-        figure.set_layout_engine("none")
         figure.savefig(paths[1], bbox_inches=box, facecolor="white", metadata={"Date": None})
     return paths
 
@@ -207,16 +211,25 @@ def _axis_title(column: Column) -> str:
 
 def distribution(board: Board, column: Column) -> Figure:
     """Box plot of subjects' means per method, with the subjects as points."""
-    table = _by_subject(board, column)
-    long = table.T.melt(var_name="method", value_name="value").dropna()
+    table = _by_subject(board, column).dropna(how="all")
     colours = {plain(x.method): CONTROL if x.control else METHOD for x in board.lines}
     figure, ax = _figure(6.5, 1.0 + 0.3 * len(table))
-    order = [m for m in table.index if table.loc[m].notna().any()]
-    sns.boxplot(long, y="method", x="value", order=order, hue="method", palette=colours, ax=ax, legend=False,
-                width=0.6, fliersize=0, boxprops={"alpha": 0.35}, linewidth=0.9)  # fmt: skip
-    sns.stripplot(long, y="method", x="value", order=order, hue="method", palette=colours, ax=ax,
-                  legend=False, size=2.5, jitter=0.2, rasterized=len(long) > 500)  # fmt: skip
-    ax.set(xlabel=_axis_title(column), ylabel="")
+    # One call each for boxes and points: a report draws dozens of these, and per-method artists add up.
+    samples = [row[~np.isnan(row)] for row in table.to_numpy()]
+    places = np.arange(len(samples))
+    boxes = ax.boxplot(
+        samples, positions=places, orientation="horizontal", widths=0.6, showfliers=False, patch_artist=True,
+        manage_ticks=False, medianprops={"color": "black"},
+    )  # fmt: skip
+    for box, name in zip(boxes["boxes"], table.index, strict=True):
+        box.set(facecolor=colours[name], alpha=0.35)
+    jitter = np.random.default_rng(0).uniform(-0.2, 0.2, sum(map(len, samples)))
+    y = np.repeat(places, [len(x) for x in samples]) + jitter
+    tint = np.repeat([colours[m] for m in table.index], [len(x) for x in samples])
+    ax.scatter(np.concatenate(samples), y, s=5, c=tint, zorder=3, rasterized=len(y) > 5000)
+    ax.set_yticks(places, table.index)
+    ax.invert_yaxis()
+    ax.set(xlabel=_axis_title(column))
     return figure
 
 
@@ -225,7 +238,9 @@ def paired(board: Board, column: Column) -> Figure:
     table = _by_subject(board, column).loc[[plain(m) for m in board.ranking.order]]
     figure, ax = _figure(max(4.5, 1.5 + 0.45 * len(table)), 3.6)
     x = np.arange(len(table))
-    ax.plot(x, table.to_numpy(), color=METHOD, alpha=max(0.12, min(0.6, 6 / table.shape[1])), linewidth=0.8)
+    lines = [np.column_stack([x, subject]) for subject in table.to_numpy().T]
+    alpha = max(0.12, min(0.6, 6 / len(lines)))
+    ax.add_collection(LineCollection(lines, color=METHOD, alpha=alpha, linewidth=0.8))
     ax.plot(x, table.mean(axis=1), color=ACCENT, linewidth=2, marker="o", markersize=4, label="mean")
     ax.set_xticks(x, table.index, rotation=45, ha="right")
     ax.set(ylabel=_axis_title(column))

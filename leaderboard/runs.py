@@ -66,9 +66,10 @@ def load(folders: Sequence[str | Path]) -> Runs:
 
 
 def _rows(folder: Path) -> pd.DataFrame:
-    if (folder / "rows.jsonl").exists():
+    log, path = folder / "rows.jsonl", folder / "rows.parquet"
+    # The table is consolidated at the end of a run: an older one lacks what an interrupted run added.
+    if log.exists() and not (path.exists() and path.stat().st_mtime >= log.stat().st_mtime):
         return as_table(read_rows(folder))
-    path = folder / "rows.parquet"
     try:
         return pd.read_parquet(path)
     except FileNotFoundError:

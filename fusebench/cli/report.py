@@ -13,8 +13,8 @@ def add(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "report",
         help="tables, figures and an HTML site from stored rows",
-        description="Write tables (CSV, Markdown, LaTeX), figures (PNG, SVG) and an HTML site that opens from "
-        "disk, from one or more run folders. Of equal rows the later folder's counts.",
+        description="Write tables (CSV, Markdown, LaTeX), figures (PNG, SVG) and an HTML site that opens "
+        "from disk, from one or more run folders. Of equal rows the later folder's counts.",
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
     parser.add_argument("--out", type=Path, help="where to write (default: RUN/report of the last RUN)")
