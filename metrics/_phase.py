@@ -124,6 +124,4 @@ def responses(x: Tensor, bank: Bank, epsilon: float, exact_median: bool) -> Iter
         noise = noise * (2 * bank_filters.square[o] + 4 * bank_filters.cross[o])
         tau = (noise / 2).sqrt()
         threshold = tau * (math.sqrt(math.pi / 2) + 2 * math.sqrt(2 - math.pi / 2)) / 1.7
-        yield Response(
-            (energy - threshold[:, None, None]).clamp_min_(0), amplitude.sum(0), amplitude.amax(0)
-        )
+        yield Response((energy - threshold[:, None, None]).clamp_min_(0), amplitude.sum(0), amplitude.amax(0))

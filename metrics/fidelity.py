@@ -30,7 +30,10 @@ def _psnr_cddfuse(t: Triple, part: str) -> Tensor:
     for row in range(len(t)):
         at = slice(None) if t.weights is None else (t.weights[row] > 0).cpu().numpy()
         a, b, f = (t.points(name)[row].cpu().numpy().astype(np.float32)[at] for name in ("a", "b", "fused"))
-        errors = [np.mean((x - f) ** 2) for x in ((a, b) if part not in ("a", "b") else (a,) if part == "a" else (b,))]
+        errors = [
+            np.mean((x - f) ** 2)
+            for x in ((a, b) if part not in ("a", "b") else (a,) if part == "a" else (b,))
+        ]
         mse = max(errors) if part == "worst" else sum(errors) / len(errors)
         with np.errstate(divide="ignore"):
             out.append(float(10 * np.log10(np.max(f) ** 2 / mse)))
@@ -137,7 +140,9 @@ def cc(t: Triple, part: str, variant: str) -> Tensor:
     c = _covariance(t)
     scale = c.diagonal(dim1=1, dim2=2).amax(1)
     rows = {"a": 0, "b": 1}
-    return mean_of_two(lambda s: _correlation(c[:, rows[s], 2], c[:, rows[s], rows[s]], c[:, 2, 2], scale), part)
+    return mean_of_two(
+        lambda s: _correlation(c[:, rows[s], 2], c[:, rows[s], rows[s]], c[:, 2, 2], scale), part
+    )
 
 
 @metric(

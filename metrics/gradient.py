@@ -73,7 +73,9 @@ def _liu(t: Triple) -> Tensor:
         high=1.0,
         paper="Xydeas and Petrovic 2000, doi:10.1049/el:20000267",
         parts=("a", "b"),
-        variants={"liu": "other constants and mean of per-pixel ratios (Liu's metricXydeas); slice mean in 3D"},
+        variants={
+            "liu": "other constants and mean of per-pixel ratios (Liu's metricXydeas); slice mean in 3D"
+        },
         ranked=True,
         notes="Sobel strength and orientation, L = 1. In 3D the angle between gradient vectors replaces the "
         "difference of orientations. F = A = B gives 0.975. No edge in the sources: 0.",

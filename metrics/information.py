@@ -131,7 +131,9 @@ def _studholme(t: Triple, source: str, counts: Joint) -> Tensor:
         high=2.0,
         paper="Studholme, Hill and Hawkes 1999, doi:10.1016/S0031-3203(98)00091-0",
         parts=("a", "b", "worst"),
-        variants={"dc2fusion": "100 bins over the range of each image (DC2Fusion, dilran, scikit-image default)"},
+        variants={
+            "dc2fusion": "100 bins over the range of each image (DC2Fusion, dilran, scikit-image default)"
+        },
         notes="(H(X) + H(F)) / H(X, F) over 256 grey levels, mean of two. Constant F gives 1.",
     )
 )

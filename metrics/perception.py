@@ -70,7 +70,9 @@ def viff(t: Triple, part: str, variant: str) -> Tensor:
         a, b = (information(m, s, _VIFF_NOISE) for s in ("a", "b"))
         first = a[0] < b[0]
         # 1e-7 is a base-10 figure in the published program; here logarithms are natural.
-        kept, whole = (torch.where(first, x, y).add_(1e-7 * 2.302585092994046) for x, y in zip(a[1:], b[1:], strict=True))
+        kept, whole = (
+            torch.where(first, x, y).add_(1e-7 * 2.302585092994046) for x, y in zip(a[1:], b[1:], strict=True)
+        )
         total = total + weight * m.triple.map_sum(kept, m.margin) / m.triple.map_sum(whole, m.margin)
         weights += weight
     return total / weights
