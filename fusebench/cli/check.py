@@ -1,0 +1,96 @@
+"""``check``: does a method, metric or dataset keep its contract?  A readable report; exit code 1 if not."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ._options import add_device_option, add_plugin_option, device_of, literal, plugins_of
+
+_STYLES = {
+    "pass": "green",
+    "fail": "bold red",
+    "xpass": "bold red",
+    "xfail": "yellow",
+    "skip": "dim",
+    "blocked": "dim",
+}
+_WORDS = {"skip": "n/a", "blocked": "not tried", "xfail": "expected", "xpass": "no longer fails"}
+
+
+def add(subparsers: Any) -> None:
+    parser = subparsers.add_parser("check", help="check that a method, metric or dataset keeps its contract")
+    parser.add_argument("kind", choices=["method", "metric", "dataset"])
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PARAM=VALUE",
+        help="a parameter of the method or dataset",
+    )
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of a learned method")
+    parser.add_argument("--data-dir", type=Path, metavar="PATH", help="where the dataset lies")
+    parser.add_argument("--verbose", action="store_true", help="say what each check demands")
+    add_device_option(parser)
+    add_plugin_option(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..testing import check_plugin
+
+    subject = _subject(args)
+    outcomes = check_plugin(subject, on_fail="keep")
+    rules = {check.name: check.rule for check in subject.checks}
+    table = Table(box=box.SIMPLE_HEAD)
+    for header in (f"{args.kind} {args.name}", "", ""):
+        table.add_column(header, no_wrap=bool(header), overflow="fold")
+    for outcome in outcomes:
+        text = outcome.message or (rules[outcome.check] if args.verbose else "")
+        word = _WORDS.get(outcome.status, outcome.status)
+        table.add_row(outcome.check, f"[{_STYLES[outcome.status]}]{word}[/]", escape(text))
+    console = Console()
+    console.print(table)
+    failed = sum(not o.ok for o in outcomes)
+    passed = sum(o.status == "pass" for o in outcomes)
+    seconds = sum(o.seconds for o in outcomes)
+    verdict = f"{failed} failed" if failed else "conforms"
+    console.print(
+        f"{args.name}: {verdict}; {passed} of {len(outcomes)} passed, {seconds:.1f} s", highlight=False
+    )
+    return int(failed > 0)
+
+
+def _subject(args: argparse.Namespace) -> Any:
+    from ..errors import InputError
+    from ..testing import DatasetSubject, MethodSubject, MetricSubject
+
+    plugin: Any = getattr(plugins_of(args), f"{args.kind}s").load(args.name)
+    parameters: dict[str, Any] = {}
+    for pair in args.set:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise InputError(f"--set {pair}: the form is PARAM=VALUE")
+        parameters[name] = literal(text)
+    if args.weights is not None:
+        parameters["weights"] = str(args.weights.resolve())
+    if args.data_dir is not None:
+        parameters["data_dir"] = args.data_dir
+    if args.kind == "metric":
+        return MetricSubject(plugin)
+    try:
+        made = plugin(**parameters) if parameters else plugin
+        if args.kind == "method":
+            return MethodSubject(made, device=device_of(args))
+        if plugin.info.needs_dir and not parameters:
+            raise InputError(f"dataset {args.name} needs --data-dir PATH. {plugin.info.obtain}".strip())
+        return DatasetSubject(made, again=plugin(**parameters))
+    except TypeError as error:
+        raise InputError(f"{args.kind} {args.name}: {error}") from None
