@@ -1,0 +1,188 @@
+"""How the five learned 2D networks are trained: unsupervised, on slices in three planes.
+
+Losses follow the papers; what differs is said in `notes` and so on the card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor, nn
+
+from .densefuse import DenseFuseNet
+from .dilran import DILRANNet
+from .matr import MATRNet
+from .swinfuse import SwinFuseNet
+from .training import augment, losses
+from .training.recipe import Batch, Hyperparameters, Recipe
+from .training.samples import Sample
+from .u2fusion import U2FusionNet
+
+AUGMENT = augment.compose(augment.flip(axes=(-1, -2)), augment.gamma())
+
+Losses = tuple[Tensor, Mapping[str, Tensor]]
+
+
+class SliceRecipe(Recipe):
+    """Flips and random gamma; the augmented images are input and target."""
+
+    def augment(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        return AUGMENT(sample, rng)
+
+
+class DenseFuseRecipe(SliceRecipe):
+    """Auto-encoder on single images: pixel loss and SSIM."""
+
+    defaults = Hyperparameters(steps=600, batch=4, lr=2e-3, warmup=50, val_every=60)
+    crop = (64, 64)
+    val_batches = 6
+    notes = (
+        "Auto-encoder on single slices, MRI and PET alike. Loss: MSE on the 0..255 scale + 100 (1 - SSIM), "
+        "divided by 100, as in the paper and the authors' program (which takes MS-SSIM). "
+        "The output ends in a ReLU, so its bias starts at 0.1 to keep it alive."
+    )
+
+    def model(self) -> nn.Module:
+        net = DenseFuseNet()
+        _he(net)
+        nn.init.constant_(net.decoder[-1].get_parameter("bias"), 0.1)
+        return net
+
+    def loss(self, model: nn.Module, batch: Batch) -> Losses:
+        x = torch.cat((batch["a"], batch["b"]))
+        y = model(x)
+        mse, ssim = losses.mse(y, x).mean(), losses.ssim(y, x).mean()
+        return 650 * mse + 1 - ssim, {"mse": mse.detach(), "ssim": ssim.detach()}
+
+
+class U2FusionRecipe(SliceRecipe):
+    """Adaptive similarity to both images, weighed by their information."""
+
+    defaults = Hyperparameters(steps=450, batch=4, lr=1e-3, warmup=30, val_every=45)
+    crop = (56, 56)
+    val_batches = 6
+    notes = (
+        "U2Fusion-style: the paper measures information on VGG-16 features; here it is the RMS Laplacian of "
+        "the images themselves, soft-maxed at a temperature of 0.1. Loss: w (1 - SSIM) + 20 w MSE, summed "
+        "over both images, as in the paper. One task, so no elastic weight consolidation."
+    )
+
+    def model(self) -> nn.Module:
+        return _he(U2FusionNet())
+
+    def loss(self, model: nn.Module, batch: Batch) -> Losses:
+        a, b = batch["a"], batch["b"]
+        fused = model(b, a)
+        weights = torch.softmax(torch.stack([_information(a), _information(b)]) / 0.1, 0)
+        ssim = torch.stack([losses.ssim(fused, a), losses.ssim(fused, b)])
+        mse = torch.stack([losses.mse(fused, a), losses.mse(fused, b)])
+        total = (weights * (1 - ssim + 20 * mse)).sum(0).mean()
+        return total, {
+            "ssim_mri": ssim[0].mean().detach(),
+            "ssim_pet": ssim[1].mean().detach(),
+            "weight_mri": weights[0].mean().detach(),
+        }
+
+
+class MATRRecipe(SliceRecipe):
+    """SSIM and region mutual information with both images."""
+
+    defaults = Hyperparameters(steps=600, batch=8, lr=2e-3, warmup=50, val_every=60)
+    crop = (64, 64)
+    val_batches = 6
+    notes = (
+        "Loss: (1 - SSIM) + RMI to the PET and (1 - SSIM) + 2.5 RMI to the MRI, as in the paper; RMI is its "
+        "region term alone, on the image without a second sigmoid. The batch norms keep their initial "
+        "statistics (so they are scales and shifts): one module serves six places with different statistics, "
+        "and running averages over them fit none. Tokens are the channels of a pixel."
+    )
+
+    def model(self) -> nn.Module:
+        net = MATRNet()
+        for conv in (net.first, net.conv):  # the gate starts near one half
+            nn.init.kaiming_normal_(conv.weight, a=0, nonlinearity="relu")
+            conv.weight.data.mul_(2)
+        return net
+
+    def loss(self, model: nn.Module, batch: Batch) -> Losses:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        a, b = batch["a"], batch["b"]
+        fused = model(b, a)
+        ssim_a, ssim_b = losses.ssim(fused, a).mean(), losses.ssim(fused, b).mean()
+        rmi_a, rmi_b = losses.rmi(fused, a).mean(), losses.rmi(fused, b).mean()
+        total = 2 - ssim_a - ssim_b + 2.5 * rmi_a + rmi_b
+        parts = {"ssim_mri": ssim_a, "ssim_pet": ssim_b, "rmi_mri": rmi_a, "rmi_pet": rmi_b}
+        return total, {k: v.detach() for k, v in parts.items()}
+
+
+class DILRANRecipe(SliceRecipe):
+    """Auto-encoder on single images: pixel and Sobel loss."""
+
+    defaults = Hyperparameters(steps=350, batch=2, lr=1e-3, warmup=30, val_every=35)
+    crop = (96, 96)
+    val_batches = 6
+    notes = (
+        "Auto-encoder on single slices, MRI and PET alike. Loss: MSE + 0.2 MSE of the absolute Sobel "
+        "gradients; the paper's perceptual term needs VGG-16 weights and is left out."
+    )
+
+    def model(self) -> nn.Module:
+        return DILRANNet()
+
+    def loss(self, model: nn.Module, batch: Batch) -> Losses:
+        x = torch.cat((batch["a"], batch["b"]))
+        y = model(x)
+        mse = losses.mse(y, x).mean()
+        edges = ((_sobel(y).abs() - _sobel(x).abs()) ** 2).mean()
+        return 100 * (mse + 0.2 * edges), {"mse": mse.detach(), "sobel": edges.detach()}
+
+
+class SwinFuseRecipe(SliceRecipe):
+    """Auto-encoder on single images: L1 and MS-SSIM."""
+
+    defaults = Hyperparameters(steps=350, batch=2, lr=5e-4, warmup=30, val_every=35)
+    crop = (49, 49)
+    val_batches = 6
+    notes = (
+        "Auto-encoder on single slices, MRI and PET alike, all blocks run. Loss: L1 + (1 - MS-SSIM) at three "
+        "scales (crops are small). No stochastic depth. Stored in half precision."
+    )
+    WEIGHTS = (0.07, 0.45, 0.48)
+
+    def model(self) -> nn.Module:
+        return SwinFuseNet()
+
+    def loss(self, model: nn.Module, batch: Batch) -> Losses:
+        x = torch.cat((batch["a"], batch["b"]))
+        y = model(2 * x[:, 0] - 1)[:, None] / 2 + 0.5
+        l1, ssim = losses.l1(y, x).mean(), losses.ms_ssim(y, x, weights=self.WEIGHTS).mean()
+        return l1 + 1 - ssim, {"l1": l1.detach(), "ms_ssim": ssim.detach()}
+
+    def export(self, model: nn.Module) -> Mapping[str, Tensor]:
+        return {k: v.half() for k, v in model.state_dict().items()}
+
+
+def _he(net: nn.Module) -> nn.Module:
+    """Initial weights that keep the variance through rectified layers."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+    return net
+
+
+def _information(x: Tensor) -> Tensor:
+    """RMS Laplacian of images (B, 1, H, W), shape (B,)."""
+    kernel = x.new_tensor([[1.0, 1.0, 1.0], [1.0, -8.0, 1.0], [1.0, 1.0, 1.0]]) / 8
+    return nnf.conv2d(x, kernel[None, None]).square().mean((1, 2, 3)).sqrt()
+
+
+def _sobel(x: Tensor) -> Tensor:
+    """Horizontal and vertical Sobel responses of (B, 1, H, W)."""
+    kernel = x.new_tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
+    return nnf.conv2d(x, torch.stack([kernel, kernel.T])[:, None])
