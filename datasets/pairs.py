@@ -1,0 +1,186 @@
+"""Your own pairs: two folders, a CSV, one folder, or two files; any format that `fusebench` reads."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from pathlib import Path
+
+from fusebench.dataset import DatasetInfo
+from fusebench.errors import InputError
+from fusebench.rawimage import EXTENSIONS, extension
+
+from .preprocessing.base import LeftOut, PairDataset
+from .preprocessing.pipeline import PairSource
+
+_MRI = ("mri", "mr", "t1w", "t1", "ct", "anat", "structural")
+_PET = ("pet", "fdg", "spect", "functional")
+_TOKENS = re.compile(
+    r"(^|[_\-. ])(" + "|".join((*_MRI, *_PET, "t2w", "t2")) + r")(?=$|[_\-. ])", re.IGNORECASE
+)
+
+
+class Pairs(PairDataset):
+    """Pairs of files of the user.
+
+    Parameters
+    ----------
+    data_dir : path, optional
+        A CSV (or a folder with ``pairs.csv``) with columns mri, pet and optionally id, group, mask; a folder
+        with sub-folders such as ``mri/`` and ``pet/``; or a folder of ``<id>_mri.*`` and ``<id>_pet.*``.
+    mri_dir, pet_dir : path, optional
+        Two folders; files belong together when their names do, modality words aside.
+    csv : path, optional
+        As `data_dir`.
+    mri, pet : path, optional
+        One pair.
+    recipe : str
+        "none" (default) takes the voxels as they are and refuses images on different grids; "default"
+        registers and resamples.
+    """
+
+    info = DatasetInfo(
+        name="pairs",
+        summary="your own pairs: folders, CSV or two files (NIfTI, PNG, TIFF, MHA, NRRD, DICOM)",
+        licence="yours",
+        obtain="--data-dir FOLDER or CSV, or --data-option mri_dir=... --data-option pet_dir=...",
+        modalities="any",
+        splits=("train", "val", "test"),
+    )
+    default_recipe = "none"
+    default_split = "all-test"
+
+    def __init__(
+        self,
+        *,
+        data_dir: str | os.PathLike[str] | None = None,
+        mri_dir: str | os.PathLike[str] | None = None,
+        pet_dir: str | os.PathLike[str] | None = None,
+        csv: str | os.PathLike[str] | None = None,
+        mri: str | os.PathLike[str] | None = None,
+        pet: str | os.PathLike[str] | None = None,
+        recipe: str | None = None,
+        register: str = "auto",
+        mask: str = "head",
+        size: int = 128,
+        split: str | None = None,
+    ) -> None:
+        super().__init__(
+            data_dir=data_dir or csv, recipe=recipe, register=register, mask=mask, size=size, split=split
+        )
+        for one, other, names in ((mri_dir, pet_dir, "mri_dir and pet_dir"), (mri, pet, "mri and pet")):
+            if (one is None) != (other is None):
+                raise InputError(f"pairs: give both {names}")
+        if sum(x is not None for x in (data_dir, csv, mri_dir, mri)) != 1:
+            raise InputError("pairs: give one of data_dir, csv, mri_dir with pet_dir, or mri with pet")
+        self.folders = None if mri_dir is None or pet_dir is None else (Path(mri_dir), Path(pet_dir))
+        self.files = None if mri is None or pet is None else (Path(mri), Path(pet))
+
+    def find(self) -> tuple[list[PairSource], list[LeftOut]]:
+        if self.files is not None:
+            return [PairSource(_stem(self.files[0]), _stem(self.files[0]), *self.files)], []
+        if self.folders is not None:
+            return match_folders(*self.folders)
+        if self.root.is_file():
+            return read_csv(self.root)
+        if (self.root / "pairs.csv").is_file():
+            return read_csv(self.root / "pairs.csv")
+        below = {p.name.lower(): p for p in sorted(self.root.iterdir()) if p.is_dir()}
+        mri, pet = (next((below[n] for n in names if n in below), None) for names in (_MRI, _PET))
+        if mri is not None and pet is not None:
+            return match_folders(mri, pet)
+        return match_flat(self.root)
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    return name[: len(name) - len(extension(path))] if extension(path) in EXTENSIONS else name
+
+
+def identity(path: Path) -> str:
+    """What is left of a name without its extension and modality words: the case's id."""
+    words = _TOKENS.sub("", _stem(path)).strip("_-. ")
+    return words or _stem(path)
+
+
+def _images(folder: Path) -> list[Path]:
+    """Image files and DICOM folders of a folder, in order."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; check the path")
+    return [
+        p
+        for p in sorted(folder.iterdir())
+        if not p.name.startswith(".")
+        and (extension(p) in EXTENSIONS or (p.is_dir() and any(f.is_file() for f in p.iterdir())))
+    ]
+
+
+def match_folders(mri_dir: Path, pet_dir: Path) -> tuple[list[PairSource], list[LeftOut]]:
+    """Pair two folders by name."""
+    return _match(_images(mri_dir), _images(pet_dir))
+
+
+def match_flat(folder: Path) -> tuple[list[PairSource], list[LeftOut]]:
+    """Pair the files of one folder by name; the modality is a word of it."""
+
+    def words(path: Path) -> set[str]:
+        return {m.group(2).lower() for m in _TOKENS.finditer(_stem(path))}
+
+    images = _images(folder)
+    mri = [p for p in images if words(p) & {*_MRI, "t2", "t2w"} and not words(p) & set(_PET)]
+    pet = [p for p in images if words(p) & set(_PET)]
+    return _match(mri, pet)
+
+
+def _match(mri: list[Path], pet: list[Path]) -> tuple[list[PairSource], list[LeftOut]]:
+    left_out: list[LeftOut] = []
+
+    def by_name(paths: list[Path]) -> dict[str, Path]:
+        out: dict[str, Path] = {}
+        for path in paths:
+            name = identity(path)
+            if name in out:
+                left_out.append(LeftOut(name, str(path), f"the same id {name!r} as {out[name].name}"))
+            out.setdefault(name, path)
+        return out
+
+    a, b = by_name(mri), by_name(pet)
+    pairs = [PairSource(n, n, a[n], b[n]) for n in sorted(a.keys() & b.keys())]
+    left_out += [LeftOut(n, str(a[n]), "no PET of this name") for n in sorted(a.keys() - b.keys())]
+    left_out += [LeftOut(n, str(b[n]), "no MRI of this name") for n in sorted(b.keys() - a.keys())]
+    return pairs, left_out
+
+
+def read_csv(path: Path) -> tuple[list[PairSource], list[LeftOut]]:
+    """Pairs of a CSV; relative paths start at its folder."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        dialect = csv.Sniffer().sniff(text.splitlines()[0], ",;\t") if text.strip() else csv.excel
+    except (OSError, UnicodeDecodeError, csv.Error, IndexError) as error:
+        raise InputError(f"{path}: no readable CSV ({type(error).__name__}); give columns mri, pet") from None
+    rows = [
+        {(k or "").strip().lower(): (v or "").strip() for k, v in row.items() if not isinstance(v, list)}
+        for row in csv.DictReader(text.splitlines(), dialect=dialect)
+    ]
+    if not rows or not {"mri", "pet"} <= rows[0].keys():
+        raise InputError(f"{path}: needs a header with the columns mri and pet, and at least one row")
+    pairs: list[PairSource] = []
+    left_out: list[LeftOut] = []
+    seen: set[str] = set()
+    for line, row in enumerate(rows, start=2):
+        mri, pet = (path.parent / row[c] for c in ("mri", "pet"))
+        mask = path.parent / row["mask"] if row.get("mask") else None
+        name = row.get("id") or identity(mri)
+        lost = [p for p in (mri, pet, mask) if p is not None and not p.exists()]
+        if not row["mri"] or not row["pet"] or lost:
+            what = f"no such file: {lost[0]}" if lost else "mri or pet is empty"
+            left_out.append(LeftOut(name, f"{path.name} line {line}", what))
+        elif name in seen:
+            left_out.append(LeftOut(name, f"{path.name} line {line}", f"the id {name!r} occurs twice"))
+        else:
+            seen.add(name)
+            group = row.get("group") or row.get("subject") or name
+            diagnosis = {"diagnosis": row["diagnosis"]} if row.get("diagnosis") else {}
+            pairs.append(PairSource(name, group, mri, pet, mask=mask, meta=diagnosis))
+    return pairs, left_out

@@ -1,0 +1,211 @@
+"""`PairDataset`: what the datasets of real files share: recipe, splits, report."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fusebench.case import Case
+from fusebench.dataset import Dataset
+from fusebench.errors import InputError
+
+from .pipeline import PairSource, make_case, steps_of
+
+SPLITS = ("train", "val", "test")
+SHARES = (0.7, 0.1, 0.2)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Something that was found and is not used: subject, file, and why."""
+
+    group: str
+    path: str
+    reason: str
+
+
+class PairDataset(Dataset):
+    """Base of datasets that find `PairSource` on disk.
+
+    Parameters
+    ----------
+    data_dir : path
+        Where the files lie.
+    recipe : {"default", "paper", "native", "none"}
+        See ``preprocessing/pipeline.py``.
+    register : {"auto", "always", "never"}
+        Rigid PET→MRI registration; "auto" leaves out what its layout says is aligned.
+    mask : {"head", "brain"}
+        Foreground where no mask file is given.
+    size : int
+        Voxels per axis of recipes "default" and "paper".
+    split : {"all-test", "hash", "stratified"} or path
+        Who is in train, val and test: everyone in test; by a hash of the subject (stable when subjects are
+        added); by that hash within each diagnosis (exact shares, for a closed cohort); or a CSV with
+        columns subject and split.
+    """
+
+    default_recipe = "default"
+    default_split = "hash"
+
+    def __init__(
+        self,
+        *,
+        data_dir: str | os.PathLike[str] | None = None,
+        recipe: str | None = None,
+        register: str = "auto",
+        mask: str = "head",
+        size: int = 128,
+        split: str | None = None,
+    ) -> None:
+        if self.info.needs_dir and data_dir is None:
+            raise InputError(f"dataset {self.info.name} needs --data-dir PATH ({self.info.obtain})")
+        self.data_dir = None if data_dir is None else Path(data_dir).expanduser()
+        if self.data_dir is not None and not self.data_dir.exists():
+            raise InputError(f"--data-dir {data_dir}: no such folder; check the path")
+        self.recipe = recipe or self.default_recipe
+        self.options: dict[str, Any] = {"register": register, "mask": mask, "size": int(size)}
+        steps_of(self.recipe, **self.options)
+        self.split = split or self.default_split
+
+    # -- for subclasses ----------------------------------------------------------------------------
+
+    def find(self) -> tuple[list[PairSource], list[LeftOut]]:
+        """Look at the disk: pairs in a stable order, and what is left out and why."""
+        raise NotImplementedError
+
+    # -- contract ----------------------------------------------------------------------------------
+
+    @cached_property
+    def found(self) -> tuple[list[PairSource], list[LeftOut]]:
+        """Result of `find`, once."""
+        return self.find()
+
+    @property
+    def root(self) -> Path:
+        assert self.data_dir is not None
+        return self.data_dir
+
+    def sources(self, split: str = "all") -> list[PairSource]:
+        """Pairs of one split, or of all."""
+        pairs = self.found[0]
+        if split == "all":
+            return pairs
+        if split not in SPLITS:
+            raise InputError(f"{self.info.name} has no split {split!r}; it has {', '.join(SPLITS)}, all")
+        where = self.split_of()
+        return [p for p in pairs if where.get(p.group) == split]
+
+    def split_of(self) -> dict[str, str]:
+        """Subject to split."""
+        pairs = self.found[0]
+        groups = {p.group: str(p.meta.get("diagnosis", "")) for p in pairs}
+        if self.split == "all-test":
+            return dict.fromkeys(groups, "test")
+        if self.split == "hash":
+            return {g: split_by_hash(g) for g in groups}
+        if self.split == "stratified":
+            return stratified(groups)
+        return read_splits(Path(self.split))
+
+    def cases(self, split: str = "test") -> Sequence[Case]:
+        sources = self.sources(split)
+        if not sources:
+            raise InputError(self._nothing(split))
+        return [self.case(s) for s in sources]
+
+    def case(self, source: PairSource) -> Case:
+        """The lazy case of one pair."""
+        return make_case(self.info.name, source, self.recipe, self.options)
+
+    def _nothing(self, split: str) -> str:
+        pairs, left_out = self.found
+        if pairs:
+            return f"{self.data_dir}: none of the {len(pairs)} pairs is in split {split!r}; try --split all"
+        why = f" (first of {len(left_out)}: {left_out[0].path}: {left_out[0].reason})" if left_out else ""
+        return (
+            f"{self.data_dir}: no MRI-PET pair was found{why}; "
+            f"`prepare --dataset {self.info.name} --report` lists what is there"
+        )
+
+    def describe(self) -> Mapping[str, Any]:
+        pairs, left_out = self.found
+        where = self.split_of()
+        counts = {s: sum(where.get(p.group) == s for p in pairs) for s in SPLITS}
+        return {
+            "cases": counts,
+            "subjects": len({p.group for p in pairs}),
+            "left_out": len(left_out),
+            "licence": self.info.licence,
+            "obtain": self.info.obtain,
+            "recipe": self.recipe,
+        }
+
+    def report(self) -> list[dict[str, Any]]:
+        """One row per pair and per file left out, for `prepare --report`."""
+        pairs, left_out = self.found
+        where = self.split_of()
+        rows: list[dict[str, Any]] = [
+            {
+                "subject": p.group,
+                "case": p.id,
+                "status": "paired",
+                "split": where.get(p.group, ""),
+                "reason": "",
+                "mri": str(p.mri),
+                "pet": str(p.pet),
+                **{k: v for k, v in p.meta.items() if isinstance(v, (str, int, float, bool))},
+            }
+            for p in pairs
+        ]
+        rows += [
+            {"subject": x.group, "case": "", "status": "left out", "reason": x.reason, "file": x.path}
+            for x in left_out
+        ]
+        return rows
+
+
+def _fraction(group: str) -> float:
+    digest = hashlib.sha256(f"fusebench-split-1:{group}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2.0**64
+
+
+def split_by_hash(group: str) -> str:
+    """Split of a subject from its name alone: 70 % train, 10 % val, 20 % test."""
+    x = _fraction(group)
+    return "train" if x < SHARES[0] else "val" if x < SHARES[0] + SHARES[1] else "test"
+
+
+def stratified(groups: Mapping[str, str]) -> dict[str, str]:
+    """Splits of exact shares within each stratum; `groups` maps subject to diagnosis."""
+    out: dict[str, str] = {}
+    for stratum in sorted(set(groups.values())):
+        members = sorted((g for g, s in groups.items() if s == stratum), key=_fraction)
+        n = len(members)
+        first, second = round(n * SHARES[0]), round(n * (SHARES[0] + SHARES[1]))
+        for i, member in enumerate(members):
+            out[member] = "train" if i < first else "val" if i < second else "test"
+    return out
+
+
+def read_splits(path: Path) -> dict[str, str]:
+    """Published splits: a CSV with columns subject and split."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as handle:
+            rows = list(csv.DictReader(handle))
+            out = {r["subject"].strip(): r["split"].strip() for r in rows}
+    except (OSError, KeyError, AttributeError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"split {path}: not a CSV with columns subject and split ({type(error).__name__}); "
+            "or give hash, stratified or all-test"
+        ) from None
+    wrong = sorted(set(out.values()) - set(SPLITS))
+    if wrong:
+        raise InputError(f"split {path}: {wrong[0]!r} is not one of {', '.join(SPLITS)}")
+    return out

@@ -1,0 +1,283 @@
+"""From two files to a prepared, cached `Pair`: sources, recipes, content keys, cases."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusebench.cache import atomic_path, cache_dir, cached_arrays, content_key
+from fusebench.case import Case, Pair, Volume
+from fusebench.errors import InputError
+from fusebench.imageio import check_grid, read_mask, read_pair, read_raw, scale
+from fusebench.mask import foreground
+from fusebench.rawimage import PICTURES, RawImage, extension
+
+from .grid import Image
+from .steps import (
+    BiasField,
+    CheckGrid,
+    Intensity,
+    Mask,
+    PaperTensor,
+    RegisterRigid,
+    State,
+    Static,
+    Step,
+    ToBox,
+    ToMri,
+    run_steps,
+)
+
+_HERE = Path(__file__).parent
+# What prepared voxels depend on, besides the files and the recipe.
+_SOURCES = [_HERE / n for n in ("grid.py", "rigid.py", "steps.py", "template.py", "pipeline.py")]
+
+RECIPES: dict[str, str] = {
+    "default": "static PET, PET→MRI rigid, N4 where not done, head mask, 128³ at 1.75 mm, robust intensities",
+    "paper": "the DC2Fusion authors': rigid, crop to MRI > 0, pad 224³, resize 128³, min-max",
+    "native": "static PET, PET→MRI rigid, on the grid of the MRI, robust intensities",
+    "none": "voxels as they are; both images must lie on one grid; min-max",
+}
+
+
+@dataclass(frozen=True)
+class PairSource:
+    """One pair of files.
+
+    Parameters
+    ----------
+    id, group : str
+        Case and subject.
+    mri, pet : Path
+        Files, or folders of one DICOM series.
+    mri_files, pet_files : tuple of Path
+        The files of a DICOM series where the folder holds more than that.
+    mask : Path, optional
+        The user's mask.
+    aligned : bool
+        The layout says that both lie in one space.
+    bias_corrected : bool
+        The MRI is (N3, N4).
+    meta : mapping
+        Columns for the report and the case.
+    """
+
+    id: str
+    group: str
+    mri: Path
+    pet: Path
+    mri_files: tuple[Path, ...] = ()
+    pet_files: tuple[Path, ...] = ()
+    mask: Path | None = None
+    aligned: bool = False
+    bias_corrected: bool = True
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_picture(self) -> bool:
+        return extension(self.mri) in PICTURES
+
+
+def steps_of(recipe: str, *, register: str = "auto", mask: str = "head", size: int = 128) -> tuple[Step, ...]:
+    """The steps of a named recipe.
+
+    Raises
+    ------
+    InputError
+        No such recipe or option.
+    """
+    if recipe not in RECIPES:
+        raise InputError(f"no recipe is called {recipe!r}; there are {', '.join(RECIPES)}")
+    if register not in ("auto", "always", "never"):
+        raise InputError(f"register={register!r}: give auto, always or never")
+    if mask not in ("head", "brain"):
+        raise InputError(f"mask={mask!r}: give head or brain (or a file of your own per case)")
+    first: tuple[Step, ...] = (Static(), CheckGrid(), RegisterRigid(register))  # type: ignore[arg-type]
+    if recipe == "default":
+        # The paper's field of view of 224 mm, whatever the number of voxels.
+        box = ToBox(size, 224.0 / size)
+        return (*first, BiasField(), Mask(mask), box, Intensity("robust"))  # type: ignore[arg-type]
+    if recipe == "paper":
+        return (*first, Mask(mask), PaperTensor(size=size), Intensity("minmax"))  # type: ignore[arg-type]
+    if recipe == "native":
+        return (*first, BiasField(), Mask(mask), ToMri(), Intensity("robust"))  # type: ignore[arg-type]
+    return ()
+
+
+# -- content keys --------------------------------------------------------------------------------
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file, or of a folder's files; remembered in the cache by path, size and time."""
+    if path.is_dir():
+        files = sorted(f for f in path.iterdir() if f.is_file())
+        return hashlib.sha256("".join(f.name + file_hash(f) for f in files).encode()).hexdigest()
+    stat = path.stat()
+    name = hashlib.sha256(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()
+    memo = cache_dir("hashes", name[:2], name)
+    try:
+        known = memo.read_text()
+        if len(known) == 64:
+            return known
+    except OSError:
+        pass
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    try:
+        with atomic_path(memo) as temporary:
+            temporary.write_text(digest)
+    except OSError:
+        pass  # a cache that cannot be written costs time, nothing else
+    return digest
+
+
+def source_key(source: PairSource, recipe: str, options: Mapping[str, Any]) -> str:
+    """Content key of a prepared pair: files, recipe, options, code and library versions."""
+    import scipy
+
+    def key(path: Path, files: tuple[Path, ...]) -> str:
+        return (
+            hashlib.sha256("".join(map(file_hash, files)).encode()).hexdigest() if files else file_hash(path)
+        )
+
+    try:
+        hashes = [key(source.mri, source.mri_files), key(source.pet, source.pet_files)]
+        if source.mask is not None:
+            hashes.append(file_hash(source.mask))
+    except OSError as error:
+        # An unreadable file still has a place in the plan: its rows say what is wrong.
+        hashes = [f"unreadable: {error}"]
+    return content_key(
+        {
+            "files": hashes,
+            "recipe": recipe,
+            "options": dict(options),
+            "aligned": source.aligned,
+            "bias_corrected": source.bias_corrected,
+            "libraries": [".".join(v.split(".")[:2]) for v in (np.__version__, scipy.__version__)],
+        },
+        _SOURCES,
+    )
+
+
+# -- running -------------------------------------------------------------------------------------
+
+
+def read_source(source: PairSource) -> State:
+    """Read both files of a pair, each checked; up to 1 % of NaN becomes background."""
+    mri, pet = (_raw(p, f) for p, f in ((source.mri, source.mri_files), (source.pet, source.pet_files)))
+    durations = _durations(source.pet, pet)
+    notes = [f"{r.path.name}: {n}" for r in (mri, pet) for n in r.notes]
+    if mri.data.ndim == 4:
+        raise InputError(f"{source.mri}: the MRI is 4D ({mri.data.shape[0]} volumes); give one T1w volume")
+    for raw in (mri, pet):
+        scale(raw)  # for its refusals: constant or negative images
+    return State(
+        Image(mri.data, mri.affine),
+        Image(pet.data, pet.affine),
+        (str(source.mri), str(source.pet)),
+        mask_path=source.mask,
+        aligned=source.aligned,
+        bias_corrected=source.bias_corrected,
+        durations=durations,
+        notes=tuple(notes),
+    )
+
+
+def _raw(path: Path, files: tuple[Path, ...]) -> RawImage:
+    if not files:
+        return read_raw(path, max_nan=0.01, frames=True)
+    from fusebench.itkio import read_dicom
+
+    return read_dicom(files, path)
+
+
+def _durations(path: Path, pet: RawImage) -> tuple[float, ...]:
+    """Frame lengths: from DICOM, or from the BIDS sidecar next to the file."""
+    known = pet.extra.get("frame_durations")
+    if known:
+        return tuple(known)
+    sidecar = path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    try:
+        values = json.loads(sidecar.read_text(encoding="utf-8"))["FrameDuration"]
+        return tuple(float(v) for v in values)
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
+
+
+def prepare(source: PairSource, recipe: str, options: Mapping[str, Any]) -> State:
+    """Run a recipe on a pair; nothing is cached."""
+    return run_steps(read_source(source), steps_of(recipe, **options))
+
+
+def prepared_arrays(
+    key: str, source: PairSource, recipe: str, options: Mapping[str, Any]
+) -> dict[str, NDArray[Any]]:
+    """Arrays ``a, b`` (uint16 over [0, 1]), ``mask, affine, intensity, report``, from the cache."""
+
+    def make() -> dict[str, NDArray[Any]]:
+        state = prepare(source, recipe, options)
+        assert state.mask is not None
+        report = {
+            "notes": list(state.notes),
+            "numbers": state.numbers,
+            "provenance": list(state.provenance),
+        }
+        return {
+            "a": np.rint(state.mri.data * 65535).astype(np.uint16),
+            "b": np.rint(state.pet.data * 65535).astype(np.uint16),
+            "mask": state.mask,
+            "affine": state.mri.affine,
+            "intensity": np.array(state.intensity),
+            "report": np.array(json.dumps(report, default=float)),
+        }
+
+    return cached_arrays(_cache_path(key), make)
+
+
+def _cache_path(key: str) -> Path:
+    return cache_dir("prepared", key[:2], f"{key}.npz")
+
+
+def is_prepared(key: str) -> bool:
+    """Whether the cache holds this pair."""
+    return _cache_path(key).is_file()
+
+
+def load_prepared(key: str, source: PairSource, recipe: str, options: Mapping[str, Any]) -> Pair:
+    """The pair, prepared on first use (the `Case` loader of 3D data)."""
+    arrays = prepared_arrays(key, source, recipe, options)
+    step = np.float32(1 / 65535)
+    a, b = (arrays[n].astype(np.float32) * step for n in "ab")
+    (a_low, a_high), (b_low, b_high) = arrays["intensity"].tolist()
+    affine = arrays["affine"]
+    return Pair(Volume(a, affine, (a_low, a_high)), Volume(b, affine, (b_low, b_high)), arrays["mask"])
+
+
+def load_as_is(source: PairSource) -> Pair:
+    """The pair voxel by voxel (recipe "none", and pictures)."""
+    if source.is_picture or not (source.mri_files or source.pet_files):
+        return read_pair(source.mri, source.pet, mask=source.mask)
+    a, b = (scale(_raw(p, f)) for p, f in ((source.mri, source.mri_files), (source.pet, source.pet_files)))
+    check_grid(a, b, source.mri, source.pet)
+    return Pair(a, b, foreground(a.data) if source.mask is None else read_mask(source.mask, a))
+
+
+def make_case(dataset: str, source: PairSource, recipe: str, options: Mapping[str, Any]) -> Case:
+    """The lazy `Case` of a source.  Pictures are never resampled, whatever the recipe."""
+    steps_of(recipe, **options)  # refuse a wrong option before anything runs
+    as_is = recipe == "none" or source.is_picture
+    key = source_key(source, "none" if as_is else recipe, {} if as_is else options)
+    loader = (
+        partial(load_as_is, source) if as_is else partial(load_prepared, key, source, recipe, dict(options))
+    )
+    meta = {**source.meta, "recipe": "none" if as_is else recipe}
+    return Case(source.id, dataset, source.group, key, loader, meta=meta)
