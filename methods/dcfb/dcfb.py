@@ -1,0 +1,101 @@
+"""DCFB: 3D deformable cross-attention fusion of MRI and PET; the published program as `compat`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from fusebench.errors import InputError
+from fusebench.method import Method, MethodInfo
+from torch import Tensor, nn
+
+from .._weights import load_weights, read_state
+from .compat import CompatNetwork
+from .network import Design, FusionNetwork
+from .tiles import fuse_tiles
+
+
+class DCFBFusion(Method):
+    """The 3D deformable cross-attention network.
+
+    Parameters
+    ----------
+    weights : str, optional
+        A weights file; None is the shipped one.  With `compat`, a checkpoint of the authors' program.
+    compat : bool
+        Run the published program instead, quirk for quirk.  Its output is *not* bounded: with the published
+        rule it grows with the volume (docs/dcfb.md).  It has no published weights, so `weights` is needed.
+    rule : str
+        Fusion rule of `compat`: L1NW (published default), AL1NW, FL1N, FER, addition or average.
+    tile : int, optional
+        Fuse in overlapping tiles of about this many voxels per axis, to bound memory; 0: never.  The default
+        takes tiles of 192 for volumes above 8 million voxels.
+    """
+
+    info = MethodInfo(
+        name="dcfb",
+        summary="deformable cross-attention, alignment and a per-voxel weight map, 3D",
+        dims=3,
+        paper="after DC2Fusion: 'Three-dimensional medical image fusion with deformable cross-attention' (2023)",
+        licence="MIT",
+    )
+    recipes: ClassVar[dict[str, str]] = {"balanced": ".recipe:Balanced", "paper": ".recipe:Paper"}
+    network: nn.Module
+
+    def __init__(
+        self,
+        weights: str | None = None,
+        compat: bool = False,
+        rule: str = "L1NW",
+        tile: int | None = None,
+    ) -> None:
+        if tile is not None and 0 < tile < 64:
+            raise InputError(f"dcfb: tile={tile} is too small; take 64 or more, or 0 for none")
+        self.weights, self.compat, self.rule, self.tile = weights, compat, rule, tile
+
+    def setup(self, device: torch.device | str = "cpu") -> None:
+        """Load the weights and move them to `device`."""
+        super().setup(device)
+        if self.compat:
+            if self.weights is None:
+                raise InputError(
+                    "dcfb compat=True runs a checkpoint of the authors' program, and they published none; "
+                    "give a file with weights=FILE, or leave out compat"
+                )
+            self.network = CompatNetwork.from_state_dict(read_state(self.weights), self.rule)
+        else:
+            self.network = self._trained(self.weights or self._shipped())
+        if self.weights is not None:
+            self.info = replace(  # type: ignore[misc]
+                type(self).info, trained_on=f"own weights ({Path(self.weights).name})", weights=None
+            )
+        self.network.to(self.device).eval().requires_grad_(False)
+
+    def _trained(self, path: str | Path) -> FusionNetwork:
+        network = FusionNetwork(Design())
+        load_weights(network, path)
+        return network
+
+    def _shipped(self) -> Path:
+        if self.info.weights is None:
+            raise InputError("dcfb ships no weights; give a file with --weights dcfb=FILE")
+        return Path(__file__).parent / self.info.weights.file
+
+    def fuse(self, a: Tensor, b: Tensor) -> Tensor:
+        if a.ndim != 3 or a.shape != b.shape or 0 in a.shape:
+            raise InputError(f"dcfb: two volumes (D, H, W) are needed, got {tuple(a.shape)}, {tuple(b.shape)}")
+        a, b = (x.to(self.device, torch.float32) for x in (a, b))
+        if not (a.isfinite().all() and b.isfinite().all()):
+            raise InputError("dcfb: an input holds NaN or infinite values; clean the images first")
+        with torch.inference_mode():
+            if self.compat:
+                # The published program returns a larger volume for sizes that are no multiple of 4.
+                d, h, w = a.shape
+                return self.network(a[None, None], b[None, None])[0, 0, :d, :h, :w]
+            tile = self.tile if self.tile is not None else (192 if a.numel() > 8_000_000 else 0)
+            if tile:
+                return fuse_tiles(self.network, a, b, tile)
+            fused: Tensor = self.network(a[None, None], b[None, None])[0, 0]
+            return fused
