@@ -275,3 +275,13 @@ def test_bad_splits_are_named():
         fusebench.create_dataset("phantom").cases("dev")
     with pytest.raises(InputError, match="lists 100"):
         fusebench.create_dataset("phantom", subjects=101).cases()
+
+
+def test_check_measures_the_lesion(tmp_path, lesioned):
+    check = importlib.import_module("fusebench.datasets.phantom.check")
+    row = check.measure(lesioned, 7)
+    assert 0.5 * row["lesion_true"] < row["lesion_pet"] < row["lesion_true"] < 0.4
+    assert row["min_jacobian"] > 0
+    assert np.isfinite(list(row.values())).all()
+    check.draw(lesioned, tmp_path / "phantom.png")
+    assert (tmp_path / "phantom.png").stat().st_size > 10_000
