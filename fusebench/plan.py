@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -219,7 +220,7 @@ def _metric_source(plugins: Plugins, name: str) -> str:
     return source_key(path) if path else name
 
 
-def pending(tasks: Iterable[Task], rows: Iterable[Row]) -> tuple[list[Task], dict[str, int]]:
+def pending(tasks: Iterable[Task], rows: Iterable[Row]) -> list[tuple[Task, Counter[str]]]:
     """Reduce tasks to what has no valid row yet.
 
     A row stands when its content key is the wanted one and its status is final ("ok" or "skip"); errors,
@@ -227,31 +228,21 @@ def pending(tasks: Iterable[Task], rows: Iterable[Row]) -> tuple[list[Task], dic
 
     Returns
     -------
-    tasks : list of Task
-        With only the missing scores; tasks without any are left out.
-    why : dict
-        Number of scores by reason: "stored", "new", "changed", "failed before".
+    list of (Task, Counter)
+        Each task with only the missing scores, and their number by reason: "new", "changed", "failed
+        before".  A task whose scores are all stored is left out.
     """
     stored = {row.identity: row for row in rows}
-    why = {"stored": 0, "new": 0, "changed": 0, "failed before": 0}
     todo = []
     for task in tasks:
-        missing = []
+        missing, why = [], Counter[str]()
         for score in task.scores:
-            row = stored.get(
-                (task.method.name, task.case.dataset, task.case.id, score.protocol, score.metric)
-            )
-            if row is None:
-                reason = "new"
-            elif row.key != score.key:
-                reason = "changed"
-            elif row.status not in ("ok", "skip"):
-                reason = "failed before"
-            else:
-                reason = "stored"
-            why[reason] += 1
-            if reason != "stored":
-                missing.append(score)
+            identity = (task.method.name, task.case.dataset, task.case.id, score.protocol, score.metric)
+            row = stored.get(identity)
+            if row is not None and row.key == score.key and row.status in ("ok", "skip"):
+                continue
+            missing.append(score)
+            why["new" if row is None else "changed" if row.key != score.key else "failed before"] += 1
         if missing:
-            todo.append(replace(task, scores=tuple(missing)))
-    return todo, why
+            todo.append((replace(task, scores=tuple(missing)), why))
+    return todo

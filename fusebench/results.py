@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
@@ -74,7 +74,7 @@ class Row:
     seed: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return vars(self).copy()  # flat, so that asdict's deep copy is not needed
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -218,7 +218,7 @@ def as_table(rows: Iterable[Row]) -> pd.DataFrame:
     """Rows as a table with stable column types."""
     import pandas as pd
 
-    table = pd.DataFrame([row.as_dict() for row in rows], columns=list(COLUMNS))
+    table = pd.DataFrame([vars(row) for row in rows], columns=list(COLUMNS))
     for column in COLUMNS:
         table[column] = table[column].astype(
             "str" if column in _TEXT else "int64" if column == "seed" else "float64"

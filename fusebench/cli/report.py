@@ -26,6 +26,7 @@ def add(subparsers: Any) -> None:
         metavar="N",
         help="cases that get an image viewer, of those whose volumes were kept (default 8)",
     )
+    parser.add_argument("--no-figures", action="store_true", help="tables and pages only; much quicker")
     parser.set_defaults(run=run)
 
 
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     metrics = split_commas(args.metrics) if args.metrics else None
     out = args.out or args.runs[-1] / "report"
     paths = import_module("fusebench.leaderboard.report").write(
-        args.runs, out, metrics=metrics, viewer_cases=args.viewer_cases
+        args.runs, out, metrics=metrics, viewer_cases=args.viewer_cases, figures=not args.no_figures
     )
     print(f"{paths[0]} ({len(paths) - 1} tables and figures beside it)")
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -162,7 +163,7 @@ def run(args: argparse.Namespace) -> int:
         if args.force:
             todo = [replace(task, reuse=False) for task in tasks]
         else:
-            todo, _ = pending(tasks, store.latest())
+            todo = [task for task, _ in pending(tasks, store.latest())]
         if args.collect:
             todo = []
         write_manifest(
@@ -256,9 +257,14 @@ def dry_run(tasks: Any, folder: Path, force: bool, console: Console) -> int:
     from ..results import read_rows
 
     rows = read_rows(folder) if not force and (folder / "rows.jsonl").exists() else []
-    todo, why = pending(tasks, rows)
-    for task in todo:
-        console.print(f"{task.label}: {len(task.scores)} results", markup=False, highlight=False)
-    reasons = ", ".join(f"{count} {reason}" for reason, count in why.items() if count)
-    console.print(f"{len(todo)} of {len(tasks)} fusions would run; results: {reasons}", highlight=False)
+    todo = pending(tasks, rows)
+    for task, why in todo:
+        console.print(f"{task.label}: {_reasons(why)}", markup=False, highlight=False)
+    stored = sum(len(t.scores) for t in tasks) - sum(len(t.scores) for t, _ in todo)
+    total = _reasons(Counter(stored=stored) + sum((why for _, why in todo), Counter()))
+    console.print(f"{len(todo)} of {len(tasks)} fusions would run; results: {total}", highlight=False)
     return 0
+
+
+def _reasons(why: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in why.items())

@@ -11,6 +11,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..errors import InputError
 from ._options import add_device_option, add_plugin_option, device_of, literal, plugins_of
 from .run import _positive, make_dataset
@@ -67,6 +69,9 @@ def add(subparsers: Any) -> None:
     run = parser.add_argument_group("run")
     add_device_option(run)  # type: ignore[arg-type]
     run.add_argument("--devices", type=_positive, default=1, metavar="N", help="devices or CPU processes")
+    run.add_argument(
+        "--threads", type=_positive, metavar="N", help="CPU threads (default: torch's); losses depend on it"
+    )
     run.add_argument("--precision", choices=["32", "bf16", "16"], default="32")
     run.add_argument("--out", type=Path, metavar="DIR", help="default: runs/train/METHOD-RECIPE")
     run.add_argument("--name", help="stem of the files (default: METHOD or METHOD_RECIPE)")
@@ -135,6 +140,7 @@ def run_train(args: argparse.Namespace) -> int:
         device=device_of(args),
         devices=args.devices,
         precision=args.precision,
+        threads=args.threads or 0,
         workers=args.workers,
         resume=args.resume,
         force=args.force,
@@ -201,10 +207,14 @@ def _command(args: argparse.Namespace, recipe: str, hyper: Any) -> str:
     words += ["--data-dir", "DIR"] if args.data_dir else []
     words += [w for text in args.data_option for w in ("--data-option", text)]
     words += [w for text in args.set for w in ("--set", text)]
+    words += [w for path in args.plugin for w in ("--plugin", Path(path).name)]
     words += ["--weights", args.weights.name] if args.weights else []
-    keys = ["split", "val_split", "cases", "val_cases", "pool", "device", "devices", "precision", "seed"]
-    values = {k: getattr(args, k) for k in keys if getattr(args, k) is not None}
+    values: dict[str, Any] = {"device": device_of(args)}
+    keys = ["split", "val_split", "cases", "val_cases", "pool", "devices", "precision", "seed"]
+    values |= {k: getattr(args, k) for k in keys if getattr(args, k) is not None}
+    if values["device"] == "cpu":
+        values["threads"] = args.threads or torch.get_num_threads()
     values |= {f.name: getattr(hyper, f.name) for f in fields(hyper)}
     for key, value in values.items():
-        words += [f"--{key.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
+        words += [f"--{key.replace('_', '-')}", str(value)]
     return shlex.join(words)

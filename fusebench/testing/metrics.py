@@ -74,7 +74,7 @@ class MetricSubject(Subject):
     def fused(self) -> Image:
         """A fair fusion of `images`: their mean."""
         a, b = self.images[:2]
-        return (a + b) / 2
+        return np.asarray((a + b) / 2, np.float32)
 
     def value(self, a: Any, b: Any, fused: Any, **options: Any) -> float:
         """The metric; ground truth is added where it needs one."""

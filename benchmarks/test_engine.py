@@ -1,0 +1,110 @@
+"""Engine overhead: everything that is not load, fuse or score.
+
+    pytest benchmarks/test_engine.py --benchmark-only -s
+
+Each benchmark also prints what its figure means per task or per row.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fusebench.execute import run_local
+from fusebench.plan import Options, make_plan, method_specs
+from fusebench.plugins import find_plugins
+from fusebench.results import Row, RunStore
+
+ROOT = Path(__file__).resolve().parents[1]
+PLUGINS = (str(ROOT / "tests" / "core" / "engine_plugins.py"),)
+METRICS = ("psnr", "rmse", "psnr.a", "psnr.b")
+
+
+def plan(folder: Path, cases: int) -> list:
+    """`cases` tasks of a method that does nothing, on cubes of 2 voxels a side."""
+    plugins = find_plugins(PLUGINS)
+    dataset = plugins.datasets.load("tiny")(count=cases, size=2)
+    specs = method_specs(plugins, ["healthy"], {})
+    return make_plan(plugins, dataset, dataset.cases(), specs, Options(run="r", metrics=METRICS), folder)
+
+
+@pytest.mark.benchmark(group="engine", min_rounds=3)
+def test_no_op_tasks(benchmark, tmp_path: Path) -> None:
+    """Plan, send, fuse nothing, score a voxel or two, store: seconds per row."""
+    count = 500
+    tasks = plan(tmp_path, count)
+
+    overheads: list[float] = []
+
+    def run() -> None:
+        begin, useful = time.perf_counter(), 0.0
+        with tempfile.TemporaryDirectory() as folder, RunStore(Path(folder)) as store:
+            for _, made in run_local(tasks, jobs=1):
+                store.append(made)
+                parts = ("load_seconds", "fuse_seconds", "score_seconds")
+                useful += sum(getattr(made[0], part) or 0.0 for part in parts)
+        overheads.append(time.perf_counter() - begin - useful)
+
+    benchmark(run)
+    best = min(overheads) / count * 1e3
+    benchmark.extra_info["overhead_ms_per_row"] = best / len(METRICS)
+    print(
+        f"\noverhead, start of the worker included: {best:.2f} ms per task, {best / len(METRICS):.2f} ms per row"
+    )
+
+
+def synthetic(count: int) -> Iterator[Row]:
+    """Rows as 15 methods on many cases would give them."""
+    for i in range(count):
+        yield Row(
+            run="r",
+            key=f"{i:016x}",
+            method=f"method{i % 15}",
+            dataset="synthetic",
+            case=f"case{i // 150:05d}",
+            group=f"subject{i // 150:05d}",
+            protocol="volume",
+            metric=f"metric{i // 15 % 10}",
+            value=i / 7,
+        )
+
+
+@pytest.mark.benchmark(group="engine", min_rounds=3)
+def test_store_100_000_rows(benchmark, tmp_path: Path) -> None:
+    """Append, read back and consolidate 10^5 rows."""
+
+    def run() -> int:
+        with tempfile.TemporaryDirectory() as folder, RunStore(Path(folder)) as store:
+            rows = list(synthetic(100_000))
+            for start in range(0, len(rows), 10):
+                store.append(rows[start : start + 10])
+            return len(store.consolidate())
+
+    assert benchmark(run) == 100_000
+
+
+@pytest.mark.parametrize("cases", [10, 1000])
+def test_parent_memory(benchmark, cases: int) -> None:
+    """Peak resident memory of the parent while it plans and runs 10 and 1000 cases (printed)."""
+    script = (
+        "import sys, resource, tempfile; sys.path[:0] = [sys.argv[1], sys.argv[1] + '/benchmarks']\n"
+        "from pathlib import Path; from test_engine import plan, run_local, RunStore\n"
+        "with tempfile.TemporaryDirectory() as folder:\n"
+        "    tasks = plan(Path(folder), int(sys.argv[2]))\n"
+        "    with RunStore(Path(folder)) as store:\n"
+        "        for _, rows in run_local(tasks, jobs=1): store.append(rows)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    )
+
+    def run() -> float:
+        command = [sys.executable, "-c", script, str(ROOT), str(cases)]
+        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    peak = benchmark.pedantic(run, rounds=1)
+    print(f"\nparent's peak with {cases} cases: {peak:.0f} MB")
