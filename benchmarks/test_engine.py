@@ -55,7 +55,7 @@ def test_no_op_tasks(benchmark, tmp_path: Path) -> None:
     best = min(overheads) / count * 1e3
     benchmark.extra_info["overhead_ms_per_row"] = best / len(METRICS)
     print(
-        f"\noverhead, start of the worker included: {best:.2f} ms per task, {best / len(METRICS):.2f} ms per row"
+        f"\noverhead with the worker's start: {best:.2f} ms per task, {best / len(METRICS):.2f} ms per row"
     )
 
 
