@@ -50,6 +50,8 @@ class Job:
         Method, recipe, options, dataset and its fingerprint: what must be equal to resume, and the card.
     device, devices, precision : str, int, str
         "cpu", "cuda" or "cuda:1"; how many; "32", "bf16" or "16".
+    threads : int
+        CPU threads of each process, 0 for torch's choice; the last digits of sums depend on it.
     stop_after : int
         End this call at that step (0: at the last), under the same schedule.
     checkpoint_every : int
@@ -65,6 +67,7 @@ class Job:
     device: str = "cpu"
     devices: int = 1
     precision: str = "32"
+    threads: int = 0
     workers: int = 0
     resume: bool = False
     force: bool = False
@@ -334,6 +337,8 @@ def _launch(recipe: Recipe, job: Job) -> Fabric:
             raise InputError(
                 f"--device {job.device} --devices {job.devices}: {str(error).splitlines()[0]}"
             ) from error
+    if job.threads:
+        torch.set_num_threads(job.threads)
     return fabric
 
 
