@@ -391,10 +391,12 @@ def _deterministic() -> Iterator[None]:
 
 @contextmanager
 def _signals() -> Iterator[threading.Event]:
-    """Set when the process is asked to end, so that the step is finished and a checkpoint written."""
+    """Set when the process is asked to end: the step is finished first.  Asked twice, it ends at once."""
     asked = threading.Event()
 
     def handler(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
         asked.set()
 
     if threading.current_thread() is not threading.main_thread():

@@ -96,6 +96,16 @@ def test_terminated_run_saves_and_resumes_to_the_same_weights(whole, tmp_path, m
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_second_interrupt_ends_at_once():
+    fit = importlib.import_module("fusebench.methods.training.fit")
+    with fit._signals() as asked:
+        assert not asked.is_set()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 def test_first_losses_are_reproduced_in_a_shorter_run(whole, tmp_path):
     full = pd.read_csv(whole / "toy-net_curve.csv")
     again = train(tmp_path, "--stop-after", 13)
