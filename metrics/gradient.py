@@ -118,8 +118,8 @@ def _artefacts(t: Triple, a: Tensor, b: Tensor, f: Tensor, aligned: list[Tensor]
         high=1.0,
         paper="Shreyamsha Kumar 2013, Signal, Image and Video Processing 7, 1125-1143; code analysis_nabf",
         variants={"tang": "arguments in the order of Tang's call, so that A is taken for F"},
-        notes="Edges of F that neither source has. A constant image and a copy of a source both score 0, which is "
-        "perfect: never rank by it alone.",
+        notes="Edges of F that neither source has. A constant image and a copy of a source both score 0, "
+        "which is perfect: never rank by it alone.",
     )
 )
 def nabf(t: Triple, part: str, variant: str) -> Tensor:

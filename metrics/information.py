@@ -107,8 +107,8 @@ def _hossny(t: Triple, source: str) -> Tensor:
         paper="Hossny, Nahavandi and Creighton 2008, doi:10.1049/el:20081754",
         parts=("a", "b"),
         ranked=True,
-        notes="2 I(A, F) / (H(A) + H(F)) plus the same for B; each image stretched to 0..255 first. Constant F "
-        "gives 0, F = A = B gives 2.",
+        notes="2 I(A, F) / (H(A) + H(F)) plus the same for B; each image stretched to 0..255 first. Constant "
+        "F gives 0, F = A = B gives 2.",
     )
 )
 def q_mi(t: Triple, part: str, variant: str) -> Tensor:
@@ -152,8 +152,8 @@ def nmi(t: Triple, part: str, variant: str) -> Tensor:
         low=1 - math.log(3, 256),
         high=1.0,
         paper="Wang, Shen and Jin, in Stathaki (ed.), Image Fusion, 2008, chapter 19",
-        notes="From the eigenvalues of the 3x3 matrix of mutual informations to base 256 of the stretched images. "
-        "Values lie close together: report four decimals or more.",
+        notes="From the eigenvalues of the 3x3 matrix of mutual informations to base 256 of the stretched "
+        "images. Values lie close together: report four decimals or more.",
     )
 )
 def q_ncie(t: Triple, part: str, variant: str) -> Tensor:
@@ -189,8 +189,8 @@ def _tsallis(t: Triple, x: str, y: str, q: float, swapped: bool) -> Tensor:
             "cvejic": "order 1.85, sum of two, not normalised (Cvejic, Canagarajah and Bull 2006; Liu)",
             "paper": "marginals on their own axes; Liu's program has them swapped",
         },
-        notes="Order 0.43137, normalised by the sources, as Liu's metricMI(3), whose two marginal histograms are "
-        "swapped. Three constant images give 0.",
+        notes="Order 0.43137, normalised by the sources, as Liu's metricMI(3), whose two marginal histograms "
+        "are swapped. Three constant images give 0.",
     )
 )
 def q_te(t: Triple, part: str, variant: str) -> Tensor:

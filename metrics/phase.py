@@ -63,9 +63,10 @@ def _local_correlation(x: Tensor, f: Tensor, seen: Tensor) -> Tensor:
         low=0.0,
         high=1.0,
         dims=(2,),
-        paper="Zhao, Laganiere and Liu 2007, Int. J. Innovative Computing, Information and Control 3; code metricZhao",
-        notes="Product of the local correlations of phase congruency, maximum and minimum moment, each with A, B or "
-        "their maximum, whichever is best. Sources without features give 0; constant F is no NaN.",
+        paper="Zhao, Laganiere and Liu 2007, Int. J. Innovative Computing, Information and Control 3; code "
+        "metricZhao",
+        notes="Product of the local correlations of phase congruency, maximum and minimum moment, each with "
+        "A, B or their maximum, whichever is best. Sources without features give 0; constant F is no NaN.",
     )
 )
 def q_p(t: Triple, part: str, variant: str) -> Tensor:
@@ -132,8 +133,8 @@ def _fsim(t: Triple, source: str) -> Tensor:
         dims=(2,),
         paper="Zhang, Zhang, Mou and Zhang 2011, doi:10.1109/TIP.2011.2109730",
         parts=("a", "b", "worst"),
-        notes="Phase congruency and Scharr gradient, T1 = .85, T2 = 160, four scales and orientations; images are "
-        "pooled by round(min(side) / 256) first. Mean of two. F = A = B gives 1.",
+        notes="Phase congruency and Scharr gradient, T1 = .85, T2 = 160, four scales and orientations; "
+        "images are pooled by round(min(side) / 256) first. Mean of two. F = A = B gives 1.",
     )
 )
 def fsim(t: Triple, part: str, variant: str) -> Tensor:

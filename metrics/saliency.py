@@ -32,7 +32,8 @@ def _radius(shape: tuple[int, int], divisor: float, device: torch.device) -> Ten
 
 
 def _filtered(x: Tensor, transfer: Tensor) -> Tensor:
-    return torch.fft.irfft2(torch.fft.rfft2(x) * transfer, s=x.shape[1:])
+    out: Tensor = torch.fft.irfft2(torch.fft.rfft2(x) * transfer, s=x.shape[1:])
+    return out
 
 
 @lru_cache(maxsize=4)
@@ -64,9 +65,9 @@ def _masked_contrast(t: Triple, name: str) -> Tensor:
         high=1.0,
         dims=(2,),
         paper="Chen and Blum 2009, Image and Vision Computing 27, 1421-1432; code metricChenBlum",
-        notes="Images stretched to 0..255, DoG contrast sensitivity. The contrast of a black background is the "
-        "ratio of two rounding errors, in this as in the published program: values agree to about 3e-4. Where "
-        "neither image has contrast it counts as kept. F = A = B gives 1.",
+        notes="Images stretched to 0..255, DoG contrast sensitivity. The contrast of a black background is "
+        "the ratio of two rounding errors, in this as in the published program: values agree to about 3e-4. "
+        "Where neither image has contrast it counts as kept. F = A = B gives 1.",
     )
 )
 def q_cb(t: Triple, part: str, variant: str) -> Tensor:
@@ -100,9 +101,9 @@ def _blocks(x: Tensor) -> Tensor:
         high=math.inf,
         dims=(2,),
         paper="Chen and Varshney 2007, Information Fusion 8, 193-207; code metricChen",
-        notes="Images stretched to 0..255; squared error after a Mannos-Sakrison filter in 16x16 blocks weighted "
-        "by their summed gradient to the fifth. A block counts where at least half of it is foreground. F = A = B "
-        "gives 0, sources without any edge give 0.",
+        notes="Images stretched to 0..255; squared error after a Mannos-Sakrison filter in 16x16 blocks "
+        "weighted by their summed gradient to the fifth. A block counts where at least half of it is "
+        "foreground. F = A = B gives 0, sources without any edge give 0.",
     )
 )
 def q_cv(t: Triple, part: str, variant: str) -> Tensor:

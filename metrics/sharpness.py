@@ -43,6 +43,11 @@ def _step(x: Tensor, offsets: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     return x[tuple(first)], x[tuple(second)]
 
 
+def _difference(x: Tensor, offsets: tuple[int, ...]) -> Tensor:
+    first, second = _step(x, offsets)
+    return second - first
+
+
 def _mean_square(t: Triple, squares: Tensor, offsets: tuple[int, ...]) -> Tensor:
     """Mean over the steps whose two ends lie inside the mask."""
     if squares.shape[1:].numel() == 0:
@@ -64,7 +69,8 @@ def _mean_square(t: Triple, squares: Tensor, offsets: tuple[int, ...]) -> Tensor
         high=math.inf,
         paper="Eskicioglu and Fisher 1995, doi:10.1109/26.477498",
         variants={"vifb": "squares over the count of pixels instead of the count of differences (VIFB)"},
-        notes="Root of the summed mean squares of neighbour differences of F alone, in 3D per finest voxel size.",
+        notes="Root of the summed mean squares of neighbour differences of F alone, in 3D per finest voxel "
+        "size.",
     )
 )
 def sf(t: Triple, part: str, variant: str) -> Tensor:
@@ -72,8 +78,7 @@ def sf(t: Triple, part: str, variant: str) -> Tensor:
     total = torch.zeros(len(t), dtype=torch.float64, device=t.a.device)
     for axis in range(t.dims):
         offsets = tuple(int(k == axis) for k in range(t.dims))
-        p, q = _step(t.fused, offsets)
-        mean = _mean_square(t, (q - p).square_() * t.scale[axis] ** 2, offsets)
+        mean = _mean_square(t, _difference(t.fused, offsets).square_() * t.scale[axis] ** 2, offsets)
         total = total + mean * ((1 - 1 / t.shape[axis]) if variant == "vifb" else 1.0)
     return total.sqrt()
 
@@ -131,8 +136,8 @@ def ei(t: Triple, part: str, variant: str) -> Tensor:
         high=math.inf,
         dims=(2,),
         paper="Zheng, Essock, Hansen and Haun 2007, Information Fusion 8, 177-192; code metricZheng",
-        notes="Four directions; the reference takes the larger of the two source gradients. Below 0 F lost detail, "
-        "above 0 it gained detail or noise. Sources without detail give 0.",
+        notes="Four directions; the reference takes the larger of the two source gradients. Below 0 F lost "
+        "detail, above 0 it gained detail or noise. Sources without detail give 0.",
     )
 )
 def q_sf(t: Triple, part: str, variant: str) -> Tensor:
@@ -140,7 +145,7 @@ def q_sf(t: Triple, part: str, variant: str) -> Tensor:
     have = want = torch.zeros(len(t), dtype=torch.float64, device=t.a.device)
     count = float(math.prod(t.shape))
     for offsets in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        f, a, b = ((lambda p, q: (q - p).abs_())(*_step(x, offsets)) for x in (t.fused, t.a, t.b))
+        f, a, b = (_difference(x, offsets).abs_() for x in (t.fused, t.a, t.b))
         # Published as a sum over the count of pixels, diagonals weighted by their length.
         weight = math.sqrt(0.5) ** (offsets[0] * abs(offsets[1]))
         if t.mask is None:
@@ -183,7 +188,7 @@ def q_m(t: Triple, part: str, variant: str) -> Tensor:
         for name, image in low.items():
             low[name], bands[name] = _haar(image)
         if mask is not None:
-            # A block counts where at least half of it is foreground; an image without such block counts whole.
+            # A block counts where at least half of it is foreground; without such a block all count.
             share = _haar(mask)[0] / 2
             inside = share >= 0.5
             mask = torch.where(inside.flatten(1).any(1)[:, None, None], inside, True).double()

@@ -66,8 +66,8 @@ def _weighted(t: Triple) -> Tensor:
         low=-1.0,
         high=1.0,
         paper="Piella and Heijmans 2003, Proc. ICIP; code metricPeilla",
-        notes="SSIM in 11-tap Gaussian windows mixed by local variance. Windows flat in both sources count half "
-        "and half; the program leaves that to rounding. F = A = B gives 1.",
+        notes="SSIM in 11-tap Gaussian windows mixed by local variance. Windows flat in both sources count "
+        "half and half; the program leaves that to rounding. F = A = B gives 1.",
     )
 )
 def q_s(t: Triple, part: str, variant: str) -> Tensor:
@@ -111,8 +111,8 @@ def _edges(t: Triple) -> Triple:
         low=-1.0,
         high=1.0,
         paper="Piella and Heijmans 2003, Proc. ICIP",
-        notes="Q_W of the images times Q_W of their Prewitt magnitudes, both to the power 1. The published branch "
-        "does not run, so there is no reference program. F = A = B gives 1.",
+        notes="Q_W of the images times Q_W of their Prewitt magnitudes, both to the power 1. The published "
+        "branch does not run, so there is no reference program. F = A = B gives 1.",
     )
 )
 def q_e(t: Triple, part: str, variant: str) -> Tensor:
@@ -141,9 +141,9 @@ def _similarity(m: Moments, x: str, y: str) -> Tensor:
         low=-1.0,
         high=1.0,
         paper="Yang, Zhang, Wang and Liu 2008, Information Fusion 9, 156-160; code metricYang",
-        notes="7-tap Gaussian windows of sigma 1.5. Where A and B are alike (SSIM at least 0.75) both count by "
-        "their variance, else the better one. Windows flat in both count half and half; the program is NaN there. "
-        "A copy of a source scores 1 wherever it wins.",
+        notes="7-tap Gaussian windows of sigma 1.5. Where A and B are alike (SSIM at least 0.75) both count "
+        "by their variance, else the better one. Windows flat in both count half and half; the program is "
+        "NaN there. A copy of a source scores 1 wherever it wins.",
     )
 )
 def q_y(t: Triple, part: str, variant: str) -> Tensor:
@@ -163,10 +163,11 @@ def q_y(t: Triple, part: str, variant: str) -> Tensor:
         direction="higher",
         low=-1.0,
         high=1.0,
-        paper="Cvejic, Loza, Bull and Canagarajah 2006, Int. J. Information and Communication Engineering 2, 178-182",
+        paper="Cvejic, Loza, Bull and Canagarajah 2006, Int. J. Information and Communication Engineering 2, "
+        "178-182",
         variants={"liu": "a share outside [0, 1] sets the result, not the share (Liu's metricCvejic)"},
-        notes="7-tap Gaussian windows; share of A is cov(A, F) / (cov(A, F) + cov(B, F)), clipped to [0, 1], 0.5 "
-        "where both vanish. No reference: Liu's program is NaN on flat windows.",
+        notes="7-tap Gaussian windows; share of A is cov(A, F) / (cov(A, F) + cov(B, F)), clipped to [0, 1], "
+        "0.5 where both vanish. No reference: Liu's program is NaN on flat windows.",
     )
 )
 def q_c(t: Triple, part: str, variant: str) -> Tensor:

@@ -52,7 +52,7 @@ def _torchmetrics_ssim(t: Triple, source: str) -> Tensor:
         for s in ("fused", source)
     )
     maps = convolve(torch.cat([x, y, x * x, y * y, x * y]), kernel[None, None].to(x.device))
-    mx, my, xx, yy, xy = maps[:, 0].split(len(t))
+    mx, my, xx, yy, xy = maps.view(5, *x.shape[:1], *maps.shape[2:])
     c1, c2 = 0.01**2, 0.03**2
     var = (xx - mx * mx).clamp_min(0) + (yy - my * my).clamp_min(0)
     values = (2 * mx * my + c1) * (2 * (xy - mx * my) + c2) / ((mx * mx + my * my + c1) * (var + c2))
@@ -86,7 +86,8 @@ def _uniform_ssim(t: Triple, source: str, data_range: float) -> Tensor:
         parts=("a", "b", "worst"),
         variants={
             "torchmetrics": "border reflected and averaged in (torchmetrics, DC2Fusion, dilran)",
-            "cddfuse": "sum of two, uniform 7x7 window, L = 2 on 0..255: what scikit-image took for floats (CDDFuse)",
+            "cddfuse": "sum of two, uniform 7x7 window, L = 2 on 0..255: what scikit-image took for floats "
+            "(CDDFuse)",
             "cddfuse-255": "the same with L = 255 (CDDFuse with the data range given)",
         },
         ranked=True,
@@ -165,8 +166,8 @@ def _ms_ssim(t: Triple, source: str) -> Tensor:
         high=1.0,
         paper="Wang, Simoncelli and Bovik 2003, doi:10.1109/ACSSC.2003.1292216",
         parts=("a", "b", "worst"),
-        notes="Five scales, mean of two. Where a side is below 176 only the scales that hold a window of 11 count, "
-        "their weights scaled to sum 1: compare equal sizes only. A negative scale mean counts as 0.",
+        notes="Five scales, mean of two. Where a side is below 176 only the scales that hold a window of 11 "
+        "count, their weights scaled to sum 1: compare equal sizes only. A negative scale mean counts as 0.",
     )
 )
 def ms_ssim(t: Triple, part: str, variant: str) -> Tensor:
