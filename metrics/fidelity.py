@@ -20,7 +20,7 @@ def _mse(t: Triple, source: str) -> Tensor:
     return t.cached(("mse", source), lambda: t.mean((t.points(source) - t.points("fused")).square_()))
 
 
-def _decibel(mse: Tensor, peak: float | Tensor = _PEAK) -> Tensor:
+def decibel(mse: Tensor, peak: float | Tensor = _PEAK) -> Tensor:
     return 10 * torch.log10(peak**2 / mse)
 
 
@@ -66,13 +66,13 @@ def psnr(t: Triple, part: str, variant: str) -> Tensor:
     if part == "worst":
         a = b = torch.maximum(a, b)
     if variant == "paper":
-        return (_decibel(a) + _decibel(b)) / 2
+        return (decibel(a) + decibel(b)) / 2
     if variant == "cddfuse":
         return _psnr_cddfuse(t, part)
     mse = (a + b) / 2
     if variant == "tang":
-        return _decibel(mse / 255**2)
-    return _decibel(mse)
+        return decibel(mse / 255**2)
+    return decibel(mse)
 
 
 @metric(
@@ -116,7 +116,7 @@ def _covariance(t: Triple) -> Tensor:
     return t.cached("covariance", make)
 
 
-def _correlation(cov: Tensor, var_x: Tensor, var_y: Tensor, scale: Tensor) -> Tensor:
+def correlation(cov: Tensor, var_x: Tensor, var_y: Tensor, scale: Tensor) -> Tensor:
     """Pearson correlation; 0 where either variance is rounding noise next to `scale`."""
     flat = (var_x <= 1e-12 * scale) | (var_y <= 1e-12 * scale)
     return torch.where(flat, 0.0, cov / (var_x * var_y).sqrt()).clamp(-1, 1)
@@ -141,7 +141,7 @@ def cc(t: Triple, part: str, variant: str) -> Tensor:
     scale = c.diagonal(dim1=1, dim2=2).amax(1)
     rows = {"a": 0, "b": 1}
     return mean_of_two(
-        lambda s: _correlation(c[:, rows[s], 2], c[:, rows[s], rows[s]], c[:, 2, 2], scale), part
+        lambda s: correlation(c[:, rows[s], 2], c[:, rows[s], rows[s]], c[:, 2, 2], scale), part
     )
 
 
@@ -166,6 +166,6 @@ def scd(t: Triple, part: str, variant: str) -> Tensor:
 
     def one(x: int, y: int) -> Tensor:
         variance = c[:, 2, 2] + c[:, y, y] - 2 * c[:, 2, y]
-        return _correlation(c[:, 2, x] - c[:, y, x], variance, c[:, x, x], scale)
+        return correlation(c[:, 2, x] - c[:, y, x], variance, c[:, x, x], scale)
 
     return one(0, 1) + one(1, 0)
