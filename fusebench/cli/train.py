@@ -115,6 +115,8 @@ def run_train(args: argparse.Namespace) -> int:
         )
     train_cases = dataset.cases(args.split)[: args.cases]
     val_cases = dataset.cases(args.val_split)[: args.val_cases] if has_val else []
+    if hyper.patience and not val_cases:
+        raise InputError(f"--patience needs a val split, and {args.dataset!r} has none here; see --val-split")
     train = samples.Subjects(train_cases, pool=args.pool)
     val = samples.Subjects(val_cases, pool=len(val_cases)) if val_cases else None
 

@@ -234,9 +234,11 @@ class _Run:
         self.fabric.backward(loss)
         if self.hyper.clip:
             # Under --precision 16 single infinite gradients are usual: the scaler skips such a step.
-            self.fabric.clip_gradients(
+            norm = self.fabric.clip_gradients(
                 self.objective, self.stepper, max_norm=self.hyper.clip, error_if_nonfinite=False
             )
+            if norm is not None and not norm.isfinite() and self.job.precision != "16":
+                raise InputError(f"the gradient is {float(norm)} at step {step + 1}; lower --lr")
         self.stepper.step()
         if self.average is not None:
             self.average.update_parameters(self.net)

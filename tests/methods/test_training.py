@@ -227,6 +227,7 @@ def test_failed_write_leaves_the_old_file(tmp_path):
         ),
         (["toy-net", "--dataset", "toy-data", "--split", "test"], "train, val"),
         (["toy-net", "--dataset", "toy-data", "--val-split", "test"], "train, val"),
+        (["toy-net", "--dataset", "toy-data", "--val-split", "", "--patience", "2"], "needs a val split"),
         (["toy-net", "--dataset", "toy-data", "--lr", "-1"], "--lr -1"),
         (["toy-net", "--dataset", "toy-data", "--weights", "no.safetensors"], "no such file"),
         (["toy-net", "--dataset", "toy-data", "--device", "cpu", "--precision", "16"], "bf16"),
