@@ -1,0 +1,283 @@
+"""``score``: score fused images that were made elsewhere, single files or folders."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import FuseBenchError, InputError
+from ..metric import MetricId, evaluate, evaluate_slices, ranking_set
+from ..rawimage import EXTENSIONS, extension
+
+if TYPE_CHECKING:
+    from ..case import Volume
+    from ..plugins import Plugins
+
+_ARROWS = {"higher": "↑", "lower": "↓", "zero": "→0", "none": ""}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One fused image with its sources."""
+
+    method: str
+    case: str
+    mri: Path
+    pet: Path
+    fused: Path
+    mask: Path | None
+
+
+def add(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "score",
+        help="score fused images made elsewhere",
+        description="Score fused images against their sources. Files or folders; in folders, files of one "
+        "name belong together, and every sub-folder of a fused folder is one method.",
+    )
+    parser.add_argument("--mri", required=True, type=Path, metavar="PATH", help="structural image(s)")
+    parser.add_argument("--pet", required=True, type=Path, metavar="PATH", help="functional image(s)")
+    parser.add_argument(
+        "--fused",
+        required=True,
+        type=Path,
+        nargs="+",
+        metavar="PATH",
+        help="fused image(s), one folder a method",
+    )
+    parser.add_argument(
+        "--mask",
+        default="auto",
+        metavar="PATH",
+        help="foreground to score in: image(s), 'none', or 'auto' (default): of the structural image for "
+        "volumes, none for pictures",
+    )
+    parser.add_argument(
+        "--metrics",
+        default="",
+        metavar="LIST",
+        help="comma-separated ids and wildcards, or all (default: the ranking set; see `list metrics`)",
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=["volume", "slices"],
+        default="volume",
+        help="volume: in 3D inside the mask (default); slices: mean of the 2D scores of the axial slices",
+    )
+    parser.add_argument(
+        "--fused-range",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help="what 0 and 1 are in the fused images (default: header, else 0..255 of 8-bit pictures, else "
+        "0..1 where the values lie there, else their extremes)",
+    )
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the scores there")
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="PATH", help="a plugin file or folder"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    plugins = None
+    if args.plugin:
+        from ..plugins import find_plugins
+
+        plugins = find_plugins(tuple(args.plugin))
+    ids = metric_ids(args.metrics, plugins)
+    items = list(_items(args))
+    console = Console()
+    rows: list[tuple[Item, dict[str, Any]]] = []
+    failures: list[str] = []
+    for item in items:
+        try:
+            values = _score(item, ids, args, plugins)
+        except FuseBenchError as error:
+            if len(items) == 1:
+                raise
+            values = dict.fromkeys(ids, error)
+        bad = {k: v for k, v in values.items() if isinstance(v, Exception)}
+        for reason in dict.fromkeys(str(e) for e in bad.values()):
+            names = [k for k, v in bad.items() if str(v) == reason]
+            what = "" if len(names) == len(ids) else f" {', '.join(names)}"
+            failures.append(f"{item.method} {item.case}{what}: {reason}")
+        rows.append((item, values))
+    _print(console, rows, ids, plugins)
+    for line in failures:
+        console.print(f"failed: {line}", markup=False, highlight=False, soft_wrap=True)
+    if args.csv is not None:
+        _write(args.csv, rows, ids)
+        console.print(f"{args.csv}", markup=False, highlight=False, soft_wrap=True)
+    return 1 if failures else 0
+
+
+def metric_ids(text: str, plugins: Plugins | None = None) -> list[str]:
+    """Ids for a comma-separated list of ids and wildcards; task metrics are left out of wildcards."""
+    from ..metric import metric_registry
+
+    registry = metric_registry() if plugins is None else plugins.metrics
+    if not text:
+        return ranking_set()
+    ids: list[str] = []
+    for token in (t.strip() for t in text.split(",") if t.strip()):
+        if token == "all" or set(token) & set("*?["):
+            ids += [n for n in registry.select([token]) if not registry.load(n).info.needs_truth]
+        else:
+            MetricId.parse(token).check(registry.load(MetricId.parse(token).name).info)
+            ids.append(token)
+    return list(dict.fromkeys(ids))
+
+
+# -- finding files -------------------------------------------------------------------------------
+
+
+def _stem(path: Path) -> str:
+    return path.name[: -len(extension(path))]
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and extension(p) in EXTENSIONS):
+        if _stem(path) in found:
+            raise InputError(f"{path}: {found[_stem(path)].name} has the same name; keep one of them")
+        found[_stem(path)] = path
+    return found
+
+
+def _items(args: argparse.Namespace) -> Iterator[Item]:
+    mask = None if args.mask in ("auto", "none") else Path(args.mask)
+    for path in (args.mri, args.pet, *args.fused, *([mask] if mask else [])):
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder; check the path")
+    if args.mri.is_file():
+        for path in args.fused:
+            if path.is_dir():
+                raise InputError(f"{path}: a folder, but --mri is one file; give folders for all, or files")
+            yield Item(_stem(path), _stem(args.mri), args.mri, args.pet, path, mask)
+        return
+    mri, pet = _images(args.mri), _images(args.pet) if args.pet.is_dir() else {}
+    if not pet:
+        raise InputError(
+            f"{args.pet}: no images; --mri is a folder, so --pet must be one with the same names"
+        )
+    masks = _images(mask) if mask and mask.is_dir() else {}
+    count = 0
+    for method, folder in _method_folders(args.fused):
+        for case, path in _images(folder).items():
+            if case not in mri or case not in pet:
+                where = args.mri if case not in mri else args.pet
+                raise InputError(
+                    f"{path}: {where} has no image of the name {case}; rename it to its source's name"
+                )
+            if masks and case not in masks:
+                raise InputError(f"{path}: {mask} has no mask of the name {case}")
+            count += 1
+            yield Item(method, case, mri[case], pet[case], path, masks.get(case, mask))
+    if not count:
+        raise InputError(f"{args.fused[0]}: no images; known are {', '.join(EXTENSIONS)}")
+
+
+def _method_folders(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+    for path in paths:
+        if path.is_file():
+            raise InputError(f"{path}: a file, but --mri is a folder; give the folder of the fused images")
+        folders = [p for p in sorted(path.iterdir()) if p.is_dir()]
+        if _images(path) or not folders:
+            yield path.resolve().name, path
+        else:
+            yield from ((folder.name, folder) for folder in folders)
+
+
+# -- scoring -------------------------------------------------------------------------------------
+
+
+def _read_fused(path: Path, wanted: Sequence[float] | None) -> Volume:
+    from ..imageio import read_raw, scale
+
+    raw = read_raw(path)
+    if wanted is not None:
+        return scale(raw, (wanted[0], wanted[1]))
+    low, high = float(raw.data.min()), float(raw.data.max())
+    if raw.stored_range is None and raw.full_range is None and low >= 0 and high <= 1:
+        return scale(raw, (0.0, 1.0))
+    # A constant image has a score; only as a source it is useless.
+    if low == high and raw.full_range is not None:
+        return scale(raw, raw.full_range)
+    return scale(raw, "stored")
+
+
+def _score(
+    item: Item, ids: Sequence[str], args: argparse.Namespace, plugins: Plugins | None
+) -> dict[str, Any]:
+    from ..imageio import check_grid, read_image, read_mask
+    from ..mask import foreground
+
+    a, b = read_image(item.mri), read_image(item.pet)
+    check_grid(a, b, item.mri, item.pet)
+    fused = _read_fused(item.fused, args.fused_range)
+    check_grid(a, fused, item.mri, item.fused)
+    mask = None
+    if item.mask is not None:
+        mask = read_mask(item.mask, a)
+    elif args.mask == "auto" and a.shape[0] > 1:
+        mask = foreground(a.data)
+    data = (a.data, b.data, fused.data)
+    if args.protocol == "volume":
+        return evaluate(*data, ids, mask=mask, spacing=a.spacing, on_error="keep", plugins=plugins)
+    values = evaluate_slices(*data, ids, mask=mask, on_error="keep", plugins=plugins)
+    return {k: v if isinstance(v, Exception) else float(np.nanmean(v)) for k, v in values.items()}
+
+
+# -- output --------------------------------------------------------------------------------------
+
+
+def _text(value: Any) -> str:
+    return "failed" if isinstance(value, Exception) else f"{value:.4f}"
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    kept = [v for v in values if not isinstance(v, Exception)]
+    return math.fsum(kept) / len(kept) if len(kept) == len(values) else ValueError("some images failed")
+
+
+def _print(
+    console: Console, rows: Sequence[tuple[Item, dict[str, Any]]], ids: Sequence[str], plugins: Plugins | None
+) -> None:
+    from ..metric import metric_registry
+
+    registry = metric_registry() if plugins is None else plugins.metrics
+    arrow = {i: _ARROWS[registry.load(MetricId.parse(i).name).info.direction] for i in ids}
+    methods = list(dict.fromkeys(item.method for item, _ in rows))
+    table = Table()
+    table.add_column("metric")
+    for method in methods:
+        table.add_column(method, justify="right")
+    for i in ids:
+        means = [_mean([v[i] for item, v in rows if item.method == m]) for m in methods]
+        table.add_row(f"{i} {arrow[i]}".strip(), *(_text(m) for m in means))
+    cases = len({item.case for item, _ in rows})
+    console.print(table)
+    if cases > 1:
+        console.print(f"mean over {cases} images", highlight=False)
+
+
+def _write(path: Path, rows: Sequence[tuple[Item, dict[str, Any]]], ids: Sequence[str]) -> None:
+    try:
+        with path.open("w", newline="", encoding="utf-8") as handle:
+            out = csv.writer(handle)
+            out.writerow(["method", "case", *ids])
+            for item, values in rows:
+                cells = ["" if isinstance(values[i], Exception) else repr(float(values[i])) for i in ids]
+                out.writerow([item.method, item.case, *cells])
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
