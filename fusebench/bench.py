@@ -85,14 +85,24 @@ def _failures(task: Task, rows: Iterable[Any]) -> list[str]:
     return [f"{task.label}: {status}: {reason}" for status, reason in reasons]
 
 
-def write_board(folder: Path, table: pd.DataFrame, console: Console) -> list[Path]:
-    """Print the leaderboard of every protocol and write its files; returns the paths."""
+def write_board(
+    folder: Path, table: pd.DataFrame, console: Console, metrics: Sequence[str] | None = None
+) -> list[Path]:
+    """Print the leaderboard of every protocol and write its files; returns the paths.
+
+    Parameters
+    ----------
+    metrics : sequence of str, optional
+        Ids to rank on; by default the ranking set among those stored.
+    """
     manifest = read_manifest(folder)
     tables = import_module("fusebench.leaderboard.tables")
     paths: list[Path] = []
     protocols = list(dict.fromkeys(table["protocol"]))
     for protocol in protocols:
-        board = tables.build(table, manifest, protocol)
+        present = set(table[table["protocol"] == protocol]["metric"])
+        wanted = [m for m in metrics or () if m in present]
+        board = tables.build(table, manifest, protocol, wanted or None)
         board.to_terminal(console)
         stem = "leaderboard" if protocol == protocols[0] else f"leaderboard-{protocol}"
         for suffix, text in (

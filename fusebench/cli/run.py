@@ -191,7 +191,7 @@ def run(args: argparse.Namespace) -> int:
         )
         run_tasks(todo, store, executor(args, jobs), console)
         table = store.consolidate()
-        paths = write_board(folder, table, console)
+        paths = write_board(folder, table, console, metrics if args.metrics else None)
         sheet = contact_sheet(folder)
     for path in [*paths, *([sheet] if sheet else []), folder / "rows.csv", folder / "manifest.json"]:
         console.print(str(path), highlight=False, soft_wrap=True)
