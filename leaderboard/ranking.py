@@ -22,6 +22,8 @@ from statsmodels.stats.multitest import multipletests
 MISSING_RULE = "worst-rank: a missing value shares the last rank of its case with the other missing ones"
 ALPHA = 0.05
 RESAMPLES = 4999
+# Up to so many differences the signed-rank test enumerates all signs where there are ties, as scipy does.
+_EXACT = 13
 # Below this many subjects even a widened bootstrap interval is too short to be taken at its word.
 FEW_SUBJECTS = 6
 
@@ -208,16 +210,18 @@ def bootstrap_mean(
             (np.arange(n),),
             mean,
             n_resamples=resamples,
-            confidence_level=widened_level(n, level),
             method="percentile",
             vectorized=True,
             batch=1000,
             rng=np.random.default_rng(seed),
         )
     draws = np.asarray(result.bootstrap_distribution)
-    enough = (count > 0).sum(axis=-1) >= 2
-    low = np.where(enough, result.confidence_interval.low, np.nan)
-    high = np.where(enough, result.confidence_interval.high, np.nan)
+    # Quantiles are taken here: each row has its own number of subjects, and a draw may miss them all.
+    low, high = np.full(shape, np.nan), np.full(shape, np.nan)
+    known = (count > 0).sum(axis=-1)
+    for size in np.unique(known[known >= 2]):
+        rows, wide = known == size, widened_level(int(size), level)
+        low[rows], high[rows] = np.nanquantile(draws[rows], [(1 - wide) / 2, (1 + wide) / 2], axis=-1)
     return low, high, draws
 
 
@@ -283,11 +287,19 @@ def pairwise_wilcoxon(blocks: pd.DataFrame) -> pd.DataFrame:
 def _wilcoxon(difference: Floats) -> float:
     # Rounded, since a mean of ranks carries rounding noise that would break ties and zeros apart.
     difference = np.round(difference[~np.isnan(difference)], 12)
-    if not difference.any():
+    difference = difference[difference != 0]
+    n = len(difference)
+    if not n:
         return 1.0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    size = np.abs(difference)
+    if n > _EXACT or len(np.unique(size)) == n:
         return float(stats.wilcoxon(difference).pvalue)
+    # With ties scipy enumerates all signs too, but calls the whole test for each: minutes for a board.
+    signed = np.asarray(stats.rankdata(size)) * np.sign(difference)
+    result = stats.permutation_test(
+        (signed,), np.sum, permutation_type="samples", vectorized=True, n_resamples=np.inf
+    )
+    return float(result.pvalue)
 
 
 def pairwise_nemenyi(blocks: pd.DataFrame) -> pd.DataFrame:

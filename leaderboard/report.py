@@ -127,6 +127,7 @@ def write(
     *,
     metrics: Sequence[str] | None = None,
     viewer_cases: int = 8,
+    figures: bool = True,
 ) -> list[Path]:
     """Write tables, figures and the site of some run folders.
 
@@ -140,6 +141,9 @@ def write(
         Metrics to show and rank on, as in `tables.build`.
     viewer_cases : int
         At most so many cases with stored volumes get an image viewer.
+
+    figures : bool
+        Draw the figures; they take most of the time.
 
     Returns
     -------
@@ -155,7 +159,7 @@ def write(
     for file in (_SITE / "static").iterdir():
         shutil.copyfile(file, out / "static" / file.name)
     sections = [
-        _section(found, dataset, protocol, metrics, out)
+        _section(found, dataset, protocol, metrics, out, figures)
         for dataset in found.datasets
         for protocol in found.protocols
         if ((found.rows["dataset"] == dataset) & (found.rows["protocol"] == protocol)).any()
@@ -163,8 +167,8 @@ def write(
     pages = _Pages(found, sections, out)
     pages.write(viewer_cases)
     files = [out / f["href"] for s in sections for f in s.files]
-    figures = [out / f[kind] for s in sections for f in s.figures for kind in ("png", "svg")]
-    return [out / "index.html", *files, *figures]
+    pictures = [out / f[kind] for s in sections for f in s.figures for kind in ("png", "svg")]
+    return [out / "index.html", *files, *pictures]
 
 
 def slug(name: str) -> str:
@@ -174,7 +178,7 @@ def slug(name: str) -> str:
 
 
 def _section(
-    found: runs.Runs, dataset: str, protocol: str, metrics: Sequence[str] | None, out: Path
+    found: runs.Runs, dataset: str, protocol: str, metrics: Sequence[str] | None, out: Path, draw: bool
 ) -> Section:
     rows = found.rows[(found.rows["dataset"] == dataset) & (found.rows["protocol"] == protocol)]
     board = build(rows, found.manifest, protocol, metrics)
@@ -191,7 +195,7 @@ def _section(
     for file, text in tables.items():
         (out / "tables" / file).write_text(text, encoding="utf-8")
     figures = []
-    for stem, caption, figure in charts.all_charts(board):
+    for stem, caption, figure in charts.all_charts(board) if draw else ():
         png, svg = charts.save(figure, out / "figures" / f"{name}-{stem}")
         figures.append({"stem": stem, "caption": caption, "png": f"figures/{png.name}",
                         "svg": f"figures/{svg.name}"})  # fmt: skip
@@ -239,7 +243,7 @@ class _Pages:
         hardware = manifest.get("hardware", {})
         self.environment.globals.update(
             slug=slug,
-            nav=[],
+            nav=[{"href": "index.html#cases", "text": "Cases"}],
             run={"id": "", "created": "", **manifest.get("run", {})},
             versions={"fusebench": "", **manifest.get("versions", {})},
             commit=str(manifest.get("git", {}).get("commit") or ""),

@@ -1,0 +1,286 @@
+"""The HTML site in headless Chromium, served and opened from disk."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import EFFECTS, make_run, write_run
+
+report = importlib.import_module("fusebench.leaderboard.report")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+]
+EVIL = "<script>alert(1)</script>"
+SHAPE = (10, 14, 12)
+
+
+def store_volumes(run: Path, case: str, names: list[str], shape: tuple[int, int, int] = SHAPE) -> None:
+    """Sources and fused volumes of a case; each volume is a ramp along another axis."""
+    d, h, w = np.indices(shape) / np.maximum(np.array(shape)[:, None, None, None] - 1, 1)
+    folder = run / "fused" / "phantom" / case
+    affine = np.diag([2.0, -2.0 if shape[0] == 1 else 2.0, 3.0, 1.0])
+
+    def put(data: Any, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(np.asarray(data, np.float32).T, affine), path)
+
+    put(w, folder / "sources" / "mri.nii.gz")
+    put(h, folder / "sources" / "pet.nii.gz")
+    if shape[0] == 1:
+        put(np.stack([np.full(shape, 90), np.full(shape, 200)]), folder / "sources" / "chroma.nii.gz")
+    for i, name in enumerate(names):
+        put((w + h + d * i) / (2 + i), folder / f"{name}.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    rows, manifest = make_run(
+        {**EFFECTS, EVIL: 0.5, "dead": 0.0},
+        controls=("source-mri", "noise"),
+        fail={"net": [1, 2], "dead": list(range(8))},
+        protocols=("volume", "paper"),
+        metrics=["psnr", "ssim", "nabf", "en"],
+    )
+    manifest["methods"][EVIL]["summary"] = f"{EVIL} & <b>bold</b>"
+    run = write_run(folder / "run", rows, manifest)
+    store_volumes(run, "case-000", ["good", "net"])
+    store_volumes(run, "case-001", ["good"], (1, 14, 12))
+    return report.write(run, folder / "report", figures=False)[0].parent
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="the playwright package is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def server(site: Path) -> Iterator[str]:
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    handler = functools.partial(Quiet, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_address[1]}/"
+        httpd.shutdown()
+
+
+@contextmanager
+def watched_page(browser: Any, root: str) -> Iterator[Any]:
+    """A page whose errors, dialogs and requests beyond `root` fail the test at its end."""
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    problems: list[str] = []
+
+    def request(r: Any) -> None:
+        if not r.url.startswith((root, "data:", "blob:")):
+            problems.append(r.url)
+
+    page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda e: problems.append(str(e)))
+    page.on("dialog", lambda d: (problems.append(f"dialog {d.message}"), d.dismiss()))
+    page.on("request", request)
+    page.root = root
+    yield page
+    page.close()
+    assert problems == []
+
+
+@pytest.fixture
+def page(browser: Any, site: Path) -> Iterator[Any]:
+    with watched_page(browser, site.as_uri() + "/") as page:
+        yield page
+
+
+@pytest.fixture(params=["disk", "served"])
+def both(request: pytest.FixtureRequest, browser: Any, site: Path, server: str) -> Iterator[Any]:
+    with watched_page(browser, server if request.param == "served" else site.as_uri() + "/") as page:
+        yield page
+
+
+def names(page: Any, table: str = "table-phantom-volume") -> list[str]:
+    return page.eval_on_selector_all(
+        f"#{table} tbody tr:not([hidden]) td.name", "cells => cells.map(c => c.dataset.value)"
+    )
+
+
+@pytest.mark.browser
+def test_table_sorts_both_ways_and_keeps_empty_last(both: Any) -> None:
+    page = both
+    page.goto(page.root + "index.html")
+    assert names(page)[0] == "good"
+    head = page.locator("#table-phantom-volume th", has_text="nabf")
+    head.locator("button").click()
+    up = names(page)
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert up[0] == "source-mri" and up[-1] == "dead"
+    head.locator("button").click()
+    down = names(page)
+    assert down[:-1] == up[:-1][::-1] and down[-1] == "dead"
+
+
+@pytest.mark.browser
+def test_table_filters_by_text_and_kind(page: Any) -> None:
+    page.goto(page.root + "index.html")
+    tools = page.locator('.tools[data-for="table-phantom-volume"]')
+    tools.locator("input[type=search]").fill("poor")
+    assert names(page) == ["poor"]
+    tools.locator("input[type=search]").fill("")
+    tools.locator("input[data-hide=control]").check()
+    tools.locator("input[data-hide=incomplete]").check()
+    assert set(names(page)) == {"good", "fair2d", "poor", EVIL}
+    assert tools.locator(".count").inner_text() == "4 of 8 shown"
+
+
+@pytest.mark.browser
+def test_markup_in_a_name_is_text(page: Any) -> None:
+    page.goto(page.root + "index.html")
+    page.get_by_role("link", name=EVIL).first.click()
+    assert page.inner_text("h1").strip() == EVIL
+    assert "<b>bold</b>" in page.inner_text("main")
+
+
+@pytest.mark.browser
+def test_crosshair_moves_all_panes(both: Any) -> None:
+    page = both
+    page.goto(page.root + "index.html")
+    page.get_by_role("link", name="case-000", exact=True).click()
+    page.wait_for_selector("#viewer[data-ready=yes]")
+    page.wait_for_function("document.querySelector('#viewer canvas').dataset.slice")
+    slices = "[...document.querySelectorAll('#viewer canvas')].map(c => c.dataset.plane + c.dataset.slice)"
+    before = page.evaluate(slices)
+    assert len(before) == 4 * 3
+    picture = "[...document.querySelectorAll('#viewer canvas')].map(c => c.toDataURL())"
+    drawn = page.evaluate(picture)
+    canvas = page.locator('#viewer .pane[data-id="pet"] canvas[data-plane="axial"]')
+    box = canvas.bounding_box()
+    # Top left of an axial slice is left and anterior: low w, high h.
+    canvas.click(position={"x": box["width"] * 0.5 / SHAPE[2], "y": box["height"] * 0.5 / SHAPE[1]})
+    page.wait_for_selector(f'#viewer[data-cursor="{SHAPE[0] // 2},{SHAPE[1] - 1},0"]')
+    after = page.evaluate(slices)
+    assert [s for s in after if s.startswith("coronal")] == [f"coronal{SHAPE[1] - 1}"] * 4
+    assert [s for s in after if s.startswith("sagittal")] == ["sagittal0"] * 4
+    assert all(x != y for x, y in zip(drawn, page.evaluate(picture), strict=True))
+    # MRI is a ramp along w, PET along h: the read-outs say which voxel is under the crosshair.
+    values = "panes => panes.map(p => [p.dataset.id, p.querySelector('h3 span:last-child').textContent])"
+    read = dict(page.eval_on_selector_all("#viewer .pane", values))
+    assert read["mri"] == "0.00" and read["pet"] == "1.00"
+    assert "0.0, 26.0, 15.0 mm" in page.inner_text("#where")
+
+
+@pytest.mark.browser
+def test_difference_overlay_and_colour_maps_change_the_picture(page: Any) -> None:
+    page.goto(page.root + "index.html")
+    page.get_by_role("link", name="case-000", exact=True).click()
+    page.wait_for_selector("#viewer[data-ready=yes]")
+    shot = "document.querySelector('.pane[data-id=\"method:good\"] canvas').toDataURL()"
+    page.wait_for_function("document.querySelector('#viewer canvas').dataset.slice")
+    seen = {page.evaluate(shot)}
+    for mode in ("minus-mri", "minus-pet", "overlay"):
+        page.select_option("#mode", mode)
+        page.wait_for_timeout(100)
+        seen.add(page.evaluate(shot))
+    page.select_option("#mode", "image")
+    for name in ("hot", "viridis", "inverted"):
+        page.select_option("#map", name)
+        page.wait_for_timeout(100)
+        seen.add(page.evaluate(shot))
+    assert len(seen) == 7
+    page.fill("#only", "net")
+    assert page.locator("#viewer .pane:visible").count() == 3
+
+
+@pytest.mark.browser
+def test_picture_is_shown_in_colour_and_upright(page: Any) -> None:
+    page.goto(page.root + "index.html")
+    page.get_by_role("link", name="case-001", exact=True).click()
+    page.wait_for_selector("#viewer[data-ready=yes]")
+    page.uncheck("#cross")
+    page.wait_for_timeout(200)
+    corner = """id => { const c = document.querySelector(`.pane[data-id="${id}"] canvas`);
+        const at = (x, y) => [...c.getContext('2d').getImageData(x, y, 1, 1).data];
+        return [at(1, 1), at(1, c.height - 2)]; }"""
+    top, bottom = page.evaluate(corner, "pet")
+    # Row 0 of a picture is its top; PET rises with the row; Cr = 200 is red.
+    assert top[0] < bottom[0] and top[0] > top[1] + 50
+    top, _ = page.evaluate(corner, "mri")
+    assert top[0] == top[1] == top[2]
+    assert page.locator("#open-niivue").count() == 0
+
+
+@pytest.mark.browser
+def test_niivue_follows_the_crosshair(page: Any) -> None:
+    page.goto(page.root + "index.html")
+    page.get_by_role("link", name="case-000", exact=True).click()
+    page.wait_for_selector("#viewer[data-ready=yes]")
+    if not page.evaluate("Boolean(document.createElement('canvas').getContext('webgl2'))"):
+        pytest.skip("this Chromium offers no WebGL2")
+    page.click("#open-niivue")
+    page.wait_for_selector('#niivue-box[data-shown="mri+pet"][data-cursor]', timeout=60_000)
+    page.locator('.pane[data-id="mri"] canvas[data-plane="axial"]').press("ArrowLeft")
+    page.wait_for_selector(f'#niivue-box[data-cursor="{SHAPE[0] // 2},{SHAPE[1] // 2},{SHAPE[2] // 2 - 1}"]')
+    page.select_option("#niivue-base", "method:good")
+    page.select_option("#niivue-over", "")
+    page.wait_for_selector('#niivue-box[data-shown="method:good"]')
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("path", ["index.html", "methods/good.html", "metrics/psnr.html", "case"])
+def test_no_page_is_wider_than_a_phone(page: Any, site: Path, path: str) -> None:
+    page.set_viewport_size({"width": 400, "height": 800})
+    if path == "case":
+        path = f"cases/{next((site / 'cases').glob('*case-000*')).name}"
+    page.goto(page.root + path)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+def test_pages_escape_names_and_link_nothing_foreign(site: Path) -> None:
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 20
+    for path in pages:
+        text = path.read_text(encoding="utf-8")
+        assert "<script>alert" not in text and "<b>bold" not in text
+        assert "http://" not in text and "https://" not in text
+
+
+def test_every_link_of_the_site_leads_somewhere(site: Path) -> None:
+    import re
+
+    for path in site.rglob("*.html"):
+        for target in re.findall(r'(?:href|src)="(?!data:)([^"#]+)', path.read_text(encoding="utf-8")):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_a_second_report_leaves_no_stale_pages(tmp_path: Path) -> None:
+    for effects in ({"old": 1.0, "both": 0.0}, {"new": 1.0, "both": 0.0}):
+        run = write_run(tmp_path / "run", *make_run(effects, cases=3, metrics=["psnr"]))
+        report.write(run, tmp_path / "report", figures=False)
+    assert {p.stem for p in (tmp_path / "report" / "methods").iterdir()} == {"new", "both"}

@@ -1,0 +1,224 @@
+"""The table model and its renderings."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import EFFECTS, make_run
+from rich.console import Console
+
+tables = importlib.import_module("fusebench.leaderboard.tables")
+published = importlib.import_module("fusebench.leaderboard.published")
+
+NASTY = r"a|b_c & 50% $x$ #1 {y} <b>~^\[z]"
+
+
+@pytest.fixture
+def board(small_run: Any) -> Any:
+    return tables.build(*small_run, "volume")
+
+
+def line(board: Any, method: str) -> Any:
+    return next(x for x in board.lines if x.method == method)
+
+
+def test_order_is_ranked_then_silent_then_controls() -> None:
+    run = make_run({**EFFECTS, "dead": 5.0}, controls=("source-mri", "noise"), fail={"dead": list(range(8))})
+    board = tables.build(*run, "volume")
+    assert [x.method for x in board.lines] == ["good", "fair2d", "net", "poor", "dead", "source-mri", "noise"]
+    assert [x.place() for x in board.lines] == ["1", "2", "3", "4", "–", "c", "c"]
+
+
+def test_failures_are_counted_and_explained(board: Any) -> None:
+    net = line(board, "net")
+    assert (net.ok, net.asked) == (6, 8)
+    assert net.reasons == ("error in 2 cases: RuntimeError: planted failure",)
+    assert "net: error in 2 cases: RuntimeError: planted failure" in board.to_markdown()
+
+
+def test_a_broken_or_silent_method_is_a_row(small_run: Any) -> None:
+    rows, manifest = small_run
+    manifest["methods"]["broken"] = {
+        **manifest["methods"]["good"],
+        "broken": "ImportError: no module named x",
+    }
+    manifest["methods"]["absent"] = manifest["methods"]["good"]
+    board = tables.build(rows, manifest, "volume")
+    assert line(board, "broken").reasons == ("ImportError: no module named x",)
+    assert line(board, "absent").reasons == ("no rows in this protocol",)
+    assert line(board, "absent").position is None
+
+
+def test_marks_are_best_and_second_of_methods_only(board: Any) -> None:
+    for column in board.columns:
+        marks = {x.method: x.cells[column.id].mark for x in board.lines}
+        if column.direction == "none":
+            assert set(marks.values()) == {""}
+            continue
+        means = {x.method: x.cells[column.id].mean for x in board.methods if x.method != "net"}
+        order = sorted(means, key=means.__getitem__, reverse=column.direction == "higher")
+        assert marks[order[0]] == "best" and marks[order[1]] == "second"
+        # "net" misses cases and the controls are no methods: neither is marked, however good.
+        assert marks["net"] == marks["source-mri"] == ""
+
+
+def test_a_mean_over_fewer_cases_is_never_marked_best() -> None:
+    run = make_run({"whole": 0.0, "other": -1.0, "half": 5.0}, cases=4, fail={"half": [0, 1]})
+    cells = line(tables.build(*run, "volume"), "half").cells
+    assert all(c.mark == "" for c in cells.values())
+
+
+def test_controls_flag_metrics(board: Any) -> None:
+    assert {c.id for c in board.columns if c.gameable == "source-mri"} == {
+        "psnr",
+        "ssim",
+        "mi",
+        "qabf",
+        "nabf",
+    }
+    assert any("gameable here" in n and "psnr (source-mri)" in n for n in board.notes)
+
+
+def test_ranking_set(small_run: Any) -> None:
+    rows, manifest = small_run
+    worst = rows[rows["metric"] == "psnr"].assign(metric="psnr.worst")
+    part = rows[rows["metric"] == "psnr"].assign(metric="psnr.a")
+    board = tables.build(pd.concat([rows, worst, part]), manifest, "volume")
+    assert [c.id for c in board.columns if c.ranked] == ["psnr", "ssim", "mi", "qabf", "nabf", "psnr.worst"]
+    assert {"en", "psnr.a"} <= {c.id for c in board.columns} - {c.id for c in board.shown}
+    chosen = tables.build(rows, manifest, "volume", ["nabf", "en"])
+    assert chosen.ranking.metrics == ("nabf",) and [c.id for c in chosen.columns] == ["nabf", "en"]
+
+
+def test_a_protocol_of_variants_ranks_on_them(small_run: Any) -> None:
+    rows, manifest = small_run
+    rows = rows[rows["metric"].isin(["psnr", "en"])]
+    rows = rows.assign(protocol="paper", metric=rows["metric"] + "@torchmetrics")
+    assert tables.build(rows, manifest, "paper").ranking.metrics == ("psnr@torchmetrics",)
+
+
+def test_csv_round_trips(board: Any) -> None:
+    frame = board.frame()
+    back = pd.read_csv(io.StringIO(board.to_csv()), keep_default_na=True)
+    assert list(back.columns) == list(frame.columns)
+    for column in frame:
+        ours, theirs = frame[column], back[column]
+        if ours.dtype.kind == "f":
+            np.testing.assert_array_equal(ours.to_numpy(), theirs.to_numpy(dtype=float))
+        else:
+            assert ours.astype(object).where(ours.notna(), "").astype(str).str.strip().replace("", "nan").tolist() == (
+                theirs.astype(object).where(theirs.notna(), "nan").astype(str).str.replace(r"\.0$", "", regex=True).tolist()
+            )  # fmt: skip
+
+
+def test_markdown_is_one_table_of_equal_rows_whatever_the_names() -> None:
+    run = make_run({NASTY: 1.0, "b": 0.0, "c": -1.0}, cases=3)
+    text = tables.build(*run, "volume").to_markdown()
+    rows = [r for r in text.splitlines() if r.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", r)) for r in rows}) == 1 and len(rows) == 5
+    assert "<b>" not in text and "**" in rows[2] and "<u>" in rows[3]
+
+
+def test_markdown_renders_to_a_table() -> None:
+    markdown = pytest.importorskip("markdown_it", reason="markdown-it-py is not installed")
+    text = tables.build(*make_run({NASTY: 1.0, "b": 0.0}, cases=3), "volume").to_markdown()
+    html = markdown.MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
+    assert html.count("<tr>") == 3
+    assert "a|b_c &amp; 50% $x$ #1 {y} &lt;b&gt;~^" in html and "<strong>" in html and "<u>" in html
+
+
+def test_terminal_never_cuts_a_number(small_run: Any) -> None:
+    board = tables.build(*small_run, "volume")
+    for width in (80, 120, 250):
+        out = io.StringIO()
+        board.to_terminal(Console(file=out, width=width))
+        text = out.getvalue()
+        assert "…" not in text and max(map(len, text.splitlines())) <= width
+        for x in board.lines:
+            for c in board.shown:
+                assert x.text(c) in text
+            assert all(e in text for e in x.extras())
+    assert "8/8" in text and "6/8" in text
+
+
+def test_terminal_prints_markup_in_names_as_text() -> None:
+    out = io.StringIO()
+    tables.build(*make_run({"[red]x[/red]": 1.0, "b": 0.0}, cases=3), "volume").to_terminal(
+        Console(file=out, width=200)
+    )
+    assert "[red]x[/red]" in out.getvalue()
+
+
+def test_latex_escapes_and_marks() -> None:
+    text = tables.build(*make_run({NASTY: 1.0, "b": 0.0}, cases=3), "volume").to_latex()
+    assert r"a$|$b\_c \& 50\% \$x\$ \#1 \{y\}" in text
+    assert r"\textbf{" in text and r"\underline{" in text and r"\uparrow" in text and r"\downarrow" in text
+    body = text[text.index(r"\toprule") :]
+    counts = {r.count(" & ") for r in body.splitlines() if r.endswith(r"\\") and "multicolumn" not in r}
+    assert len(counts) == 1
+
+
+@pytest.mark.skipif(
+    not (shutil.which("pdflatex") or shutil.which("tectonic")),
+    reason="neither pdflatex nor tectonic is installed",
+)
+def test_latex_compiles(tmp_path: Path) -> None:
+    effects = {**EFFECTS, NASTY: 0.2, "dead": 0.0, "ünï": 0.1}
+    run = make_run(effects, controls=("source-mri", "noise"), fail={"dead": list(range(8)), "net": [1]})
+    body = tables.build(*run, "volume").to_latex()
+    document = (
+        "\\documentclass{article}\n\\usepackage[utf8]{inputenc}\\usepackage[T1]{fontenc}\n"
+        f"\\usepackage{{booktabs,graphicx}}\n\\begin{{document}}\n{body}\\end{{document}}\n"
+    )
+    (tmp_path / "board.tex").write_text(document, encoding="utf-8")
+    program = (
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error"]
+        if shutil.which("pdflatex")
+        else ["tectonic"]
+    )
+    result = subprocess.run(
+        [*program, "board.tex"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout[-1500:] + result.stderr[-1500:]
+    assert (tmp_path / "board.pdf").stat().st_size > 1000
+
+
+def test_seconds_are_the_median_and_memory_the_peak(small_run: Any) -> None:
+    rows, _ = small_run
+    good = rows[rows["method"] == "good"]
+    x = line(tables.build(*small_run, "volume"), "good")
+    assert x.seconds == pytest.approx(good.groupby("case")["fuse_seconds"].max().median())
+    assert x.memory_mb == good["memory_mb"].max()
+
+
+def test_training_on_the_scored_split_is_marked(small_run: Any) -> None:
+    rows, manifest = small_run
+    assert not line(tables.build(rows, manifest, "volume"), "net").overlap
+    manifest["methods"]["net"]["trained_on"] = "phantom/train, phantom/test"
+    assert line(tables.build(rows, manifest, "volume"), "net").overlap
+
+
+def test_published_row_stands_beside_ours_and_says_other_data(small_run: Any) -> None:
+    rows, manifest = small_run
+    board = tables.build(rows.assign(protocol="paper"), manifest, "paper")
+    table = published.paper_table(board)
+    assert list(table.columns) == ["method", "data", "control", "psnr", "ssim"]
+    assert table.iloc[0][["psnr", "ssim"]].tolist() == [20.714, 0.718]
+    assert len(table) == 1 + len(board.lines)
+    assert "other data" in published.paper_markdown(table)
+
+
+def test_empty_protocol_is_a_board_of_reasons(small_run: Any) -> None:
+    board = tables.build(*small_run, "nothing")
+    assert all(x.reasons == ("no rows in this protocol",) for x in board.lines)
+    board.to_terminal(Console(file=io.StringIO()))
+    assert board.to_markdown() and board.to_latex() and board.to_csv()
