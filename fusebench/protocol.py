@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from .case import Case
 from .metric import MetricInfo, evaluate, evaluate_slices
+from .plugins import Plugins
 
 Scores = dict[str, Any]  # metric id -> float, or the exception that it raised
+Truth = Mapping[str, Any] | None
 Image = NDArray[np.float32]
 
 
@@ -32,13 +34,13 @@ class Protocol:
     ----------
     name : str
     score : callable
-        ``score(case, fused, metric ids, truth) -> {id: value or exception}``.
+        ``score(case, fused, metric ids, truth, plugins) -> {id: value or exception}``.
     fixed : tuple of str
         Metric ids that the protocol prescribes; () where the user chooses.
     """
 
     name: str
-    score: Callable[[Case, Image, Sequence[str], Mapping[str, Any] | None], Scores]
+    score: Callable[[Case, Image, Sequence[str], Truth, Plugins], Scores]
     fixed: tuple[str, ...] = ()
 
     def metrics(self, asked: Sequence[str]) -> tuple[str, ...]:
@@ -54,7 +56,7 @@ class Protocol:
         return None
 
 
-def _volume(case: Case, fused: Image, metrics: Sequence[str], truth: Mapping[str, Any] | None) -> Scores:
+def _volume(case: Case, fused: Image, metrics: Sequence[str], truth: Truth, plugins: Plugins) -> Scores:
     return evaluate(
         case.a.data,
         case.b.data,
@@ -64,18 +66,21 @@ def _volume(case: Case, fused: Image, metrics: Sequence[str], truth: Mapping[str
         spacing=case.a.spacing,
         truth=truth,
         on_error="keep",
+        plugins=plugins,
     )
 
 
-def _slices(case: Case, fused: Image, metrics: Sequence[str], truth: Mapping[str, Any] | None) -> Scores:
+def _slices(case: Case, fused: Image, metrics: Sequence[str], truth: Truth, plugins: Plugins) -> Scores:
     held = case.mask.any(axis=(1, 2))
-    values = evaluate_slices(case.a.data[held], case.b.data[held], fused[held], metrics, on_error="keep")
+    images = (case.a.data[held], case.b.data[held], fused[held])
+    values = evaluate_slices(*images, metrics, on_error="keep", plugins=plugins)
     return {m: v if isinstance(v, Exception) else float(np.mean(v)) for m, v in values.items()}
 
 
-def _paper(case: Case, fused: Image, metrics: Sequence[str], truth: Mapping[str, Any] | None) -> Scores:
+def _paper(case: Case, fused: Image, metrics: Sequence[str], truth: Truth, plugins: Plugins) -> Scores:
     centre = fused.shape[0] // 2
-    return evaluate(case.a.data[centre], case.b.data[centre], fused[centre], metrics, on_error="keep")
+    images = (case.a.data[centre], case.b.data[centre], fused[centre])
+    return evaluate(*images, metrics, on_error="keep", plugins=plugins)
 
 
 PROTOCOLS = {

@@ -134,7 +134,7 @@ class TaskRunner:
         truth = None
         if any(plugins.metrics.load(m.split(".")[0].split("@")[0]).info.needs_truth for m in metrics):
             truth = self._truth(task, fused, method)
-        values = PROTOCOLS[protocol].score(task.case, fused, metrics, truth)
+        values = PROTOCOLS[protocol].score(task.case, fused, metrics, truth, plugins)
         seconds = time.perf_counter() - begin
         rows = []
         for score in task.scores:
