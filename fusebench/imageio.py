@@ -102,31 +102,33 @@ def read_raw(
 
 
 def scale(raw: RawImage, intensity: Intensity = "minmax") -> Volume:
-    """Map a `RawImage` to [0, 1]; see `read_image` for `intensity`."""
-    if isinstance(intensity, tuple):
-        low, high = intensity
-        if not high > low:
-            raise InputError(f"intensity range {intensity} is empty; give (low, high) with low < high")
-    else:
-        least, most = float(raw.data.min()), float(raw.data.max())
-        if intensity == "stored" and raw.stored_range is not None:
-            low, high = raw.stored_range
-        elif least == most:
-            raise InputError(
-                f"{raw.path}: every voxel is {least:g}; this is not an image of anything, check the file"
-            )
-        elif most <= 0:
-            raise InputError(
-                f"{raw.path}: no voxel is above 0 (largest {most:g}); check the scaling in the header"
-            )
-        elif intensity == "robust":
-            low, high = (float(v) for v in np.percentile(raw.data, [0.1, 99.9]))
-            if not high > low:
-                low, high = least, most
-        else:
-            low, high = raw.full_range or (least, most)
+    """Map a 3D `RawImage` to [0, 1]; see `read_image` for `intensity`."""
+    low, high = intensity_range(raw, intensity)
     data = (raw.data - np.float32(low)) / np.float32(high - low)
     return Volume(np.clip(data, 0, 1, out=data), raw.affine, (low, high), raw.chroma)
+
+
+def intensity_range(raw: RawImage, intensity: Intensity = "minmax") -> tuple[float, float]:
+    """What becomes 0 and 1; refuses constant images and such as are nowhere above 0."""
+    if isinstance(intensity, tuple):
+        if not intensity[1] > intensity[0]:
+            raise InputError(f"intensity range {intensity} is empty; give (low, high) with low < high")
+        return intensity
+    low, high = float(raw.data.min()), float(raw.data.max())
+    if intensity == "stored" and raw.stored_range is not None:
+        return raw.stored_range
+    if low == high:
+        raise InputError(
+            f"{raw.path}: every voxel is {low:g}; this is not an image of anything, check the file"
+        )
+    if high <= 0:
+        raise InputError(
+            f"{raw.path}: no voxel is above 0 (largest {high:g}); check the scaling in the header"
+        )
+    if intensity == "robust":
+        a, b = (float(v) for v in np.percentile(raw.data, [0.1, 99.9]))
+        return (a, b) if b > a else (low, high)
+    return raw.full_range or (low, high)
 
 
 def read_pair(

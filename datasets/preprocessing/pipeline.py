@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fusebench.cache import atomic_path, cache_dir, cached_arrays, content_key
 from fusebench.case import Case, Pair, Volume
 from fusebench.errors import InputError
-from fusebench.imageio import check_grid, read_mask, read_pair, read_raw, scale
+from fusebench.imageio import check_grid, intensity_range, read_mask, read_pair, read_raw, scale
 from fusebench.mask import foreground
 from fusebench.rawimage import PICTURES, RawImage, extension
 
@@ -150,6 +150,8 @@ def source_key(source: PairSource, recipe: str, options: Mapping[str, Any]) -> s
 
     try:
         hashes = [key(source.mri, source.mri_files), key(source.pet, source.pet_files)]
+        if _sidecar(source.pet).is_file():
+            hashes.append("frames " + file_hash(_sidecar(source.pet)))
         if source.mask is not None:
             hashes.append(file_hash(source.mask))
     except OSError as error:
@@ -179,7 +181,7 @@ def read_source(source: PairSource) -> State:
     if mri.data.ndim == 4:
         raise InputError(f"{source.mri}: the MRI is 4D ({mri.data.shape[0]} volumes); give one T1w volume")
     for raw in (mri, pet):
-        scale(raw)  # for its refusals: constant or negative images
+        intensity_range(raw)  # for its refusals: constant or negative images
     return State(
         Image(mri.data, mri.affine),
         Image(pet.data, pet.affine),
@@ -205,12 +207,15 @@ def _durations(path: Path, pet: RawImage) -> tuple[float, ...]:
     known = pet.extra.get("frame_durations")
     if known:
         return tuple(known)
-    sidecar = path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
     try:
-        values = json.loads(sidecar.read_text(encoding="utf-8"))["FrameDuration"]
+        values = json.loads(_sidecar(path).read_text(encoding="utf-8"))["FrameDuration"]
         return tuple(float(v) for v in values)
     except (OSError, ValueError, KeyError, TypeError):
         return ()
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
 
 
 def prepare(source: PairSource, recipe: str, options: Mapping[str, Any]) -> State:
@@ -260,6 +265,19 @@ def load_prepared(key: str, source: PairSource, recipe: str, options: Mapping[st
     (a_low, a_high), (b_low, b_high) = arrays["intensity"].tolist()
     affine = arrays["affine"]
     return Pair(Volume(a, affine, (a_low, a_high)), Volume(b, affine, (b_low, b_high)), arrays["mask"])
+
+
+def stored_report(case: Case) -> dict[str, Any]:
+    """Notes, figures and provenance of a prepared case; empty where nothing was prepared."""
+    path = _cache_path(case.fingerprint)
+    if not path.is_file():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as store:
+            report: dict[str, Any] = json.loads(str(store["report"]))
+            return report
+    except (OSError, ValueError, KeyError):
+        return {}
 
 
 def load_as_is(source: PairSource) -> Pair:

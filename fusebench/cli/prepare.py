@@ -1,0 +1,272 @@
+"""``prepare``: look at real data, pair it, preprocess it once into the cache; resumable and parallel."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib
+import multiprocessing
+import os
+import sys
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ..case import Case
+from ._options import add_plugin_option, literal, plugins_of
+
+_FIRST = ("subject", "case", "status", "split", "reason")
+
+
+def add(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "prepare",
+        help="pair and preprocess a dataset once into the cache, and report what was found",
+        description="Pair and preprocess a dataset once into the cache.  An interrupted run resumes.",
+    )
+    parser.add_argument("--dataset", required=True, metavar="NAME")
+    parser.add_argument("--data-dir", type=Path, metavar="PATH", help="where the data lies")
+    parser.add_argument(
+        "--data-option",
+        action="append",
+        default=[],
+        metavar="PARAM=VALUE",
+        help="a parameter of the dataset, e.g. recipe=paper or visits=all (repeatable)",
+    )
+    parser.add_argument("--split", default="all", help="train, val, test or all (default)")
+    parser.add_argument("--cases", type=int, metavar="N", help="the first N cases only")
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="only say what was found, paired and left out, and why, as a table and a CSV",
+    )
+    parser.add_argument("--jobs", type=int, metavar="N", help="worker processes (default: one per core)")
+    parser.add_argument("--no-images", action="store_true", help="no quality PNG per case")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the report (default prepared/<dataset>)"
+    )
+    add_plugin_option(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    dataset = _dataset(args)
+    out = args.out or Path("prepared") / args.dataset
+    rows = _report_rows(dataset, args.split)
+    for line in _summary(dataset):
+        console.print(line, markup=False, highlight=False)
+    failed = 0
+    if not args.report:
+        cases = list(dataset.cases(args.split))[: args.cases]
+        images = None if args.no_images else out / "quality"
+        results = _prepare_all(cases, images, args.jobs or os.cpu_count() or 1, console)
+        by_case = {row["case"]: row for row in rows if row["case"]}
+        for case in cases:
+            by_case.setdefault(case.id, {"subject": case.group, "case": case.id}).update(results[case.id])
+        rows = [*by_case.values(), *(row for row in rows if not row["case"])]
+        failed = sum(r["status"] == "error" for r in results.values())
+    _print_table(rows, console)
+    path = _write_csv(rows, out / "report.csv")
+    splits = _write_splits(rows, out / "splits.csv")
+    for made in (path, splits):
+        console.print(str(made), highlight=False, soft_wrap=True)
+    return int(failed > 0)
+
+
+def _dataset(args: argparse.Namespace) -> Any:
+    from ..errors import InputError
+
+    parameters: dict[str, Any] = {}
+    for pair in args.data_option:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise InputError(f"--data-option {pair}: the form is PARAM=VALUE")
+        parameters[name] = literal(text)
+    if args.data_dir is not None:
+        parameters["data_dir"] = str(args.data_dir)
+    try:
+        return plugins_of(args).datasets.load(args.dataset)(**parameters)
+    except TypeError as error:
+        raise InputError(f"dataset {args.dataset}: {error}; see `list datasets`") from None
+
+
+def _report_rows(dataset: Any, split: str) -> list[dict[str, Any]]:
+    report = getattr(dataset, "report", None)
+    if report is None:
+        splits = dataset.info.splits if split == "all" else [split]
+        return [
+            {"subject": c.group, "case": c.id, "status": "found", "split": s, "reason": ""}
+            for s in splits
+            for c in dataset.cases(s)
+        ]
+    rows: list[dict[str, Any]] = report()
+    return [r for r in rows if split == "all" or not r["case"] or r["split"] == split]
+
+
+def _summary(dataset: Any) -> list[str]:
+    summary = getattr(dataset, "summary", None)
+    return [] if summary is None else list(summary())
+
+
+# -- work ----------------------------------------------------------------------------------------
+
+
+def prepare_case(case: Case, images: Path | None) -> dict[str, Any]:
+    """Prepare one case in this process: status, reason, seconds and figures."""
+    quality = importlib.import_module("fusebench.datasets.preprocessing.quality")
+    pipeline = importlib.import_module("fusebench.datasets.preprocessing.pipeline")
+    start = time.perf_counter()
+    png = None if images is None else images / f"{case.id}.png"
+    cached = pipeline.is_prepared(case.fingerprint)
+    if cached and (png is None or png.exists()):
+        report = pipeline.stored_report(case)
+        flags = quality.flags(report)
+        return {"status": "cached", "reason": "", "flags": "; ".join(flags), **_figures(report)}
+    try:
+        pair = case.loader()
+        report = pipeline.stored_report(case)
+        flags = quality.flags(report)
+        if png is not None:
+            quality.quality_png(pair, png, f"{case.dataset} {case.id}   {'; '.join(flags) or 'no flags'}")
+    # One case of many: whatever is wrong with it is its row, not the end of the others.
+    except Exception as error:
+        text = " ".join(str(error).split())
+        if type(error).__name__ not in ("InputError",):
+            text = f"{type(error).__name__}: {text}"
+        return {"status": "error", "reason": text, "seconds": round(time.perf_counter() - start, 2)}
+    seconds = round(time.perf_counter() - start, 2)
+    return {
+        "status": "cached" if cached else "prepared",
+        "reason": "",
+        "flags": "; ".join(flags),
+        "seconds": seconds,
+        **_figures(report),
+    }
+
+
+def _figures(report: dict[str, Any]) -> dict[str, Any]:
+    numbers = report.get("numbers", {})
+    names = ("overlap", "information_before", "information_after", "moved_mm", "mask_share", "pet_frames")
+    return {n: round(float(numbers[n]), 3) for n in names if n in numbers}
+
+
+def _prepare_all(
+    cases: list[Case], images: Path | None, jobs: int, console: Console
+) -> dict[str, dict[str, Any]]:
+    results: dict[str, dict[str, Any]] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("prepare", total=len(cases))
+
+        def done(case: Case, result: dict[str, Any]) -> None:
+            results[case.id] = result
+            progress.advance(bar)
+            if not console.is_terminal:
+                text = f"[{len(results)}/{len(cases)}] {case.id}: {result['status']} {result['reason']}"
+                console.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
+
+        if jobs == 1 or len(cases) <= 1:
+            for case in cases:
+                done(case, prepare_case(case, images))
+        else:
+            _parallel(cases, images, min(jobs, len(cases)), done)
+    return results
+
+
+def _parallel(cases: list[Case], images: Path | None, jobs: int, done: Any) -> None:
+    """Run on `jobs` processes of one thread each."""
+    # Spawned: torch and SimpleITK threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    before = {k: os.environ.get(k) for k in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")}
+    os.environ.update(dict.fromkeys(before, "1"))
+    try:
+        with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+            futures: dict[Future[dict[str, Any]], Case] = {}
+            todo = list(reversed(cases))
+            while todo or futures:
+                while todo and len(futures) < 2 * jobs:
+                    case = todo.pop()
+                    futures[pool.submit(prepare_case, case, images)] = case
+                finished, _ = wait(futures, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    case = futures.pop(future)
+                    try:
+                        done(case, future.result())
+                    except BrokenProcessPool:
+                        raise
+                    except Exception as error:
+                        done(case, {"status": "error", "reason": f"{type(error).__name__}: {error}"})
+    except BrokenProcessPool:
+        from ..errors import FuseBenchError
+
+        raise FuseBenchError(
+            "a worker died (out of memory?); what is finished is kept: repeat with fewer --jobs"
+        ) from None
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+# -- output --------------------------------------------------------------------------------------
+
+
+def _print_table(rows: list[dict[str, Any]], console: Console, most: int = 60) -> None:
+    table = Table(box=None, header_style="bold")
+    for name in ("subject", "case", "status", "split", "why"):
+        table.add_column(name, overflow="fold")
+    # What needs attention comes first where the table is cut; the CSV holds everything.
+    order = {"error": 0, "left out": 1}
+    shown = sorted(rows, key=lambda r: order.get(str(r["status"]), 2)) if len(rows) > most else rows
+    for row in shown[:most]:
+        why = row.get("reason") or row.get("flags") or row.get("note") or ""
+        where = f" [{row['file']}]" if row.get("file") else ""
+        table.add_row(
+            *(_plain(row.get(k, "")) for k in ("subject", "case", "status", "split")), _plain(f"{why}{where}")
+        )
+    console.print(table)
+    if len(rows) > most:
+        console.print(f"... and {len(rows) - most} more rows in the CSV", highlight=False)
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[str(row["status"])] = counts.get(str(row["status"]), 0) + 1
+    console.print(", ".join(f"{n} {s}" for s, n in sorted(counts.items())), highlight=False)
+
+
+def _plain(value: object) -> str:
+    from rich.markup import escape
+
+    return escape(str(value))
+
+
+def _write_csv(rows: list[dict[str, Any]], path: Path) -> Path:
+    from ..errors import InputError
+
+    first = _FIRST if any("status" in row for row in rows) else ("subject", "split")
+    names = list(dict.fromkeys([*first, *(k for row in rows for k in row)]))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8") as handle:
+            writer = csv.DictWriter(handle, names, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+    except OSError as error:
+        raise InputError(
+            f"--out {path.parent}: cannot be written ({error.strerror}); give another folder"
+        ) from None
+    return path
+
+
+def _write_splits(rows: list[dict[str, Any]], path: Path) -> Path:
+    """Subject and split, in the form that ``--data-option split=FILE`` takes."""
+    splits = {r["subject"]: r["split"] for r in rows if r.get("split") and r["subject"]}
+    return _write_csv([{"subject": s, "split": splits[s]} for s in sorted(splits)], path)
