@@ -73,17 +73,13 @@ class Phantom(Dataset):
         misalign: float = 0.0,
         subjects: int | None = None,
     ) -> None:
-        if not 16 <= size <= 512:
-            raise InputError(f"phantom: size={size} is not in 16..512 voxels per axis")
-        if not 2 <= fwhm <= 20:
-            raise InputError(f"phantom: fwhm={fwhm} mm is not in 2..20")
-        if not counts > 0:
-            raise InputError(f"phantom: counts={counts} is not positive")
-        if not 0 <= misalign <= 20:
-            raise InputError(f"phantom: misalign={misalign} mm is not in 0..20")
-        if subjects is not None and subjects < 1:
-            raise InputError(f"phantom: subjects={subjects} is less than 1")
-        self.size, self.subjects = int(size), subjects
+        _check("size", size, int, 16, 512)
+        _check("fwhm", fwhm, (int, float), 2, 20)
+        _check("counts", counts, (int, float), 1, 1e9)
+        _check("misalign", misalign, (int, float), 0, 20)
+        if subjects is not None:
+            _check("subjects", subjects, int, 1, 1000)
+        self.size, self.subjects = size, subjects
         self.fwhm, self.counts, self.misalign = float(fwhm), float(counts), float(misalign)
 
     def cases(self, split: str = "test") -> Sequence[Case]:
@@ -114,6 +110,12 @@ class Phantom(Dataset):
             truth_loader=partial(Truth, key, parameters),
             meta={"lesion": lesion, "seed": seed, "misalign": self.misalign},
         )
+
+
+def _check(name: str, value: Any, kind: Any, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+        number = "a whole number" if kind is int else "a number"
+        raise InputError(f"phantom: {name}={value!r} is not {number} in {low:g}..{high:g}")
 
 
 def read_split(split: str) -> list[tuple[str, int, bool]]:

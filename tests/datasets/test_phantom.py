@@ -259,6 +259,8 @@ def test_fingerprint_sees_every_parameter():
     ("arguments", "names"),
     [
         ({"size": 4}, "size"),
+        ({"size": 48.5}, "size=48.5 is not a whole number"),
+        ({"fwhm": "wide"}, "fwhm='wide' is not a number"),
         ({"fwhm": 0}, "fwhm"),
         ({"counts": float("nan")}, "counts"),
         ({"misalign": -1}, "misalign"),
