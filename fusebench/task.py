@@ -183,7 +183,8 @@ def fuse(method: Method, a: Image, b: Image, seed: int = 0) -> tuple[Image, floa
     """
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - plugins may use the global generator
-    torch.manual_seed(seed)
+    # torch.manual_seed also formats a stack trace for lazy CUDA calls: milliseconds, for nothing on a CPU.
+    (torch.manual_seed if method.device.type != "cpu" else torch.default_generator.manual_seed)(seed)
     ta, tb = (torch.from_numpy(np.array(x, dtype=np.float32)).to(method.device) for x in (a, b))
     _synchronise(method.device)
     begin = time.perf_counter()

@@ -58,7 +58,8 @@ class Healthy(Method):
 
     def fuse(self, a: Tensor, b: Tensor) -> Tensor:
         log(f"healthy {float(a.sum()):.4f}")
-        time.sleep(self.pause)
+        if self.pause:
+            time.sleep(self.pause)
         return (a + b) / 2
 
 
