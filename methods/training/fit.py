@@ -339,6 +339,8 @@ def _launch(recipe: Recipe, job: Job) -> Fabric:
             raise InputError(
                 f"--device {job.device} --devices {job.devices}: {str(error).splitlines()[0]}"
             ) from error
+    # Said once per run of every network with depthwise convolutions; it costs a copy, nothing else.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     if job.threads:
         torch.set_num_threads(job.threads)
     return fabric
