@@ -38,7 +38,7 @@ class DenseFuseRecipe(SliceRecipe):
 
     defaults = Hyperparameters(steps=600, batch=4, lr=2e-3, warmup=50, val_every=60)
     crop = (64, 64)
-    val_batches = 6
+    val_batches = 4
     notes = (
         "Auto-encoder on single slices, MRI and PET alike. Loss: MSE on the 0..255 scale + 100 (1 - SSIM), "
         "divided by 100, as in the paper and the authors' program (which takes MS-SSIM). "
@@ -61,9 +61,9 @@ class DenseFuseRecipe(SliceRecipe):
 class U2FusionRecipe(SliceRecipe):
     """Adaptive similarity to both images, weighed by their information."""
 
-    defaults = Hyperparameters(steps=450, batch=4, lr=1e-3, warmup=30, val_every=45)
+    defaults = Hyperparameters(steps=320, batch=3, lr=1e-3, warmup=30, val_every=32)
     crop = (56, 56)
-    val_batches = 6
+    val_batches = 4
     notes = (
         "U2Fusion-style: the paper measures information on VGG-16 features; here it is the RMS Laplacian of "
         "the images themselves, soft-maxed at a temperature of 0.1. Loss: w (1 - SSIM) + 20 w MSE, summed "
@@ -92,7 +92,7 @@ class MATRRecipe(SliceRecipe):
 
     defaults = Hyperparameters(steps=600, batch=8, lr=2e-3, warmup=50, val_every=60)
     crop = (64, 64)
-    val_batches = 6
+    val_batches = 4
     notes = (
         "Loss: (1 - SSIM) + RMI to the PET and (1 - SSIM) + 2.5 RMI to the MRI, as in the paper; RMI is its "
         "region term alone, on the image without a second sigmoid. The batch norms keep their initial "
@@ -125,7 +125,7 @@ class DILRANRecipe(SliceRecipe):
 
     defaults = Hyperparameters(steps=350, batch=2, lr=1e-3, warmup=30, val_every=35)
     crop = (96, 96)
-    val_batches = 6
+    val_batches = 4
     notes = (
         "Auto-encoder on single slices, MRI and PET alike. Loss: MSE + 0.2 MSE of the absolute Sobel "
         "gradients; the paper's perceptual term needs VGG-16 weights and is left out."
@@ -145,9 +145,9 @@ class DILRANRecipe(SliceRecipe):
 class SwinFuseRecipe(SliceRecipe):
     """Auto-encoder on single images: L1 and MS-SSIM."""
 
-    defaults = Hyperparameters(steps=350, batch=2, lr=5e-4, warmup=30, val_every=35)
+    defaults = Hyperparameters(steps=260, batch=2, lr=5e-4, warmup=20, val_every=26)
     crop = (49, 49)
-    val_batches = 6
+    val_batches = 4
     notes = (
         "Auto-encoder on single slices, MRI and PET alike, all blocks run. Loss: L1 + (1 - MS-SSIM) at three "
         "scales (crops are small). No stochastic depth. Stored in half precision."

@@ -13,7 +13,7 @@ from fusebench.method import MethodInfo
 from ._learned import LearnedSliceMethod, choose
 from ._weights import Layout
 
-WIDTH = 64
+WIDTH, DILATIONS = 64, (1, 3, 5)
 RULES = ("sfnn", "fl1n", "l1nw", "al1nw", "fer", "addition", "average")
 
 
@@ -26,7 +26,7 @@ class DILRANNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.shallow = nn.Conv2d(1, WIDTH, 1)
-        self.dilated = nn.ModuleList(nn.Conv2d(WIDTH, WIDTH, 3, padding=d, dilation=d) for d in (1, 3, 5))
+        self.dilated = nn.ModuleList(nn.Conv2d(WIDTH, WIDTH, 3, padding=d, dilation=d) for d in DILATIONS)
         self.reduce = nn.Conv2d(3 * WIDTH, WIDTH, 1)
         self.norm = nn.InstanceNorm2d(WIDTH, affine=True)  # one module, used twice
         self.attention = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
@@ -41,6 +41,40 @@ class DILRANNet(nn.Module):
         deep = deep + smooth(deep) * (once + twice + self.attention(twice))
         features: Tensor = x + smooth(x) * self.norm(deep)
         return features
+
+    def encode_fast(self, x: Tensor) -> Tensor:
+        """`encode` without gradients, at a third of the cost.
+
+        All channels of the shallow features are mixtures of three images, x, its product with ``smooth(x)``
+        and ``smooth(x)``; what follows up to the first norm is linear, so it acts on the three instead of
+        64, and constants fall out in the norm.
+        """
+        smoothed = smooth(x)
+        three = torch.cat((x, smoothed * x, smoothed), 1)
+        weight, bias = self.shallow.weight.flatten(), self.shallow.get_parameter("bias")
+        mixtures = torch.stack((torch.ones_like(bias), weight, bias)).double()
+        mixes = torch.split(self.reduce.weight[..., 0, 0].double(), WIDTH, 1)
+        deep = x.new_zeros(())
+        for dilation, conv, mix in zip(DILATIONS, self.dilated, mixes, strict=True):
+            kernel = conv.get_parameter("weight").double()
+            merged = torch.einsum("om,mihw,ki->okhw", mix, kernel, mixtures).to(x.dtype)
+            deep = deep + nnf.conv2d(three, merged, padding=dilation, dilation=dilation)
+        self._normalise_(deep)
+        total = self.attention(deep)
+        power = self.attention(total)
+        total += power
+        total += self.attention(power)
+        deep = self._normalise_(total.mul_(smooth(deep)).add_(deep))
+        shallow = (self.shallow(x) * smoothed).add_(x)
+        return deep.mul_(smooth(shallow)).add_(shallow)
+
+    def _normalise_(self, x: Tensor) -> Tensor:
+        """The instance norm, in place."""
+        x -= x.mean((2, 3), keepdim=True)
+        # Not a dot product of 65,536 terms: that loses three digits in single precision.
+        variance = x.square().mean((2, 3), keepdim=True)
+        scale = self.norm.weight[:, None, None] * (variance + self.norm.eps).rsqrt()
+        return x.mul_(scale).add_(self.norm.bias[:, None, None])
 
     def decode(self, x: Tensor) -> Tensor:
         """Features to images; no activation."""
@@ -125,7 +159,7 @@ class DILRAN(LearnedSliceMethod):
         each = []
         for first, second in zip(torch.split(b, 1), torch.split(a, 1), strict=True):
             both = nnf.pad(torch.cat((first, second)), even, mode="replicate")
-            f1, f2 = torch.split(self.network.encode(both), 1)
+            f1, f2 = torch.split(self.network.encode_fast(both), 1)
             each.append(self.network.decode(fuse_features(f1, f2, self.rule, self.compat)))
         return torch.cat(each)[..., :h, :w]
 
@@ -139,7 +173,7 @@ def fuse_features(f1: Tensor, f2: Tensor, rule: str, compat: bool = False) -> Te
     if rule in ("addition", "average"):
         w1 = w2 = f1.new_tensor(1.0)
     elif rule == "sfnn":
-        w1, w2 = (nuclear_norms(f.softmax(1)[0]).max() ** 2 for f in (f1, f2))
+        w1, w2 = (largest_nuclear_norm(_softmax(f[0])) ** 2 for f in (f1, f2))
     else:
         w1, w2 = f1.abs().sum(), f2.abs().sum()
         if rule == "al1nw":
@@ -150,13 +184,33 @@ def fuse_features(f1: Tensor, f2: Tensor, rule: str, compat: bool = False) -> Te
     return (w1 * f1 + w2 * f2).to(f1.dtype)
 
 
+def largest_nuclear_norm(x: Tensor) -> Tensor:
+    """The largest nuclear norm among matrices (N, H, W), in float64.
+
+    A nuclear norm is at most the root of the rank times the Frobenius norm.  The matrix of largest
+    Frobenius norm goes first, and only those whose bound reaches its nuclear norm follow: as a rule none.
+    """
+    squares = x.square().sum((1, 2)).double()
+    best = nuclear_norms(x[squares.argmax()][None])[0]
+    bound = (squares * min(x.shape[1:])).sqrt() * (1 + 1e-5)
+    bound[squares.argmax()] = 0
+    rivals = x[bound > best]
+    return torch.maximum(best, nuclear_norms(rivals).max()) if len(rivals) else best
+
+
 def nuclear_norms(x: Tensor) -> Tensor:
     """Nuclear norms of matrices (N, H, W), in float64.
 
-    Eigenvalues of the smaller Gram matrix in double precision: singular values down to 1e-8 of the largest
-    are right, in one batched call.
+    By the eigenvalues of the smaller Gram matrix, whose double precision keeps singular values down to
+    1e-8 of the largest: single precision itself holds no more.
     """
     x = x.double()
     gram = x @ x.mT if x.shape[-2] <= x.shape[-1] else x.mT @ x
     norms: Tensor = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().sum(-1)
     return norms
+
+
+def _softmax(x: Tensor) -> Tensor:
+    """Soft-max over the first axis; along a far stride this is faster than torch's."""
+    powers = (x - x.amax(0)).exp_()
+    return powers.div_(powers.sum(0))

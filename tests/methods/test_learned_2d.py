@@ -1,0 +1,150 @@
+"""What every learned 2D method keeps: shapes, ranges, batches, refusals."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from learned_2d import NAMES, images, module, random_state, with_random_weights
+from safetensors.torch import save_file
+
+import fusebench
+from fusebench.errors import InputError
+
+SIZES = [(1, 1), (1, 9), (2, 3), (7, 7), (8, 15), (33, 50)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("weights")
+
+
+@pytest.fixture(params=NAMES)
+def method(request, folder):
+    return with_random_weights(request.param, folder)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_any_size_gives_a_finite_image_in_range_and_leaves_the_inputs_alone(method, size):
+    a, b = images(2, *size)
+    kept = a.clone(), b.clone()
+    fused = method.fuse_slices(a, b)
+    assert fused.shape == a.shape
+    assert fused.dtype == torch.float32
+    assert fused.isfinite().all()
+    assert fused.min() >= 0
+    assert fused.max() <= 1
+    assert torch.equal(a, kept[0])
+    assert torch.equal(b, kept[1])
+
+
+@pytest.mark.parametrize("name", ["densefuse", "matr", "dilran"])
+def test_large_odd_size(name, folder):
+    a, b = images(1, 300, 517)
+    assert with_random_weights(name, folder).fuse_slices(a, b).shape == a.shape
+
+
+def test_a_batch_of_37_is_37_single_slices(method):
+    a, b = images(37, 9, 14, seed=3)
+    batch = method.fuse_slices(a, b)
+    assert batch.shape == a.shape
+    for i in (0, 1, 17, 36):
+        single = method.fuse_slices(a[i : i + 1], b[i : i + 1])
+        # DILRAN divides by the spread of 126 pixels, which magnifies rounding.
+        assert torch.allclose(batch[i : i + 1], single, atol=2e-5)
+
+
+def test_same_input_same_output(method):
+    a, b = images(1, 20, 22)
+    assert torch.equal(method.fuse_slices(a, b), method.fuse_slices(a, b))
+
+
+def test_constant_and_identical_images(method):
+    a, _ = images(1, 12, 16)
+    for x, y in ((a, a), (torch.zeros_like(a), torch.zeros_like(a)), (torch.ones_like(a), a * 0)):
+        assert method.fuse_slices(x, y).isfinite().all()
+
+
+def test_double_precision_is_taken(method):
+    a, b = images(1, 11, 12)
+    assert torch.equal(method.fuse_slices(a.double(), b.double()), method.fuse_slices(a, b))
+
+
+def test_nan_and_wrong_shapes_are_one_clear_error(method):
+    a, b = images(1, 8, 8)
+    broken = a.clone()
+    broken[0, 0, 2, 2] = float("nan")
+    with pytest.raises(InputError, match="NaN"):
+        method.fuse_slices(broken, b)
+    with pytest.raises(InputError, match="N, 1, H, W"):
+        method.fuse_slices(a[0], b[0])
+    with pytest.raises(InputError, match="N, 1, H, W"):
+        method.fuse_slices(a, b[..., :-1])
+
+
+def test_volumes_in_three_planes(folder):
+    method = with_random_weights("matr", folder, planes="tri")
+    a, b = (torch.rand(5, 9, 12) for _ in range(2))
+    fused = method.fuse(a, b)
+    assert fused.shape == a.shape
+    planes = [
+        with_random_weights("matr", folder, planes=p).fuse(a, b) for p in ("axial", "coronal", "sagittal")
+    ]
+    assert torch.allclose(fused, torch.stack(planes).mean(0), atol=1e-6)
+
+
+def test_the_number_of_parameters_is_the_published_one_in_use(method):
+    assert sum(p.numel() for p in method.network.parameters()) == type(method).info.params
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("densefuse", {"strategy": "max"}),
+        ("u2fusion", {"variant": "tf"}),
+        ("dilran", {"rule": "sum"}),
+        ("matr", {"planes": "oblique"}),
+    ],
+)
+def test_unknown_options_are_refused_with_the_known_ones(name, params):
+    with pytest.raises(InputError, match="choose one of"):
+        fusebench.create_method(name, **params)
+
+
+def test_a_file_of_another_method_is_refused_in_one_line(method, folder, tmp_path):
+    other = "matr" if type(method).info.name != "matr" else "densefuse"
+    wrong = tmp_path / "wrong.safetensors"
+    save_file(random_state(fusebench.create_method(other).build().state_dict()), wrong)
+    broken = fusebench.create_method(type(method).info.name, weights=str(wrong))
+    with pytest.raises(InputError, match=r"do not fit .* missing") as error:
+        broken.setup("cpu")
+    assert "\n" not in str(error.value)
+    assert str(wrong) in str(error.value)
+
+
+def test_given_weights_are_named_on_the_board(method):
+    assert method.info.trained_on.startswith("own weights (")
+    assert method.info.name == type(method).info.name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shipped_weights(name):
+    info = fusebench.create_method(name).info
+    if info.weights is None:
+        with pytest.raises(InputError, match="ships no weights"):
+            fusebench.create_method(name).setup("cpu")
+        return
+    path = Path(module(name).__file__).parent / info.weights.file
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == info.weights.sha256
+    assert info.weights.sha256 in path.with_suffix(".md").read_text()
+    method = fusebench.create_method(name)
+    method.setup("cpu")
+    assert method.origin == "fusebench"
+    yy, xx = torch.meshgrid(torch.linspace(-1, 1, 56), torch.linspace(-1, 1, 56), indexing="ij")
+    disc = ((xx**2 + yy**2) < 0.7).float()
+    a, b = 0.4 * disc, 0.9 * ((xx - 0.3) ** 2 + yy**2 < 0.1).float()
+    fused = method.fuse_slices(a[None, None], b[None, None])[0, 0]
+    assert fused[b > 0].mean() > fused[(a > 0) & (b == 0)].mean() > fused[disc == 0].mean()
+    assert fused[:8, :8].max() < 0.12
