@@ -208,6 +208,7 @@ def write_image(
     like: Volume | str | os.PathLike[str],
     chroma: NDArray[np.uint8] | None = None,
     intensity: tuple[float, float] | None = None,
+    dtype: Literal["original", "float32"] = "original",
 ) -> Path:
     """Write a fused volume.
 
@@ -226,6 +227,8 @@ def write_image(
         Colour of the functional picture; default that of `like` where it is a `Volume`.
     intensity : (float, float), optional
         The source's range, where it was not read with "minmax".
+    dtype : {"original", "float32"}
+        Voxel type of a NIfTI: that of `like` (integers round), or float32.
 
     Returns
     -------
@@ -247,7 +250,7 @@ def write_image(
     if chroma is None and isinstance(like, Volume):
         chroma = like.chroma
     if kind in NIFTI:
-        blob = niftiio.encode(data, like, intensity, compress=kind == ".nii.gz")
+        blob = niftiio.encode(data, like, intensity, dtype, compress=kind == ".nii.gz")
     elif kind in (".png", ".tif", ".tiff"):
         blob = pictureio.encode(path, data, chroma)
     elif kind in ITK:

@@ -145,6 +145,8 @@ def encode(
     data: NDArray[np.float32],
     like: Volume | Path,
     intensity: tuple[float, float] | None,
+    dtype: str,
+    *,
     compress: bool,
 ) -> bytes:
     """File content for a fused volume; see `fusebench.imageio.write_image`."""
@@ -153,7 +155,7 @@ def encode(
         image.header.set_xyzt_units("mm")
         low, high = 0.0, 1.0
     else:
-        image, low, high = _in_original_space(data, like, intensity)
+        image, low, high = _in_original_space(data, like, intensity, dtype == "float32")
     image.header["cal_min"], image.header["cal_max"] = low, high
     image.header["descrip"] = b"fused by FuseBench"
     blob: bytes = image.to_bytes()
@@ -162,7 +164,7 @@ def encode(
 
 
 def _in_original_space(
-    data: NDArray[np.float32], like: Path, intensity: tuple[float, float] | None
+    data: NDArray[np.float32], like: Path, intensity: tuple[float, float] | None, as_float: bool
 ) -> tuple[Any, float, float]:
     source, _ = _image(like)
     affine, _ = _geometry(like, source)
@@ -181,7 +183,7 @@ def _in_original_space(
     header = source.header.copy()
     dtype = header.get_data_dtype()
     slope, inter = float(source.dataobj.slope), float(source.dataobj.inter)
-    if dtype.kind in "iu":
+    if dtype.kind in "iu" and not as_float:
         limits = np.iinfo(dtype)
         stored = np.clip(np.rint((values - inter) / slope), limits.min, limits.max).astype(dtype)
     else:

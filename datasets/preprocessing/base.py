@@ -127,7 +127,10 @@ class PairDataset(Dataset):
     def _nothing(self, split: str) -> str:
         pairs, left_out = self.found
         if pairs:
-            return f"{self.data_dir}: none of {len(pairs)} pairs is in split {split!r}; try --data-option split=all-test"
+            return (
+                f"{self.data_dir}: none of {len(pairs)} pairs is in split {split!r}; "
+                "try --data-option split=all-test"
+            )
         why = f" (first of {len(left_out)}: {left_out[0].path}: {left_out[0].reason})" if left_out else ""
         return (
             f"{self.data_dir}: no MRI-PET pair was found{why}; "

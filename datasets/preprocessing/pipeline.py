@@ -280,6 +280,32 @@ def stored_report(case: Case) -> dict[str, Any]:
         return {}
 
 
+def align_files(mri: Path, pet: Path, mask: Path | None = None) -> tuple[Pair, State]:
+    """PET registered to the MRI and put on its grid (``--register``); min-max, so that it can be undone.
+
+    Returns
+    -------
+    pair : Pair
+        On the grid that `fusebench.imageio.read_image` gives for `mri`.
+    state : State
+        Its notes and figures.
+    """
+    if extension(mri) in PICTURES or extension(pet) in PICTURES:
+        raise InputError(f"{pet}: pictures have no position in space; align them first, without --register")
+    steps: tuple[Step, ...] = (
+        Static(),
+        CheckGrid(),
+        RegisterRigid("always"),
+        Mask(),
+        ToMri(),
+        Intensity("minmax"),
+    )
+    state = run_steps(read_source(PairSource("", "", mri, pet, mask=mask)), steps)
+    assert state.mask is not None
+    a, b = (Volume(i.data, i.affine, r) for i, r in zip((state.mri, state.pet), state.intensity, strict=True))
+    return Pair(a, b, state.mask), state
+
+
 def load_as_is(source: PairSource) -> Pair:
     """The pair voxel by voxel (recipe "none", and pictures)."""
     if source.is_picture or not (source.mri_files or source.pet_files):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from ..case import Pair
 from ._options import add_device_option, add_plugin_option, literal, plugins_of
 
 
@@ -23,6 +25,17 @@ def add(subparsers: Any) -> None:
         "--set", action="append", default=[], metavar="PARAM=VALUE", help="a parameter of the method"
     )
     parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of a learned method")
+    parser.add_argument(
+        "--register",
+        action="store_true",
+        help="align the functional image to the structural one first (rigid); any grids, 4D PET averaged",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=["original", "float32"],
+        default="original",
+        help="voxels of a written NIfTI: as the structural image's (default), or float32",
+    )
     parser.add_argument("--seed", type=int, default=0)
     add_device_option(parser)
     add_plugin_option(parser)
@@ -33,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from ..errors import InputError
     from ..imageio import read_pair, write_image
     from ..plan import method_specs
+    from ..rawimage import NIFTI, extension
     from ..task import fuse
     from ._options import device_of
 
@@ -48,10 +62,36 @@ def run(args: argparse.Namespace) -> int:
     (spec,) = method_specs(plugins, [plugins.methods.entry(args.method).name], {args.method: parameters})
     if spec.broken:
         raise InputError(spec.broken)
-    pair = read_pair(args.mri, args.pet)
+    pair = aligned_pair(args.mri, args.pet) if args.register else read_pair(args.mri, args.pet)
     method = plugins.methods.load(spec.name)(**spec.parameters)
     method.setup(device_of(args))
     fused, seconds = fuse(method, pair.a.data, pair.b.data, args.seed)
-    write_image(args.output, fused, like=pair.a)
+    # The file, not the volume: its orientation, header and voxel type are written back.
+    like = args.mri if args.mri.is_file() and extension(args.mri) in NIFTI else pair.a
+    write_image(
+        args.output,
+        fused,
+        like=like,
+        chroma=pair.b.chroma,
+        intensity=pair.a.intensity,
+        dtype=args.dtype,
+    )
     Console().print(f"{args.output}: {spec.name}, {seconds:.2f} s", highlight=False, soft_wrap=True)
     return 0
+
+
+def aligned_pair(mri: Path, pet: Path) -> Pair:
+    """Both images on the structural one's grid, the functional one registered; says how it went."""
+    pipeline = import_module("fusebench.datasets.preprocessing.pipeline")
+    pair, state = pipeline.align_files(mri, pet)
+    console = Console(stderr=True)
+    figures = state.numbers
+    console.print(
+        f"registered: moved by {figures['moved_mm']:.1f} mm, mutual information "
+        f"{figures['information_before']:.2f} to {figures['information_after']:.2f} bits",
+        highlight=False,
+    )
+    for note in state.notes:
+        console.print(f"warning: {note}", markup=False, highlight=False, soft_wrap=True)
+    result: Pair = pair
+    return result

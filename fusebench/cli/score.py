@@ -62,6 +62,11 @@ def add(subparsers: Any) -> None:
         "volumes, none for pictures",
     )
     parser.add_argument(
+        "--register",
+        action="store_true",
+        help="align the functional image to the structural one first, as `fuse --register` does",
+    )
+    parser.add_argument(
         "--metrics",
         default="",
         metavar="LIST",
@@ -222,8 +227,14 @@ def _score(
     from ..imageio import check_grid, read_image, read_mask
     from ..mask import foreground
 
-    a, b = read_image(item.mri), read_image(item.pet)
-    check_grid(a, b, item.mri, item.pet)
+    if args.register:
+        from .fuse import aligned_pair
+
+        pair = aligned_pair(item.mri, item.pet)
+        a, b = pair.a, pair.b
+    else:
+        a, b = read_image(item.mri), read_image(item.pet)
+        check_grid(a, b, item.mri, item.pet)
     fused = _read_fused(item.fused, args.fused_range)
     check_grid(a, fused, item.mri, item.fused)
     mask = None

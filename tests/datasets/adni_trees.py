@@ -74,7 +74,7 @@ PET_STD = "Coreg, Avg, Standardized Image and Voxel Size"
 
 
 def collection_csv(path, rows, header=None, **options):
-    """The collection table as IDA writes it; `rows` hold (id, subject, group, modality, description, date)."""
+    """A collection table as IDA writes it; `rows` hold (id, subject, group, modality, description, date)."""
     header = header or [
         "Image Data ID",
         "Subject",
