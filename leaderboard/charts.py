@@ -24,7 +24,7 @@ from .tables import ARROWS, Board, Column
 
 # Two hues of the Okabe-Ito set that stay apart for all common colour-vision deficiencies and in grey.
 METHOD, CONTROL, ACCENT = "#0072B2", "#999999", "#D55E00"
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -42,7 +42,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     paths = [stem.with_name(stem.name + suffix) for suffix in (".png", ".svg")]
     engine = figure.get_layout_engine()
     box = None if engine else "tight"
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         if engine:
             # Once for both files; left in place it would be solved, and all be drawn, twice for each.
             engine.execute(figure)
@@ -92,7 +92,7 @@ def plain(text: str) -> str:
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         return figure, figure.subplots()
 
@@ -103,7 +103,7 @@ def critical_difference(board: Board) -> Figure:
     names = {m: plain(m) for m in ranking.order}
     ranks = ranking.table["average"].rename(index=names)
     p = ranking.p.loc[ranking.order, ranking.order].rename(index=names, columns=names)
-    with rc_context({**_STYLE, "axes.grid": False}):
+    with rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(7.5, 1.2 + 0.24 * len(ranks)))
         ax = figure.subplots()
         sp.critical_difference_diagram(

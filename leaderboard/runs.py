@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from fusebench.errors import InputError
 from fusebench.results import IDENTITY, as_table, read_rows
+
+# Where a file of a history store keeps the manifest.
+METADATA = b"fusebench"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +46,14 @@ class Runs:
         return list(dict.fromkeys(self.rows["dataset"].astype(str)))
 
 
+def groups(table: Any, keys: Sequence[str]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Groups of a table, or of a series by levels of its index, in their order, with keys as text."""
+    for key, part in table.groupby(list(keys), sort=False):
+        yield tuple(str(k) for k in key), part
+
+
 def load(folders: Sequence[str | Path]) -> Runs:
-    """Read run folders.
+    """Read run folders, or files of a history store.
 
     Raises
     ------
@@ -66,21 +76,32 @@ def load(folders: Sequence[str | Path]) -> Runs:
 
 
 def _rows(folder: Path) -> pd.DataFrame:
+    if folder.suffix == ".parquet":
+        return _parquet(folder)
     log, path = folder / "rows.jsonl", folder / "rows.parquet"
     # The table is consolidated at the end of a run: an older one lacks what an interrupted run added.
     if log.exists() and not (path.exists() and path.stat().st_mtime >= log.stat().st_mtime):
         return as_table(read_rows(folder))
+    if not path.exists():
+        raise InputError(f"{folder}: neither rows.jsonl nor rows.parquet there; is it a run folder?")
+    return _parquet(path)
+
+
+def _parquet(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path)
-    except FileNotFoundError:
-        raise InputError(
-            f"{folder}: neither rows.jsonl nor rows.parquet there; is it a run folder?"
-        ) from None
+        table: pd.DataFrame = pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable ({error}); run again with --collect") from None
+        raise InputError(f"{path}: not readable ({error}); make it again") from None
+    return table
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
+    if folder.suffix == ".parquet":
+        stored = (pq.read_schema(folder).metadata or {}).get(METADATA)
+        if stored is None:
+            raise InputError(f"{folder}: not made by `history add`; give the run folder itself")
+        facts: dict[str, Any] = json.loads(stored)
+        return facts
     path = folder / "manifest.json"
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,77 @@
+"""``compare``: did a new run get worse than a base run?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+
+def add(subparsers: Any) -> None:
+    """Register the subcommand."""
+    parser = subparsers.add_parser(
+        "compare",
+        help="paired comparison of two runs; exit code 1 on a loss",
+        description="Pair the rows of two runs by case and say what got worse. Exit code 0: nothing, 1: a "
+        "loss, 2: the runs cannot be read. Time and memory only warn unless --gate-costs is given.",
+    )
+    parser.add_argument(
+        "base", type=Path, metavar="BASE", help="run folder, or a history store (its newest commit counts)"
+    )
+    parser.add_argument("new", type=Path, metavar="NEW", help="run folder")
+    parser.add_argument(
+        "--baseline", action="append", default=[], type=Path, metavar="RUN",
+        help="another run of the base; the noise of time and memory is learned from them (repeatable). With "
+        "a history store as BASE its last 10 commits are used.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--mode", choices=("auto", "exact", "test"), default="auto",
+        help="exact: any mean loss above --tolerance; test: significant by subject and above --min-effect; "
+        "auto: exact for what ran on a CPU (default)",
+    )  # fmt: skip
+    parser.add_argument("--tolerance", type=float, default=1e-6, metavar="X", help="default 1e-6")
+    parser.add_argument("--alpha", type=float, default=0.05, metavar="P", help="default 0.05")
+    parser.add_argument(
+        "--min-effect", type=float, default=0.05, metavar="SD",
+        help="smallest loss that counts in a test, in standard deviations over cases (default 0.05)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--gate-costs",
+        action="store_true",
+        help="time or memory beyond the noise band is a loss, not a warning",
+    )
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the summary there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every compared series there")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare, print the Markdown summary, and return 1 on a loss."""
+    runs = import_module("fusebench.leaderboard.runs")
+    regression = import_module("fusebench.leaderboard.regression")
+    baselines = [runs.load([p]) for p in args.baseline]
+    stored = sorted(args.base.glob("*.parquet")) if not (args.base / "manifest.json").exists() else []
+    if stored:
+        base = runs.load([stored[-1]])
+        baselines += [runs.load([p]) for p in stored[-10:-1]]
+    else:
+        base = runs.load([args.base])
+    result = regression.compare(
+        base,
+        runs.load([args.new]),
+        baselines=baselines,
+        mode=args.mode,
+        tolerance=args.tolerance,
+        alpha=args.alpha,
+        min_effect=args.min_effect,
+        gate_costs=args.gate_costs,
+    )
+    text = result.to_markdown()
+    sys.stdout.write(text)
+    for path, content in ((args.markdown, text), (args.json, result.to_json())):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content, encoding="utf-8")
+    return int(result.lost)

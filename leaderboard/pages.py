@@ -1,0 +1,340 @@
+"""Pages of the HTML site: index, methods, metrics and cases."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from . import charts, volumes
+from .published import NOTE, paper_table
+from .runs import Runs
+from .tables import Board, Column, facts_of
+
+SITE = Path(__file__).parent / "site"
+
+
+@dataclass(frozen=True)
+class Span:
+    """Horizontal scale of a column's interval bars."""
+
+    low: float
+    high: float
+
+    def at(self, x: float) -> float:
+        """Position in percent."""
+        return round(100 * (x - self.low) / ((self.high - self.low) or 1.0), 2)
+
+    def width(self, low: float, high: float) -> float:
+        """Length in percent."""
+        return round(self.at(high) - self.at(low), 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """A board with everything the pages need of it."""
+
+    board: Board
+    slug: str
+    rows: pd.DataFrame
+    statuses: Mapping[tuple[str, str], str]
+    figures: list[dict[str, str]]
+    files: list[dict[str, str]]
+    spans: Mapping[str, Span]
+
+    @property
+    def title(self) -> str:
+        return self.board.title
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return self.board.columns
+
+    def values(self, method: str, case: str) -> list[float]:
+        """Values of all columns for one method and case."""
+        scores = self.board.scores
+        return [float(v) for v in scores.values[scores.methods.index(method), scores.cases.index(case)]]
+
+    @property
+    def published(self) -> dict[str, Any] | None:
+        """The paper's row beside ours, for the protocol `paper`."""
+        table = paper_table(self.board) if self.board.protocol == "paper" else pd.DataFrame()
+        if table.empty:
+            return None
+        metrics = [c for c in table.columns if c not in ("method", "data", "control")]
+        rows = [
+            {
+                "method": r["method"],
+                "data": r["data"],
+                "control": r["control"],
+                "values": [f"{r[m]:.3f}" if np.isfinite(r[m]) else "–" for m in metrics],
+            }
+            for r in table.to_dict("records")
+        ]
+        return {"note": NOTE, "metrics": metrics, "rows": rows}
+
+    @property
+    def stability(self) -> list[dict[str, Any]]:
+        """Position intervals of the ranked methods."""
+        table = self.board.ranking.table
+        if len(table) < 2:
+            return []
+
+        def between(low: float, high: float) -> str:
+            return "–" if np.isnan(low) else f"{low:.0f}" if low == high else f"{low:.0f} to {high:.0f}"
+
+        return [
+            {
+                "method": r["method"],
+                "average": r["average"],
+                "positions": between(r["best"], r["worst"]),
+                "lomo": between(r["lomo_best"], r["lomo_worst"]),
+            }
+            for r in table.reset_index().to_dict("records")
+        ]
+
+    @property
+    def leave_out(self) -> list[dict[str, Any]]:
+        """Kendall's tau of the ranking without one metric."""
+        table = self.board.ranking.leave_one_out
+        return [
+            {"metric": m, "tau": r["tau"], "first": r["first"]}
+            for m, r in table.to_dict(orient="index").items()
+        ]
+
+    @property
+    def friedman(self) -> str:
+        """Friedman's test in words."""
+        test = self.board.ranking.friedman
+        if test is None:
+            return ""
+        return (
+            f"Friedman's test over {len(self.board.ranking.blocks)} subjects: chi-square {test.chi2:.2f}, "
+            f"Iman-Davenport F {test.f:.2f}, p = {test.p:.2g}."
+        )
+
+
+def slug(name: str) -> str:
+    """A name as a file name: safe characters only, a hash where some were replaced."""
+    safe = re.sub(r"[^a-z0-9._-]", "-", name).strip(".-")[:60]
+    return safe if safe == name else f"{safe or 'x'}-{hashlib.sha1(name.encode()).hexdigest()[:8]}"
+
+
+def environment(manifest: Mapping[str, Any]) -> Environment:
+    """Templates that escape all names, with the facts of a run that every page shows."""
+    made = Environment(
+        loader=FileSystemLoader(SITE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    hardware = manifest.get("hardware", {})
+    made.globals.update(
+        slug=slug,
+        nav=[],
+        run={"id": "", "created": "", **manifest.get("run", {})},
+        versions={"fusebench": "", **manifest.get("versions", {})},
+        commit=str(manifest.get("git", {}).get("commit") or ""),
+        hardware=", ".join(str(hardware[k]) for k in ("processor", "machine") if hardware.get(k)),
+    )
+    return made
+
+
+class Pages:
+    """Renders the site; all names pass Jinja2's autoescape."""
+
+    def __init__(self, found: Runs, sections: list[Section], out: Path) -> None:
+        self.found, self.sections, self.out = found, sections, out
+        self.environment = environment(found.manifest)
+        self.environment.globals["nav"] = [{"href": "index.html#cases", "text": "Cases"}]
+
+    def write(self, viewer_cases: int) -> None:
+        """Render everything; at most `viewer_cases` cases get an image viewer."""
+        cases = self._cases(viewer_cases)
+        self._render(
+            "index.html", "index.html", boards=self.sections, cases=cases, dataset_line=self._dataset()
+        )
+        for name in dict.fromkeys(x.method for s in self.sections for x in s.board.lines):
+            self._method(name)
+        for name in dict.fromkeys(c.id for s in self.sections for c in s.columns):
+            self._metric(name)
+
+    def _render(self, template: str, path: str, **values: Any) -> None:
+        root = "../" * path.count("/")
+        text = self.environment.get_template(template).render(root=root, **values)
+        (self.out / path).write_text(text, encoding="utf-8")
+
+    def _dataset(self) -> str:
+        facts = self.found.manifest.get("dataset", {})
+        parts = [
+            f"{k}: {facts[k]}" for k in ("name", "split", "summary", "licence", "fingerprint") if facts.get(k)
+        ]
+        return "; ".join(parts)
+
+    def _method(self, name: str) -> None:
+        info = {"summary": "", "control": False, "dims": None}
+        info |= self.found.manifest.get("methods", {}).get(name, {})
+        boards = []
+        for s in self.sections:
+            line = next((x for x in s.board.lines if x.method == name), None)
+            if line is None:
+                continue
+            rows = [
+                {
+                    "case": case,
+                    "slug": slug(case),
+                    "values": s.values(name, case),
+                    "status": s.statuses.get(
+                        (name, case), "ok" if np.isfinite(s.values(name, case)).any() else "–"
+                    ),
+                }
+                for case in s.board.scores.cases
+            ]
+            boards.append(
+                {"title": s.title, "slug": s.slug, "line": line, "columns": s.columns, "cases": rows}
+            )
+        self._render(
+            "method.html", f"methods/{slug(name)}.html", name=name, info=info, card=_card(info), boards=boards
+        )
+
+    def _metric(self, name: str) -> None:
+        facts = {"title": name, **facts_of(name, self.found.manifest)}
+        boards = []
+        for s in self.sections:
+            for column in s.columns:
+                if column.id == name:
+                    stems = {f"{kind}-{charts.file_name(name)}" for kind in ("distribution", "paired")}
+                    figures = [f for f in s.figures if f["stem"] in stems]
+                    boards.append({"title": s.title, "slug": s.slug, "column": column, "lines": s.board.lines,
+                                   "figures": figures})  # fmt: skip
+        self._render(
+            "metric.html",
+            f"metrics/{slug(name)}.html",
+            name=name,
+            facts=facts,
+            card=_definition(facts),
+            boards=boards,
+        )
+
+    def _cases(self, viewer_cases: int) -> list[dict[str, Any]]:
+        stored = {}
+        for folder in self.found.folders:
+            for case in volumes.stored_cases(folder):
+                stored[f"{case.dataset}/{case.case}"] = case
+        groups = dict(
+            zip(
+                self.found.rows["dataset"] + "/" + self.found.rows["case"],
+                self.found.rows["group"],
+                strict=True,
+            )
+        )
+        listed, viewers = [], 0
+        for name, group in groups.items():
+            dataset, _, case = name.partition("/")
+            viewer = None
+            if name in stored and viewers < viewer_cases:
+                viewers += 1
+                viewer = self._viewer(name, stored[name])
+            boards = [self._case_board(s, name) for s in self.sections if name in s.board.scores.cases]
+            failures = sum(bool(r["status"]) for b in boards for r in b["rows"])
+            self._render(
+                "case.html",
+                f"cases/{slug(name)}.html",
+                name=case,
+                dataset=dataset,
+                group=group,
+                viewer=viewer,
+                boards=boards,
+            )
+            listed.append({"case": case, "dataset": dataset, "group": group, "slug": slug(name),
+                           "images": int(viewer is not None), "failures": failures})  # fmt: skip
+        return listed
+
+    def _case_board(self, section: Section, case: str) -> dict[str, Any]:
+        rows = [
+            {
+                "method": x.method,
+                "control": x.control,
+                "values": section.values(x.method, case),
+                "status": section.statuses.get((x.method, case), ""),
+            }
+            for x in section.board.lines
+        ]
+        return {"title": section.title, "slug": section.slug, "columns": section.columns, "rows": rows}
+
+    def _viewer(self, name: str, stored: volumes.StoredCase) -> dict[str, Any]:
+        images = [("mri", "MRI", stored.sources["mri"]), ("pet", "PET", stored.sources["pet"])]
+        known = {x.method: i for s in self.sections for i, x in enumerate(s.board.lines)}
+        # Best first, as on the board; what is on disk but on no board comes last.
+        for method in sorted(stored.fused, key=lambda m: (known.get(m, len(known)), m)):
+            images.append((f"method:{method}", method, stored.fused[method]))
+        folder = self.out / "data" / slug(name)
+        folder.mkdir(parents=True)
+        listed = []
+        for i, (key, label, path) in enumerate(images):
+            url = self._script(folder, f"{i}-{slug(label)}", f"{name} {key}", path)
+            listed.append({"id": key, "label": label, "key": f"{name} {key}", "url": url})
+        chroma = None
+        if stored.chroma:
+            key = f"{name} chroma"
+            url = self._script(folder, "chroma", key, stored.chroma, levels=True)
+            chroma = {"key": key, "url": url}
+        return {**volumes.geometry(stored.sources["mri"]), "volumes": listed, "chroma": chroma,
+                "niivue": "../static/niivue.umd.js"}  # fmt: skip
+
+    def _script(self, folder: Path, stem: str, key: str, path: Path, *, levels: bool = False) -> str:
+        (folder / f"{stem}.js").write_text(volumes.script(key, path, levels=levels), encoding="ascii")
+        return f"../data/{folder.name}/{stem}.js"
+
+
+def _card(info: Mapping[str, Any]) -> list[tuple[str, str]]:
+    weights = info.get("weights") or {}
+    provenance = f"{weights['file']}, sha256 {weights['sha256']}" if weights.get("file") else "none"
+    parameters = ", ".join(f"{k} = {v}" for k, v in (info.get("parameters") or {}).items())
+    return _filled(
+        [
+            ("kind", {2: "slice by slice (2D)", 3: "native 3D"}.get(info.get("dims") or 0, "")),
+            ("paper", info.get("paper")),
+            ("licence", info.get("licence")),
+            ("trained on", info.get("trained_on") or "nothing learned"),
+            ("weights", provenance),
+            ("learned parameters", info.get("params") or 0),
+            ("settings", parameters),
+            ("colour", info.get("colour")),
+            ("notes", info.get("notes")),
+            ("origin", info.get("origin")),
+            ("content key", info.get("key")),
+        ]
+    )
+
+
+def _definition(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    better = {"higher": "higher is better", "lower": "lower is better", "zero": "closest to zero is best",
+              "none": "descriptive: not ranked"}  # fmt: skip
+    variants = facts.get("variants") or {}
+    return _filled(
+        [
+            ("better", better.get(str(facts.get("direction")), "not known")),
+            ("range", f"{facts['low']:g} to {facts['high']:g}" if facts.get("high") is not None else ""),
+            ("unit", facts.get("unit")),
+            ("family", facts.get("family")),
+            ("paper", facts.get("paper")),
+            ("dimensions", ", ".join(f"{d}D" for d in facts.get("dims") or ())),
+            ("parts", ", ".join(facts.get("parts") or ())),
+            ("variants", "; ".join(f"@{k}: {v}" for k, v in variants.items())),
+            ("needs ground truth", "yes" if facts.get("needs_truth") else ""),
+            ("notes", facts.get("notes")),
+        ]
+    )
+
+
+def _filled(pairs: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
+    return [(k, str(v)) for k, v in pairs if v not in (None, "")]

@@ -1,0 +1,328 @@
+"""Two runs of the same benchmark compared, case by case: did anything get worse?
+
+Quality is gated, time and memory warn: scores of a deterministic method repeat to the last digits, times
+on a shared machine do not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from .ranking import plural
+from .runs import Runs, groups
+from .tables import facts_of, markdown_text
+
+Mode = Literal["auto", "exact", "test"]
+Verdict = Literal["loss", "gain", "same", "warning"]
+
+# Rows that only carry the time of a pytest benchmark.
+BENCHMARK = "benchmark"
+# Ratios that count as noise while nothing is known about the machine, and the narrowest band ever used.
+UNKNOWN_BAND = {"seconds": 1.5, "memory": 1.25}
+NARROWEST_BAND = {"seconds": 1.10, "memory": 1.05}
+# A band is this much wider than the largest deviation among the baselines: the next one may be larger.
+BAND_MARGIN = 1.5
+
+
+@dataclass(frozen=True)
+class Change:
+    """One compared series.
+
+    Attributes
+    ----------
+    kind : str
+        "quality", "failure", "seconds" or "memory".
+    method, dataset, protocol, metric : str
+    cases : int
+        Pairs compared; for a failure the cases lost.
+    base, new : float
+        Means (quality), or medians (seconds), or peaks (memory).
+    change : float
+        Quality: mean gain in the metric's direction, so a loss is negative.  Time and memory: ratio new/base.
+    limit : float
+        What `change` was held against.
+    p : float or None
+        Of the paired test, Holm-adjusted, where one was made.
+    verdict : {"loss", "gain", "same", "warning"}
+    detail : str
+    """
+
+    kind: str
+    method: str
+    dataset: str
+    protocol: str
+    metric: str
+    cases: int
+    base: float
+    new: float
+    change: float
+    limit: float
+    p: float | None
+    verdict: Verdict
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Result of `compare`."""
+
+    changes: tuple[Change, ...]
+    notes: tuple[str, ...]
+
+    def of(self, verdict: Verdict) -> list[Change]:
+        """Changes with one verdict."""
+        return [c for c in self.changes if c.verdict == verdict]
+
+    @property
+    def lost(self) -> bool:
+        """Whether anything that gates got worse."""
+        return bool(self.of("loss"))
+
+    def to_json(self) -> str:
+        """Everything, for machines."""
+        clean = [
+            {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in asdict(c).items()}
+            for c in self.changes
+        ]
+        return json.dumps({"lost": self.lost, "notes": self.notes, "changes": clean}, indent=2) + "\n"
+
+    def to_markdown(self) -> str:
+        """A summary for a pull request."""
+        quality = [c for c in self.changes if c.kind in ("quality", "failure")]
+        head = "got worse" if self.lost else "nothing got worse"
+        counts = f"{len(self.of('loss'))} worse, {len(self.of('gain'))} better"
+        counts += f", {plural(len(self.of('warning')), 'warning')}"
+        lines = [f"### FuseBench: {head}", "", f"{plural(len(quality), 'score')} compared: {counts}.", ""]
+        parts = {"Worse": self.of("loss"), "Warnings": self.of("warning"), "Better": self.of("gain")}
+        for title, some in parts.items():
+            if some:
+                lines += [f"**{title}**", "", *_markdown_table(some), ""]
+        lines += [f"- {markdown_text(n)}" for n in self.notes]
+        return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown_table(changes: Sequence[Change]) -> list[str]:
+    lines = [
+        "| method | what | cases | base | new | change | limit | |",
+        "| :-- | :-- | --: | --: | --: | --: | --: | :-- |",
+    ]
+    for c in changes[:50]:
+        what = c.metric if c.kind == "quality" else c.kind
+        where = "/".join(x for x in (c.dataset, c.protocol) if x)
+        change = f"×{c.change:.3f}" if c.kind in ("seconds", "memory") else f"{c.change:+.3g}"
+        limit = f"×{c.limit:.2f}" if c.kind in ("seconds", "memory") else f"{c.limit:.1g}"
+        p = f"p = {c.p:.2g}" if c.p is not None else ""
+        cells = [c.method, f"{what} ({where})", str(c.cases), f"{c.base:.6g}", f"{c.new:.6g}", change, limit]
+        text = markdown_text("; ".join(x for x in (p, c.detail) if x))
+        lines.append("| " + " | ".join([markdown_text(x) for x in cells] + [text]) + " |")
+    if len(changes) > 50:
+        lines.append(f"| and {len(changes) - 50} more |" + " |" * 7)
+    return lines
+
+
+_KEY = ["method", "dataset", "case", "protocol", "metric"]
+
+
+def compare(
+    base: Runs,
+    new: Runs,
+    *,
+    baselines: Sequence[Runs] = (),
+    mode: Mode = "auto",
+    tolerance: float = 1e-6,
+    alpha: float = 0.05,
+    min_effect: float = 0.05,
+    gate_costs: bool = False,
+) -> Comparison:
+    """Compare two runs case by case.
+
+    Parameters
+    ----------
+    base, new : Runs
+    baselines : sequence of Runs
+        Further runs of the base: the noise band of time and memory is learned from them and `base`.
+    mode : {"auto", "exact", "test"}
+        "exact": a loss above `tolerance` counts, of the mean or, where the mean stays, of one case.
+        "test": the mean loss must be significant (paired Wilcoxon by subject, Holm over all series) and
+        exceed `min_effect`.  "auto": "exact" for rows that both runs made on a CPU, else "test".
+    tolerance : float
+        Relative to the value above 1, absolute below.
+    alpha, min_effect : float
+        `min_effect` is in standard deviations of the base over cases.
+    gate_costs : bool
+        Count time and memory beyond the noise band as losses, not warnings.
+
+    Returns
+    -------
+    Comparison
+    """
+    notes: list[str] = []
+    quality = _quality(base, new, mode, tolerance, alpha, min_effect, notes)
+    failures = _failures(base, new)
+    costs = _costs(base, new, baselines, gate_costs, notes)
+    notes += _unmatched(base, new)
+    return Comparison((*failures, *quality, *costs), tuple(notes))
+
+
+def _scored(runs: Runs) -> pd.DataFrame:
+    return runs.rows[runs.rows["protocol"] != BENCHMARK]
+
+
+def _ok(runs: Runs) -> pd.DataFrame:
+    rows = _scored(runs)
+    return rows[rows["status"] == "ok"]
+
+
+def _quality(
+    base: Runs, new: Runs, mode: Mode, tolerance: float, alpha: float, min_effect: float, notes: list[str]
+) -> list[Change]:
+    left, right = _ok(base), _ok(new)
+    columns = [*_KEY, "group", "value", "device"]
+    pairs = left[columns].merge(right[[*_KEY, "value", "device"]], on=_KEY, suffixes=("_base", "_new"))
+    found: list[tuple[Change, bool]] = []
+    for (dataset, protocol, metric, method), t in groups(pairs, ["dataset", "protocol", "metric", "method"]):
+        direction = facts_of(metric, new.manifest).get("direction", "none")
+        if direction == "none":
+            continue
+        a, b = t["value_base"].to_numpy(dtype=float), t["value_new"].to_numpy(dtype=float)
+        gain = {"lower": a - b, "zero": np.abs(a) - np.abs(b)}.get(str(direction), b - a)
+        on_cpu = bool((t["device_base"].eq("cpu") & t["device_new"].eq("cpu")).all())
+        exact = mode == "exact" or (mode == "auto" and on_cpu)
+        p: float | None = None
+        if exact:
+            limit = tolerance * max(1.0, float(np.abs(a).mean()))
+        else:
+            limit = min_effect * float(a.std(ddof=1)) if len(a) > 1 else np.inf
+            subject = pd.Series(gain).groupby(t["group"].to_numpy()).mean().to_numpy()
+            p = _paired_p(subject)
+        mean = float(gain.mean())
+        worst = int(gain.argmin())
+        detail = f"worst case {t['case'].iloc[worst]}: {gain[worst]:+.3g}" if gain[worst] < -limit else ""
+        verdict: Verdict = "loss" if mean < -limit else "gain" if mean > limit else "same"
+        if exact and verdict == "same" and gain[worst] < -limit:
+            verdict = "loss"  # one case alone can drown in the mean of many
+        means = float(a.mean()), float(b.mean())
+        change = Change(
+            "quality", method, dataset, protocol, metric, len(a), *means, mean, limit, p, verdict, detail
+        )
+        found.append((change, exact))
+    return _adjusted(found, alpha, notes)
+
+
+def _paired_p(gain: np.ndarray[Any, np.dtype[np.float64]]) -> float:
+    gain = gain[gain != 0]
+    # Fewer than six subjects cannot reach 5 % whatever they say.
+    return float(stats.wilcoxon(gain).pvalue) if len(gain) else 1.0
+
+
+def _adjusted(found: list[tuple[Change, bool]], alpha: float, notes: list[str]) -> list[Change]:
+    """Holm over all tested series; a tested change that is not significant is no change."""
+    tested = [i for i, (_, exact) in enumerate(found) if not exact]
+    changes = [c for c, _ in found]
+    if tested:
+        adjusted = multipletests([changes[i].p or 0.0 for i in tested], method="holm")[1]
+        for i, p in zip(tested, adjusted, strict=True):
+            verdict = changes[i].verdict if p < alpha else "same"
+            changes[i] = Change(**{**asdict(changes[i]), "p": float(p), "verdict": verdict})
+        notes.append(f"{len(tested)} scores tested by subject: not all ran on a CPU, or --mode test.")
+    return changes
+
+
+def _failures(base: Runs, new: Runs) -> list[Change]:
+    """Cases that had a value and now fail."""
+    had, rows = _ok(base)[_KEY], _scored(new)
+    fails = rows[~rows["status"].isin(["ok", "skip"])][[*_KEY, "status", "reason"]]
+    lost = had.merge(fails, on=_KEY)
+    changes = []
+    for (dataset, protocol, method), t in groups(lost, ["dataset", "protocol", "method"]):
+        n = int(t["case"].nunique())
+        reason = f"{t['status'].iloc[0]}: {t['reason'].iloc[0]}"[:200]
+        numbers = (n, np.nan, np.nan, -float(n), 0.0, None)
+        changes.append(Change("failure", method, dataset, protocol, "", *numbers, "loss", reason))
+    return changes
+
+
+# -- time and memory ---------------------------------------------------------------------------------
+
+
+def cost_table(runs: Runs) -> pd.DataFrame:
+    """Seconds and peak memory (MB) of each method and case."""
+    rows = runs.rows[runs.rows["status"] == "ok"]
+    keys = ["dataset", "method", "case"]
+    return rows.groupby(keys)[["fuse_seconds", "memory_mb"]].max().set_axis(["seconds", "memory"], axis=1)
+
+
+def log_ratios(base: pd.DataFrame, new: pd.DataFrame, kind: str) -> pd.Series:
+    """Median over cases of log(new / base), by dataset and method."""
+    a, b = base[kind].dropna(), new[kind].dropna()
+    both = pd.concat([a, b], axis=1, join="inner", keys=["a", "b"])
+    both = both[(both > 0).all(axis=1)]
+    ratio = pd.Series(np.log(both["b"] / both["a"]), index=both.index, dtype=float)
+    return ratio.groupby(level=["dataset", "method"]).median()
+
+
+def noise_band(tables: Sequence[pd.DataFrame], kind: str) -> float:
+    """Ratio up to which a cost is noise, learned from repeated baselines.
+
+    The largest median ratio between any baseline and the middle of all, of any method, widened by
+    `BAND_MARGIN` on the log scale.
+    """
+    if len(tables) < 2:
+        return UNKNOWN_BAND[kind]
+    middle = pd.concat(list(tables)).groupby(level=["dataset", "method", "case"]).median()
+    spread = [log_ratios(middle, t, kind).abs().max() for t in tables]
+    widest = float(np.nanmax([0.0, *spread]))
+    return float(max(NARROWEST_BAND[kind], np.exp(BAND_MARGIN * widest)))
+
+
+def _costs(base: Runs, new: Runs, baselines: Sequence[Runs], gate: bool, notes: list[str]) -> list[Change]:
+    tables = [cost_table(r) for r in (base, *baselines)]
+    # What the new run is held against is the middle of all baselines: one may itself be off.
+    middle = pd.concat(tables).groupby(level=["dataset", "method", "case"]).median()
+    fresh = cost_table(new)
+    changes = []
+    for kind in ("seconds", "memory"):
+        band = noise_band(tables, kind)
+        source = (
+            f"learned from {len(tables)} baselines"
+            if len(tables) > 1
+            else "assumed: give --baseline to learn it"
+        )
+        notes.append(f"Noise band of {kind}: ×{band:.2f}, {source}.")
+        for (dataset, method), log in _pairs(log_ratios(middle, fresh, kind)):
+            ratio = float(np.exp(log))
+            worse: Verdict = "loss" if gate else "warning"
+            verdict: Verdict = worse if ratio > band else "gain" if ratio < 1 / band else "same"
+            a, b = (t[kind].xs((dataset, method), level=("dataset", "method")) for t in (middle, fresh))
+            changes.append(Change(kind, method, dataset, "", "", len(b), float(a.median()), float(b.median()),
+                                  ratio, band, None, verdict))  # fmt: skip
+    return changes
+
+
+def _pairs(series: Any) -> list[tuple[tuple[str, str], float]]:
+    return [((str(d), str(m)), float(v)) for (d, m), v in series.items()]
+
+
+def _unmatched(base: Runs, new: Runs) -> list[str]:
+    notes = []
+    for one, other, text in ((base, new, "only in the base"), (new, base, "only in the new run")):
+        methods = sorted(set(_scored(one)["method"]) - set(_scored(other)["method"]))
+        if methods:
+            notes.append(f"Methods {text}, not compared: {', '.join(map(str, methods))}.")
+        cases = set(_scored(one)["case"]) - set(_scored(other)["case"])
+        if cases:
+            notes.append(f"{plural(len(cases), 'case')} {text}, not compared.")
+    prints = [str(r.manifest.get("dataset", {}).get("fingerprint", "")) for r in (base, new)]
+    if all(prints) and prints[0] != prints[1]:
+        notes.append(
+            f"The data differ (fingerprints {prints[0]} and {prints[1]}): changes may come from them."
+        )
+    return notes

@@ -1,0 +1,302 @@
+// Linked three-plane viewer of one case.  Everything is drawn on 2D canvases; the optional NiiVue panel
+// (WebGL2) follows the same crosshair.  Voxels are data[d][h][w], RAS+, 8 bits.
+"use strict";
+const FuseBench = (() => {
+  const waiting = new Map();
+  const stored = new Map();
+
+  async function unpack(text) {
+    const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return new Uint8Array(await new Response(stream).arrayBuffer());
+  }
+
+  function load(key, url) {
+    if (!stored.has(key)) {
+      stored.set(key, new Promise((resolve, reject) => {
+        waiting.set(key, resolve);
+        const script = document.createElement("script");
+        script.src = url;
+        script.onerror = () => reject(new Error(`${url} cannot be read`));
+        document.head.append(script);
+      }));
+    }
+    return stored.get(key);
+  }
+
+  const ramp = (stops) => {
+    const table = new Uint8ClampedArray(256 * 3);
+    for (let i = 0; i < 256; i++) {
+      const x = (i / 255) * (stops.length - 1);
+      const j = Math.min(Math.floor(x), stops.length - 2);
+      for (let c = 0; c < 3; c++) table[3 * i + c] = stops[j][c] + (x - j) * (stops[j + 1][c] - stops[j][c]);
+    }
+    return table;
+  };
+  const MAPS = {
+    grey: ramp([[0, 0, 0], [255, 255, 255]]),
+    hot: ramp([[0, 0, 0], [200, 0, 0], [255, 170, 0], [255, 255, 255]]),
+    viridis: ramp([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]]),
+    inverted: ramp([[255, 255, 255], [0, 0, 0]]),
+  };
+  const SIGNED = ramp([[5, 90, 170], [110, 170, 220], [247, 247, 247], [230, 140, 80], [170, 50, 0]]);
+  const PLANES = ["axial", "coronal", "sagittal"];
+
+  return { load, unpack, MAPS, SIGNED, PLANES, put(key, text) { unpack(text).then(waiting.get(key)); } };
+})();
+
+function startViewer(info) {
+  const { shape: [D, H, W], spacing, flat, upright } = info;
+  const root = document.getElementById("viewer");
+  const control = (name) => document.getElementById(name);
+  const planes = flat ? ["axial"] : FuseBench.PLANES;
+  const cursor = [D >> 1, H >> 1, W >> 1];
+  const volumes = new Map();
+  const panes = [];
+  let chroma = null;
+  let niivue = null;
+
+  // Of each plane: which axis it cuts, its rows and columns, and whether rows are drawn upwards.
+  const layout = {
+    axial: { cut: 0, rows: 1, columns: 2, up: !upright },
+    coronal: { cut: 1, rows: 0, columns: 2, up: true },
+    sagittal: { cut: 2, rows: 0, columns: 1, up: true },
+  };
+  const size = [D, H, W];
+  const stride = [H * W, W, 1];
+
+  function paint(canvas, plane, volume, id) {
+    const { cut, rows, columns, up } = layout[plane];
+    const height = size[rows], width = size[columns];
+    const image = new ImageData(width, height);
+    const mode = control("mode").value;
+    const gain = Number(control("gain").value);
+    const opacity = Number(control("opacity").value);
+    const reference = mode === "minus-mri" ? volumes.get("mri") : mode === "minus-pet" ? volumes.get("pet") : null;
+    const overlay = mode === "overlay" && id !== "pet" ? volumes.get("pet") : null;
+    const coloured = chroma && id !== "mri" && mode === "image" && control("colour").checked;
+    const map = FuseBench.MAPS[control("map").value];
+    const hot = FuseBench.MAPS.hot;
+    const start = cursor[cut] * stride[cut];
+    const half = D * H * W;
+    for (let r = 0; r < height; r++) {
+      const source = start + (up ? height - 1 - r : r) * stride[rows];
+      for (let c = 0; c < width; c++) {
+        const at = source + c * stride[columns];
+        const out = 4 * (r * width + c);
+        let red, green, blue;
+        if (reference) {
+          const level = Math.max(0, Math.min(255, Math.round(127.5 + gain * 0.5 * (volume[at] - reference[at])))) * 3;
+          [red, green, blue] = [FuseBench.SIGNED[level], FuseBench.SIGNED[level + 1], FuseBench.SIGNED[level + 2]];
+        } else if (coloured) {
+          const y = Math.min(255, volume[at] * gain), cb = chroma[at] - 128, cr = chroma[half + at] - 128;
+          [red, green, blue] = [y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb];
+        } else {
+          const level = Math.min(255, Math.round(volume[at] * gain)) * 3;
+          [red, green, blue] = [map[level], map[level + 1], map[level + 2]];
+        }
+        if (overlay) {
+          const level = Math.min(255, Math.round(overlay[at] * gain));
+          const alpha = opacity * Math.min(1, level / 96);
+          red += alpha * (hot[3 * level] - red);
+          green += alpha * (hot[3 * level + 1] - green);
+          blue += alpha * (hot[3 * level + 2] - blue);
+        }
+        image.data[out] = red; image.data[out + 1] = green; image.data[out + 2] = blue; image.data[out + 3] = 255;
+      }
+    }
+    const scale = canvas.dataset.scale;
+    const raw = canvas.raw || (canvas.raw = new OffscreenCanvas(width, height));
+    raw.getContext("2d").putImageData(image, 0, 0);
+    const brush = canvas.getContext("2d");
+    brush.imageSmoothingEnabled = false;
+    brush.drawImage(raw, 0, 0, canvas.width, canvas.height);
+    if (control("cross").checked) {
+      const x = (cursor[columns] + 0.5) / width * canvas.width;
+      const y = ((up ? height - 1 - cursor[rows] : cursor[rows]) + 0.5) / height * canvas.height;
+      brush.strokeStyle = "rgba(80, 220, 120, .8)";
+      brush.lineWidth = Math.max(1, scale / 2);
+      brush.beginPath();
+      brush.moveTo(x, 0); brush.lineTo(x, canvas.height); brush.moveTo(0, y); brush.lineTo(canvas.width, y);
+      brush.stroke();
+    }
+    canvas.dataset.slice = cursor[cut];
+  }
+
+  let pending = false;
+  function draw() {
+    if (pending) return;
+    pending = true;
+    requestAnimationFrame(() => {
+      pending = false;
+      const at = cursor[0] * stride[0] + cursor[1] * stride[1] + cursor[2];
+      for (const { id, element, canvases, readout } of panes) {
+        const volume = volumes.get(id);
+        if (!volume || element.hidden) continue;
+        canvases.forEach((canvas, i) => paint(canvas, planes[i], volume, id));
+        readout.textContent = (volume[at] / 255).toFixed(2);
+      }
+      const mm = [0, 1, 2].map((i) => info.affine[i].slice(0, 3).reduce((s, v, j) => s + v * cursor[2 - j], info.affine[i][3]));
+      control("where").textContent = flat
+        ? `row ${cursor[1]}, column ${cursor[2]}`
+        : `voxel (${cursor[2]}, ${cursor[1]}, ${cursor[0]}), ${mm.map((v) => v.toFixed(1)).join(", ")} mm`;
+      root.dataset.cursor = cursor.join(",");
+      if (niivue) niivue.follow(cursor);
+    });
+  }
+
+  function move(axis, to) {
+    cursor[axis] = Math.max(0, Math.min(size[axis] - 1, Math.round(to)));
+  }
+
+  function listen(canvas, plane) {
+    const { cut, rows, columns, up } = layout[plane];
+    const point = (event) => {
+      const box = canvas.getBoundingClientRect();
+      const y = Math.floor((event.clientY - box.top) / box.height * size[rows]);
+      move(columns, Math.floor((event.clientX - box.left) / box.width * size[columns]));
+      move(rows, up ? size[rows] - 1 - y : y);
+      draw();
+    };
+    canvas.addEventListener("pointerdown", (event) => { canvas.setPointerCapture(event.pointerId); point(event); });
+    canvas.addEventListener("pointermove", (event) => { if (event.buttons & 1) point(event); });
+    if (!flat) {
+      canvas.addEventListener("wheel", (event) => {
+        event.preventDefault();
+        move(cut, cursor[cut] + Math.sign(event.deltaY));
+        draw();
+      }, { passive: false });
+    }
+    canvas.tabIndex = 0;
+    canvas.addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: [columns, -1], ArrowRight: [columns, 1], ArrowUp: [rows, up ? 1 : -1],
+        ArrowDown: [rows, up ? -1 : 1], PageUp: [cut, 1], PageDown: [cut, -1] }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      move(step[0], cursor[step[0]] + step[1]);
+      draw();
+    });
+  }
+
+  for (const { id, label } of info.volumes) {
+    const element = document.createElement("section");
+    element.className = "pane" + (flat ? " flat" : "");
+    element.dataset.id = id;
+    const title = document.createElement("h3");
+    const name = document.createElement("span");
+    name.textContent = name.title = label;
+    const readout = document.createElement("span");
+    readout.textContent = "…";
+    title.append(name, readout);
+    const grid = document.createElement("div");
+    grid.className = "planes";
+    const canvases = planes.map((plane) => {
+      const canvas = document.createElement("canvas");
+      const { rows, columns } = layout[plane];
+      const mm = [size[columns] * spacing[columns], size[rows] * spacing[rows]];
+      const scale = Math.max(1, 256 / Math.max(size[rows], size[columns]));
+      canvas.width = Math.round(size[columns] * scale);
+      canvas.height = Math.round(canvas.width * mm[1] / mm[0]);
+      canvas.dataset.scale = scale;
+      canvas.dataset.plane = plane;
+      canvas.setAttribute("aria-label", `${label}, ${plane}`);
+      listen(canvas, plane);
+      grid.append(canvas);
+      return canvas;
+    });
+    element.append(title, grid);
+    root.append(element);
+    panes.push({ id, element, canvases, readout });
+  }
+
+  const failed = (error) => { control("status").textContent = error.message; };
+  let left = info.volumes.length;
+  for (const { id, key, url } of info.volumes) {
+    FuseBench.load(key, url).then((voxels) => {
+      volumes.set(id, voxels);
+      left -= 1;
+      control("status").textContent = left ? `${left} volumes to load` : "";
+      if (!left) root.dataset.ready = "yes";
+      draw();
+    }, failed);
+  }
+  if (info.chroma) FuseBench.load(info.chroma.key, info.chroma.url).then((voxels) => { chroma = voxels; draw(); }, failed);
+
+  document.querySelector(".viewer-tools").addEventListener("input", draw);
+  control("only").addEventListener("input", () => {
+    const word = control("only").value.toLowerCase();
+    info.volumes.forEach(({ id, label }, i) => {
+      panes[i].element.hidden = !["mri", "pet"].includes(id) && !label.toLowerCase().includes(word);
+    });
+    draw();
+  });
+  draw();
+
+  // -- NiiVue: multiplanar and rendered view of one volume, with another laid over it -----------------
+  const button = document.getElementById("open-niivue");
+  if (button) {
+    button.addEventListener("click", async () => {
+      button.disabled = true;
+      try {
+        niivue = await startNiivue(info, volumes, (to) => { to.forEach((v, axis) => move(axis, v)); draw(); });
+        document.getElementById("niivue-tools").hidden = false;
+        niivue.follow(cursor);
+      } catch (error) {
+        document.getElementById("niivue-status").textContent =
+          `No 3D view (${error.message}); the panes above show the same volumes.`;
+      }
+    });
+  }
+}
+
+async function startNiivue(info, volumes, onMove) {
+  if (!document.createElement("canvas").getContext("webgl2")) throw new Error("this browser offers no WebGL2");
+  await new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.src = info.niivue;
+    script.onload = resolve;
+    script.onerror = () => reject(new Error("niivue.umd.js cannot be read"));
+    document.head.append(script);
+  });
+  const box = document.getElementById("niivue-box");
+  box.hidden = false;
+  const { Niivue, NVImage } = window.niivue;
+  const nv = new Niivue({ show3Dcrosshair: true, multiplanarShowRender: 1, crosshairWidth: 0.3, backColor: [0, 0, 0, 1], crosshairColor: [0.3, 0.9, 0.5, 0.8],
+    logLevel: "error", loadingText: "", dragAndDropEnabled: false });
+  await nv.attachToCanvas(document.getElementById("niivue"));
+  nv.setSliceType(nv.sliceTypeMultiplanar);
+  const [D, H, W] = info.shape;
+  let silent = false;
+
+  async function image(id, map, opacity) {
+    const bytes = NVImage.createNiftiArray([W, H, D], [...info.spacing].reverse(), info.affine.flat(), 2, volumes.get(id));
+    const buffer = bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength);
+    return NVImage.new(buffer, `${id}.nii`, map, opacity, null, 0, 255, true, 0.02, false, false, "", 0);
+  }
+  async function show() {
+    const base = document.getElementById("niivue-base").value;
+    const over = document.getElementById("niivue-over").value;
+    while (nv.volumes.length) nv.removeVolumeByIndex(0);
+    nv.addVolume(await image(base, document.getElementById("niivue-map").value, 1));
+    if (over) nv.addVolume(await image(over, "warm", Number(document.getElementById("niivue-opacity").value)));
+    nv.updateGLVolume();
+    box.dataset.shown = over ? `${base}+${over}` : base;
+  }
+  document.getElementById("niivue-tools").addEventListener("input", show);
+  await show();
+  nv.onLocationChange = (location) => {
+    if (silent || !location.vox) return;
+    onMove([location.vox[2], location.vox[1], location.vox[0]]);
+  };
+  return {
+    nv,
+    follow([d, h, w]) {
+      if (!nv.volumes.length) return;
+      silent = true;
+      nv.scene.crosshairPos = nv.vox2frac([w, h, d]);
+      nv.drawScene();
+      box.dataset.cursor = [d, h, w].join(",");
+      silent = false;
+    },
+  };
+}
