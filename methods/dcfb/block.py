@@ -58,6 +58,8 @@ class DCFB(nn.Module):
 
     WINDOW = 4
     KERNEL = 5
+    _relative: Tensor
+    _place: Tensor
 
     def __init__(
         self, dim: int, heads: int, *, shift: bool = False, reach: float = 1.0, parts: Parts | None = None
@@ -77,7 +79,10 @@ class DCFB(nn.Module):
             nn.init.zeros_(self.offset_out.weight)
             nn.init.zeros_(self.offset_out.bias)
         if parts.conv:
-            self.conv_own, self.conv_other = self._depthwise(dim, self.KERNEL), self._depthwise(dim, self.KERNEL)
+            self.conv_own, self.conv_other = (
+                self._depthwise(dim, self.KERNEL),
+                self._depthwise(dim, self.KERNEL),
+            )
             self.conv_norm = nn.LayerNorm(dim)
         if parts.attention:
             self.q, self.k = nn.Linear(dim, dim), nn.Linear(dim, dim)
@@ -87,14 +92,16 @@ class DCFB(nn.Module):
             self.register_buffer("_relative", _relative_index(self.window), persistent=False)
             self.register_buffer("_place", _positions(self.window) - _centre(self.window), persistent=False)
         if parts.conv and parts.attention:
-            self.channel_gate = nn.Sequential(nn.Linear(dim, gate), nn.GELU(), nn.Linear(gate, dim - 3 * heads))
+            self.channel_gate = nn.Sequential(
+                nn.Linear(dim, gate), nn.GELU(), nn.Linear(gate, dim - 3 * heads)
+            )
             self.spatial_gate = nn.Sequential(nn.Linear(dim, gate), nn.GELU(), nn.Linear(gate, 1))
         self.join = nn.Linear((int(parts.conv) + int(parts.attention)) * dim, dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
     def _depthwise(self, dim: int, size: int) -> nn.Conv3d:
         kernel = (1 if self.parts.flat else size, size, size)
-        return nn.Conv3d(dim, dim, kernel, padding=tuple(k // 2 for k in kernel), groups=dim)
+        return nn.Conv3d(dim, dim, kernel, padding=(kernel[0] // 2, size // 2, size // 2), groups=dim)
 
     def forward(self, x: Tensor, field: Tensor) -> tuple[Tensor, Tensor]:
         """Update both streams and the displacement.
@@ -103,7 +110,7 @@ class DCFB(nn.Module):
         ----------
         x : Tensor, shape (2B, D, H, W, C)
         field : Tensor, shape (2B, D, H, W, 3)
-            Where each token's counterpart lies in the other stream, relative to the token, in tokens (z, y, x).
+            Where each token's counterpart lies in the other stream, relative to the token: tokens, (z, y, x).
 
         Returns
         -------

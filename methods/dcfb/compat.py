@@ -18,7 +18,8 @@ pairs; the two linear layers at the end collapse into one; nothing that is throw
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,7 @@ def _pointwise(conv: nn.Conv3d, x: Tensor) -> Tensor:
     return F.linear(x, conv.weight.flatten(1), conv.bias)
 
 
-def _stack(layers: nn.Sequential, x: Tensor) -> Tensor:
+def _stack(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
     """Run 1x1x1 convolutions, norms and activations on channels-last tokens."""
     for layer in layers:
         x = _pointwise(layer, x) if isinstance(layer, nn.Conv3d) else layer(x)
@@ -136,7 +137,11 @@ class Block(nn.Module):
             nn.BatchNorm3d(dim, eps=dim),
         )
         self.channel_interaction = nn.Sequential(
-            nn.AdaptiveAvgPool3d(1), nn.Conv3d(dim, gate, 1), _ChannelNorm(gate), nn.GELU(), nn.Conv3d(gate, dim, 1)
+            nn.AdaptiveAvgPool3d(1),
+            nn.Conv3d(dim, gate, 1),
+            _ChannelNorm(gate),
+            nn.GELU(),
+            nn.Conv3d(gate, dim, 1),
         )
         self.spatial_interaction = nn.Sequential(
             nn.Conv3d(dim, gate, 1), _ChannelNorm(gate), nn.GELU(), nn.Conv3d(gate, 1, 1)
@@ -156,7 +161,7 @@ class Block(nn.Module):
 
         sampled = self._sample(x, xa)
         conv = self._convolve(x, sampled)
-        gate = _stack(self.channel_interaction[1:], conv.mean((1, 2, 3), keepdim=True))
+        gate = _stack(list(self.channel_interaction)[1:], conv.mean((1, 2, 3), keepdim=True))
         conv = _pointwise(self.projection, conv)
 
         attended = self._attend(x, sampled, gate, window)
@@ -172,8 +177,8 @@ class Block(nn.Module):
     def _sample(self, x: Tensor, xa: Tensor) -> Tensor:
         """The other stream at the predicted positions, then re-read in memory as channels-last."""
         depth, height, width = xa.shape[1:4]
-        u = _conv(self.conv_offset[0], _pointwise(self.proj_q, torch.cat([x, xa], -1)))
-        offset = _stack(self.conv_offset[1:], u).tanh()
+        u = _conv(cast(nn.Conv3d, self.conv_offset[0]), _pointwise(self.proj_q, torch.cat([x, xa], -1)))
+        offset = _stack(list(self.conv_offset)[1:], u).tanh()
         offset = offset * offset.new_tensor([2 / depth, 2 / height, 2 / width])
         grid = reference_grid((depth, height, width), offset.device) + offset
         # Corners are token centres here (align_corners=True), which the grid is not made for.
@@ -183,9 +188,10 @@ class Block(nn.Module):
 
     def _convolve(self, x: Tensor, sampled: Tensor) -> Tensor:
         """GELU(BN(grouped 7^3 convolution of [x | sampled]))."""
-        conv, norm = self.dwconv3x3
-        weight, bias = conv.weight, conv.bias
+        conv, norm = cast(nn.Conv3d, self.dwconv3x3[0]), cast(nn.BatchNorm3d, self.dwconv3x3[1])
+        weight, bias = conv.weight, cast(Tensor, conv.bias)
         if not self.training:
+            assert norm.running_mean is not None and norm.running_var is not None
             scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
             weight = weight * scale.view(-1, 1, 1, 1, 1)
             bias = (bias - norm.running_mean) * scale + norm.bias
@@ -240,8 +246,8 @@ class _Up(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, d, h, w, _ = x.shape
-        conv = self.up_conv
-        y = (x @ conv.weight.flatten(1)).view(b, d, h, w, -1, 2, 2, 2) + conv.bias.view(-1, 1, 1, 1)
+        bias = cast(Tensor, self.up_conv.bias)
+        y = (x @ self.up_conv.weight.flatten(1)).view(b, d, h, w, -1, 2, 2, 2) + bias.view(-1, 1, 1, 1)
         y = y.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, 2 * d, 2 * h, 2 * w, -1)
         out: Tensor = self.norm(y)
         return out
@@ -263,6 +269,10 @@ class _Stage(nn.Module):
             x = block(x, xa)
             xa = block(xa, x)
         return x, xa
+
+    def resample(self, x: Tensor) -> Tensor:
+        """To the next stage's size; the last stage each way keeps its own."""
+        return cast(Tensor, self.downsample(x)) if hasattr(self, "downsample") else x
 
 
 class _PatchEmbed(nn.Module):
@@ -301,8 +311,7 @@ class _Backbone(nn.Module):
         for stage in self.layers:
             x, xa = stage(x, xa)
             skips.append((x, xa))
-            if hasattr(stage, "downsample"):
-                x, xa = stage.downsample(x), stage.downsample(xa)
+            x, xa = cast(_Stage, stage).resample(x), cast(_Stage, stage).resample(xa)
         x, xa = self.norm(x), self.norm(xa)
         del skips[-1]
         for j, stage in enumerate(self.up_layers):
@@ -312,8 +321,7 @@ class _Backbone(nn.Module):
                     for t, skip in zip((x, xa), skips.pop(), strict=True)
                 )
             x, xa = stage(x, xa)
-            if hasattr(stage, "downsample"):
-                x, xa = stage.downsample(x), stage.downsample(xa)
+            x, xa = cast(_Stage, stage).resample(x), cast(_Stage, stage).resample(xa)
         out: Tensor = self.norm2(torch.cat([x, xa], -1))
         return out
 
@@ -399,7 +407,7 @@ class CompatNetwork(nn.Module):
             x = _overlap(x, axis, axis + 4)
         x = x.permute(0, 4, 1, 5, 2, 6, 3, 7).reshape(b, 2, 4 * d, 4 * h, 4 * w)
 
-        block = up.bias.view(1, -1, 1, 1, 1).expand(1, -1, PATCH, PATCH, PATCH)
+        block = cast(Tensor, up.bias).view(1, -1, 1, 1, 1).expand(1, -1, PATCH, PATCH, PATCH)
         border = F.conv3d(block, out.weight, out.bias, padding=1)
         for axis, size in zip((2, 3, 4), x.shape[2:], strict=True):
             index = torch.ones(size, dtype=torch.long, device=x.device)

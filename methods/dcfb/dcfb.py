@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from torch import Tensor, nn
+
 from fusebench.errors import InputError
 from fusebench.method import Method, MethodInfo
-from torch import Tensor, nn
 
 from .._weights import load_weights, read_state
 from .compat import CompatNetwork
@@ -29,6 +30,8 @@ class DCFBFusion(Method):
         rule it grows with the volume (docs/dcfb.md).  It has no published weights, so `weights` is needed.
     rule : str
         Fusion rule of `compat`: L1NW (published default), AL1NW, FL1N, FER, addition or average.
+    clip : bool
+        Clip what `compat` returns to [0, 1], as the board requires; by default it is what theirs returns.
     tile : int, optional
         Fuse in overlapping tiles of about this many voxels per axis, to bound memory; 0: never.  The default
         takes tiles of 192 for volumes above 8 million voxels.
@@ -38,7 +41,7 @@ class DCFBFusion(Method):
         name="dcfb",
         summary="deformable cross-attention, alignment and a per-voxel weight map, 3D",
         dims=3,
-        paper="after DC2Fusion: 'Three-dimensional medical image fusion with deformable cross-attention' (2023)",
+        paper="after DC2Fusion, 'Three-Dimensional Medical Image Fusion with Deformable Cross-Attention'",
         licence="MIT",
     )
     recipes: ClassVar[dict[str, str]] = {"balanced": ".recipe:Balanced", "paper": ".recipe:Paper"}
@@ -49,11 +52,12 @@ class DCFBFusion(Method):
         weights: str | None = None,
         compat: bool = False,
         rule: str = "L1NW",
+        clip: bool = False,
         tile: int | None = None,
     ) -> None:
         if tile is not None and 0 < tile < 64:
             raise InputError(f"dcfb: tile={tile} is too small; take 64 or more, or 0 for none")
-        self.weights, self.compat, self.rule, self.tile = weights, compat, rule, tile
+        self.weights, self.compat, self.rule, self.clip, self.tile = weights, compat, rule, clip, tile
 
     def setup(self, device: torch.device | str = "cpu") -> None:
         """Load the weights and move them to `device`."""
@@ -74,7 +78,7 @@ class DCFBFusion(Method):
         self.network.to(self.device).eval().requires_grad_(False)
 
     def _trained(self, path: str | Path) -> FusionNetwork:
-        network = FusionNetwork(Design())
+        network = FusionNetwork(Design.of(read_state(path)))
         load_weights(network, path)
         return network
 
@@ -85,7 +89,9 @@ class DCFBFusion(Method):
 
     def fuse(self, a: Tensor, b: Tensor) -> Tensor:
         if a.ndim != 3 or a.shape != b.shape or 0 in a.shape:
-            raise InputError(f"dcfb: two volumes (D, H, W) are needed, got {tuple(a.shape)}, {tuple(b.shape)}")
+            raise InputError(
+                f"dcfb: two volumes (D, H, W) are needed, got {tuple(a.shape)}, {tuple(b.shape)}"
+            )
         a, b = (x.to(self.device, torch.float32) for x in (a, b))
         if not (a.isfinite().all() and b.isfinite().all()):
             raise InputError("dcfb: an input holds NaN or infinite values; clean the images first")
@@ -93,9 +99,10 @@ class DCFBFusion(Method):
             if self.compat:
                 # The published program returns a larger volume for sizes that are no multiple of 4.
                 d, h, w = a.shape
-                return self.network(a[None, None], b[None, None])[0, 0, :d, :h, :w]
+                fused: Tensor = self.network(a[None, None], b[None, None])[0, 0, :d, :h, :w]
+                return fused.clamp(0, 1) if self.clip else fused
             tile = self.tile if self.tile is not None else (192 if a.numel() > 8_000_000 else 0)
             if tile:
                 return fuse_tiles(self.network, a, b, tile)
-            fused: Tensor = self.network(a[None, None], b[None, None])[0, 0]
+            fused = self.network(a[None, None], b[None, None])[0, 0]
             return fused

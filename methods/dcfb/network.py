@@ -11,7 +11,8 @@ The last layer starts at zero, so training starts at the plain average of the so
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,26 @@ class Design:
     features: bool = True
     hidden: int = 16
     residual: float = 0.1
-    parts: Parts = Parts()
+    parts: Parts = field(default_factory=Parts)
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor]) -> Design:
+        """The design whose state dict `state` is, so that ablations run from their weights alone."""
+        if "stem_a.weight" not in state:
+            return cls()  # not one of ours; loading it says what does not fit
+        first = "features.encoder.0."
+        parts = Parts(
+            deform=first + "offset_out.weight" in state,
+            attention=first + "q.weight" in state,
+            conv=first + "conv_own.weight" in state,
+            flat=state["stem_a.weight"].shape[2] == 1,
+        )
+        features = "features.norm.weight" in state
+        dim = state["features.norm.weight"].numel() // 2 if features else cls.dim
+        hidden = 2 * state["stem_a.weight"].shape[0]
+        return cls(
+            dim=dim, features=features, hidden=hidden, parts=parts if features else Parts(flat=parts.flat)
+        )
 
 
 class _Down(nn.Module):
@@ -94,7 +114,7 @@ class Features(nn.Module):
         dim, flat = design.dim, design.parts.flat
         self.step: Step = (1, 2, 2) if flat else (2, 2, 2)
         patch, width = ((1, 4, 4), (1, 8, 8)) if flat else ((4, 4, 4), (8, 8, 8))
-        pad = tuple((w - p) // 2 for w, p in zip(width, patch, strict=True))
+        pad = (0 if flat else 2, 2, 2)
         self.embed = nn.ModuleList(nn.Conv3d(1, dim, width, patch, pad) for _ in range(2))
         dims = [dim, 2 * dim, 4 * dim]
 
@@ -162,8 +182,8 @@ class FusionNetwork(nn.Module):
             nn.Conv3d(design.hidden, design.hidden, kernel, padding=pad) for _ in range(HEAD_LAYERS)
         )
         self.out = nn.Conv3d(design.hidden, 2, 1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Fuse.
@@ -180,7 +200,7 @@ class FusionNetwork(nn.Module):
         return self.explain(a, b)["fused"]
 
     def explain(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        """`forward` with what leads to it: ``fused``, ``weight`` of `a`, ``residual``, ``aligned`` (`b` moved)."""
+        """`forward` with what leads to it: ``fused``, ``weight`` of `a`, ``residual``, ``aligned`` `b`."""
         batch, _, *size = a.shape
         if self.flat:
             a, b = (x.transpose(1, 2).reshape(-1, 1, 1, *size[1:]) for x in (a, b))
@@ -197,10 +217,10 @@ class FusionNetwork(nn.Module):
         hidden = torch.cat([self.stem_a(a), self.stem_b(b)], 1)
         for layer in self.head:
             # oneDNN is about twice as fast on channels-last here.
-            hidden = layer(F.gelu(hidden).contiguous(memory_format=torch.channels_last_3d))
+            hidden = layer(_act(hidden).contiguous(memory_format=torch.channels_last_3d))
             if context is not None:
                 hidden, context = hidden + context, None
-        logit, raw = self.out(F.gelu(hidden)).chunk(2, 1)
+        logit, raw = self.out(_act(hidden)).chunk(2, 1)
         weight = torch.sigmoid(logit)
         # Where both images are black, so is the result.
         peak = torch.maximum(a, b)
@@ -211,6 +231,11 @@ class FusionNetwork(nn.Module):
         if self.flat:
             out = {k: v.reshape(batch, size[0], 1, *size[1:]).transpose(1, 2) for k, v in out.items()}
         return out
+
+
+def _act(x: Tensor) -> Tensor:
+    # At full resolution the exact GELU's backward pass would cost as much as a convolution.
+    return F.leaky_relu(x, 0.1)
 
 
 def warp(image: Tensor, field: Tensor) -> Tensor:

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from ..training import augment, losses
 from ..training.recipe import Batch, Hyperparameters, Recipe
 from ..training.samples import Sample
 from .block import Parts
-from .network import Design, FusionNetwork
+from .network import STRIDE, Design, FusionNetwork
 
 ABLATIONS: dict[str, Design] = {
     "none": Design(),
@@ -38,27 +37,41 @@ class _DCFBRecipe(Recipe):
         Leave a part out: features (no DCFB at all), deform, attention, conv; flat is the same net in 2D.
     misalign : float
         Largest shift of the functional input in mm; a third of it is the largest smooth warp.
+    patch : int
+        Voxels per axis of a training patch, a multiple of 16.
     checkpointing : bool
         Less memory, more time.
     """
 
     defaults = Hyperparameters(
-        steps=20000, batch=1, lr=1e-3, warmup=50, schedule="cosine", clip=1.0, ema=0.99, val_every=200, keep="last"
+        steps=20000,
+        batch=1,
+        lr=1.5e-3,
+        warmup=50,
+        schedule="cosine",
+        clip=1.0,
+        ema=0.99,
+        val_every=200,
+        keep="last",
     )
-    crop = (64, 64, 64)
     margin = 8
     val_batches = 8
 
-    def __init__(self, *, without: str = "none", misalign: float = 12.0, checkpointing: bool = False) -> None:
+    def __init__(
+        self, *, without: str = "none", misalign: float = 8.0, patch: int = 48, checkpointing: bool = False
+    ) -> None:
         if without not in ABLATIONS:
             raise TypeError(f"without={without!r} is not one of {', '.join(ABLATIONS)}")
-        self.without, self.misalign, self.checkpointing = without, misalign, checkpointing
+        if patch < 32 or patch % STRIDE:
+            raise TypeError(f"patch={patch} is not a multiple of {STRIDE} from 32 on")
+        self.without, self.misalign, self.patch, self.checkpointing = without, misalign, patch, checkpointing
+        self.crop = (patch,) * 3
         self._change = augment.compose(
             augment.flip(),
             augment.gamma(0.8, 1.25, p=0.3, keys=("a",)),
             augment.bias(0.2, p=0.3),
             augment.noise(0.03, p=0.3),
-            augment.misalign(shift=misalign, warp=misalign / 3, p=0.6 if misalign else 0.0),
+            augment.misalign(shift=misalign, warp=misalign / 3, p=0.5 if misalign else 0.0),
         )
 
     def model(self) -> nn.Module:
@@ -92,16 +105,17 @@ class Balanced(_DCFBRecipe):
         edges: float = 3.0,
         align: float = 20.0,
         without: str = "none",
-        misalign: float = 12.0,
+        misalign: float = 8.0,
+        patch: int = 48,
         checkpointing: bool = False,
     ) -> None:
-        super().__init__(without=without, misalign=misalign, checkpointing=checkpointing)
+        super().__init__(without=without, misalign=misalign, patch=patch, checkpointing=checkpointing)
         self.mse, self.edges, self.align = mse, edges, align
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         out: dict[str, Tensor] = model.explain(batch["a"], batch["b"])  # type: ignore[operator]
         fused, a, b, mask = out["fused"], batch["a_clean"], batch["b_clean"], batch["mask"]
-        weight = (1 + mask / mask.mean().clamp_min(0.05)) / 2
+        weight = (1 + mask / mask.mean((1, 2, 3, 4), keepdim=True).clamp_min(0.05)) / 2
         parts = {
             "ssim_a": losses.ssim(fused, a, weight),
             "ssim_b": losses.ssim(fused, b, weight),
@@ -126,7 +140,8 @@ class Paper(_DCFBRecipe):
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         fused: Tensor = model(batch["a"], batch["b"])
-        total, logs = fused.new_zeros(fused.shape[0]), {}
+        total = fused.new_zeros(fused.shape[0])
+        logs: dict[str, Tensor] = {}
         for weight, name in ((2.0, "a"), (1.0, "b")):
             source = batch[f"{name}_clean"]
             parts = {

@@ -4,10 +4,10 @@ import importlib
 
 import pytest
 import torch
-from fusebench.errors import InputError
 from torch.nn import functional as F
 
 import fusebench
+from fusebench.errors import InputError
 
 compat = importlib.import_module("fusebench.methods.dcfb.compat")
 rules = importlib.import_module("fusebench.methods.dcfb.fusion_rules")
@@ -279,9 +279,7 @@ def test_sampling_is_grid_sample():
     for outside, mode in (("zero", "zeros"), ("border", "border")):
         out = sampling.sample(tokens, position, outside)
         grid = (position / (size - 1) * 2 - 1).flip(-1)[:, :, None, None]
-        expected = F.grid_sample(
-            tokens.permute(0, 4, 1, 2, 3), grid, padding_mode=mode, align_corners=True
-        )
+        expected = F.grid_sample(tokens.permute(0, 4, 1, 2, 3), grid, padding_mode=mode, align_corners=True)
         torch.testing.assert_close(out, expected[..., 0, 0].transpose(1, 2))
         weight = torch.randn_like(out)
         got = torch.autograd.grad((out * weight).sum(), (tokens, position))
