@@ -133,7 +133,9 @@ def contact_sheet(folder: Path) -> Path | None:
         images.append((label, np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0)))
     out = folder / "figures" / f"{case.name}.png"
     out.parent.mkdir(exist_ok=True)
-    import_module("fusebench.leaderboard.contact").sheet(images, out)
+    colour = sources[0] / "chroma.nii.gz"
+    chroma = np.asarray(nib.Nifti1Image.from_filename(colour).dataobj).T if colour.exists() else None
+    import_module("fusebench.leaderboard.contact").sheet(images, out, chroma)
     return out
 
 

@@ -251,8 +251,8 @@ def describe(error: BaseException) -> str:
 # -- stored volumes ------------------------------------------------------------------------------
 
 
-def _store(path: Path, data: Image, like: Volume, key: str) -> None:
-    image = nib.Nifti1Image(np.ascontiguousarray(data.transpose(2, 1, 0)), like.affine)
+def _store(path: Path, data: NDArray[Any], like: Volume, key: str) -> None:
+    image = nib.Nifti1Image(np.ascontiguousarray(data.T), like.affine)
     image.header["descrip"] = f"fusebench {key}".encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
@@ -264,6 +264,8 @@ def _store_sources(folder: Path, case: Case) -> None:
         path = folder / "sources" / f"{name}.nii.gz"
         if _read_stored(path, case.fingerprint) is None:
             _store(path, volume.data, volume, case.fingerprint)
+            if volume.chroma is not None:  # for showing results in colour
+                _store(path.with_name("chroma.nii.gz"), volume.chroma, volume, case.fingerprint)
 
 
 def _read_stored(path: Path, key: str) -> Image | None:

@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from fusebench.colour import to_rgb
+
 PLANES = ("axial", "coronal", "sagittal")
 # Images per line before a new band of rows starts; keeps labels legible on an A4 page.
 PER_BAND = 8
@@ -54,7 +56,7 @@ def sheet(
             axis = axes[band * len(planes) + row, column]
             picture, aspect = centre_slice(volume, plane, spacing)
             if chroma is not None and i > 0:
-                picture = colour(picture, *(centre_slice(c, plane, spacing)[0] for c in chroma))
+                picture = to_rgb(picture, np.stack([centre_slice(c, plane)[0] for c in chroma]))
             axis.imshow(picture, cmap="gray", vmin=0, vmax=1, aspect=aspect, interpolation="nearest")
             if row == 0:
                 # A "$" in a plugin's name is text, not mathematics.
@@ -69,18 +71,14 @@ def sheet(
 def centre_slice(
     volume: NDArray[Any], plane: str, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
 ) -> tuple[NDArray[Any], float]:
-    """The middle slice of a (D, H, W) volume, anterior or superior up, and its pixel aspect."""
+    """The middle slice of a (D, H, W) volume, anterior or superior up, and its pixel aspect.
+
+    A 2D image is a picture: its first row is the top already.
+    """
     axis = PLANES.index(plane)
     picture = np.take(volume, volume.shape[axis] // 2, axis=axis)
     rest = [s for i, s in enumerate(spacing) if i != axis]
-    return picture[::-1], rest[0] / rest[1]
-
-
-def colour(y: NDArray[Any], cb: NDArray[Any], cr: NDArray[Any]) -> NDArray[np.float64]:
-    """Full-range BT.601 to RGB: y in [0, 1], cb and cr in 0..255; returns (..., 3) in [0, 1]."""
-    u, v = (np.asarray(c, dtype=np.float64) / 255 - 128 / 255 for c in (cb, cr))
-    rgb = np.stack([y + 1.402 * v, y - 0.344136 * u - 0.714136 * v, y + 1.772 * u], axis=-1)
-    return np.clip(rgb, 0, 1)
+    return (picture if len(volume) == 1 else picture[::-1]), rest[0] / rest[1]
 
 
 def _shorten(label: str) -> str:

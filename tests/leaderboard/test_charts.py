@@ -1,0 +1,104 @@
+"""Figures and the contact sheet: they are written, hold what they should, and take any name."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import EFFECTS, make_run
+from PIL import Image
+
+charts = importlib.import_module("fusebench.leaderboard.charts")
+contact = importlib.import_module("fusebench.leaderboard.contact")
+tables = importlib.import_module("fusebench.leaderboard.tables")
+
+
+def text_of(figure: Any) -> str:
+    from matplotlib.text import Text
+
+    return "\n".join(t.get_text() for t in figure.findobj(Text))
+
+
+@pytest.fixture(scope="module")
+def board() -> Any:
+    effects = {**EFFECTS, "a$x$_b": 0.3, "dead": 0.0}
+    run = make_run(
+        effects,
+        controls=("source-mri", "noise"),
+        fail={"net": [1], "dead": list(range(8))},
+        metrics=["psnr", "nabf"],
+    )
+    return tables.build(*run, "volume")
+
+
+def test_every_chart_of_a_board_is_there(board: Any) -> None:
+    stems = [stem for stem, _, _ in charts.all_charts(board)]
+    assert stems == [
+        "critical-difference", "rank-distribution", "metric-correlation", "quality-time",
+        "distribution-psnr", "paired-psnr", "distribution-nabf", "paired-nabf",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["critical_difference", "rank_distribution", "quality_time"])
+def test_ranked_methods_are_named(board: Any, name: str) -> None:
+    text = text_of(getattr(charts, name)(board))
+    assert all(charts.plain(m) in text for m in board.ranking.order)
+    assert "dead" not in text
+
+
+def test_controls_are_drawn_for_reference(board: Any) -> None:
+    for figure in (charts.critical_difference(board), charts.distribution(board, board.columns[0])):
+        assert "source-mri" in text_of(figure) and "noise" in text_of(figure)
+
+
+def test_points_are_subjects() -> None:
+    board = tables.build(*make_run({"a": 1.0, "b": 0.0}, cases=20, per_subject=5, metrics=["psnr"]), "volume")
+    figure = charts.distribution(board, board.columns[0])
+    assert len(figure.axes[0].collections[-1].get_offsets()) == 2 * 4
+    lines = charts.paired(board, board.columns[0]).axes[0].collections[0]
+    assert len(lines.get_segments()) == 4
+
+
+def test_saved_twice_is_the_same_file_and_both_kinds(board: Any, tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        paths = charts.save(charts.quality_time(board), tmp_path / folder / "x")
+        assert [p.suffix for p in paths] == [".png", ".svg"]
+    assert (tmp_path / "one" / "x.svg").read_bytes() == (tmp_path / "two" / "x.svg").read_bytes()
+    assert Image.open(tmp_path / "one" / "x.png").width > 500
+
+
+def test_one_subject_has_no_test_charts() -> None:
+    board = tables.build(*make_run({"a": 1.0, "b": 0.0}, cases=3, per_subject=3, metrics=["psnr"]), "volume")
+    assert [s for s, _, _ in charts.all_charts(board)] == ["quality-time", "distribution-psnr"]
+
+
+def test_contact_sheet_has_three_planes_of_a_volume_and_one_of_a_picture(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    volume, picture = rng.random((9, 12, 10), np.float32), rng.random((1, 12, 10), np.float32)
+    tall = Image.open(contact.sheet([("MRI", volume), ("a$x$", volume)], tmp_path / "v.png"))
+    flat = Image.open(contact.sheet([("MRI", picture), ("b", picture)], tmp_path / "p.png"))
+    assert tall.width == flat.width and tall.height > 2 * flat.height
+
+
+def test_slices_stand_upright_and_keep_proportions() -> None:
+    volume = np.zeros((4, 6, 8), np.float32)
+    volume[3], volume[:, 5] = 0.5, 1.0  # the top is 0.5, the front is 1
+    axial, _ = contact.centre_slice(volume, "axial")
+    assert (axial[0] == 1).all() and (axial[1:] == 0).all()
+    coronal, aspect = contact.centre_slice(volume, "coronal", (3.0, 1.0, 1.5))
+    assert (coronal[0] == 0.5).all() and aspect == 2.0
+    picture = np.arange(6, dtype=np.float32).reshape(1, 6, 1)
+    assert contact.centre_slice(picture, "axial")[0].ravel().tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_chroma_colours_all_but_the_structural_image(tmp_path: Path) -> None:
+    grey = np.full((1, 20, 20), 0.5, np.float32)
+    chroma = np.stack([np.full((1, 20, 20), 90), np.full((1, 20, 20), 200)]).astype(np.uint8)
+    pixels = np.asarray(
+        Image.open(contact.sheet([("MRI", grey), ("PET", grey)], tmp_path / "c.png", chroma)).convert("RGB")
+    )
+    left, right = pixels[-60, pixels.shape[1] // 4], pixels[-60, 3 * pixels.shape[1] // 4]
+    assert left[0] == left[1] == left[2] and right[0] > int(right[2]) + 50
