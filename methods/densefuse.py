@@ -29,15 +29,15 @@ class DenseFuseNet(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """(N, 1, H, W) to features (N, 64, H, W)."""
-        x = self.first(x).relu()
+        x = self.first(x).relu_()
         for layer in self.dense:
-            x = torch.cat((x, layer(x).relu()), 1)
+            x = torch.cat((x, layer(x).relu_()), 1)
         return x
 
     def decode(self, x: Tensor) -> Tensor:
         """Features to images."""
         for layer in self.decoder:
-            x = layer(x).relu()
+            x = layer(x).relu_()
         return x
 
     def forward(self, x: Tensor) -> Tensor:
