@@ -3,9 +3,9 @@
     python benchmarks/registration_trials.py phantom --trials 40
     python benchmarks/registration_trials.py MRI.nii.gz PET.nii.gz --trials 40 [--optimum]
 
-Each trial moves the header of the PET by 5 to 20 mm and up to 15 degrees about each axis; its error is how far
-the registration found lies from that move, as mean distance over the brain. ``--optimum`` measures from the
-registration's own result on the unmoved pair, for pairs whose true alignment is not known.
+Each trial moves the header of the PET by 5 to 20 mm and up to 15 degrees about each axis; its error is how
+far the registration found lies from that move, as mean distance over the brain. ``--optimum`` measures from
+the registration's own result on the unmoved pair, for pairs whose true alignment is not known.
 """
 
 from __future__ import annotations
