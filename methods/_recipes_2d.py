@@ -94,10 +94,11 @@ class MATRRecipe(SliceRecipe):
     crop = (64, 64)
     val_batches = 4
     notes = (
-        "Loss: (1 - SSIM) + RMI to the PET and (1 - SSIM) + 2.5 RMI to the MRI, as in the paper; RMI is its "
-        "region term alone, on the image without a second sigmoid. The batch norms keep their initial "
-        "statistics (so they are scales and shifts): one module serves six places with different statistics, "
-        "and running averages over them fit none. Tokens are the channels of a pixel."
+        "Loss: 1 - SSIM to both images and region mutual information, weighed 1 to the PET and 2.5 to the "
+        "MRI, as in the paper. RMI is its log-determinant alone, times 0.25, and since that is blind to the sign of "
+        "contrast, 20 MSE to both images stands in for the paper's cross-entropy, which takes a second "
+        "sigmoid. The batch norms keep their initial statistics (so they are scales and shifts): one module "
+        "serves six places with different statistics, and running averages fit none. Tokens are the channels of a pixel."
     )
 
     def model(self) -> nn.Module:
@@ -115,7 +116,8 @@ class MATRRecipe(SliceRecipe):
         fused = model(b, a)
         ssim_a, ssim_b = losses.ssim(fused, a).mean(), losses.ssim(fused, b).mean()
         rmi_a, rmi_b = losses.rmi(fused, a).mean(), losses.rmi(fused, b).mean()
-        total = 2 - ssim_a - ssim_b + 2.5 * rmi_a + rmi_b
+        mse_a, mse_b = losses.mse(fused, a).mean(), losses.mse(fused, b).mean()
+        total = 2 - ssim_a - ssim_b + 0.25 * (2.5 * rmi_a + rmi_b) + 20 * (mse_a + mse_b)
         parts = {"ssim_mri": ssim_a, "ssim_pet": ssim_b, "rmi_mri": rmi_a, "rmi_pet": rmi_b}
         return total, {k: v.detach() for k, v in parts.items()}
 
