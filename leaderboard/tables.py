@@ -123,8 +123,13 @@ class Line:
 
     @property
     def label(self) -> str:
-        """Name, marked when the method is slice-wise."""
-        return f"{self.method} (2D)" if self.dims == 2 else self.method
+        """Name, marked when the method is slice-wise or known from its images only."""
+        return self.method + (" (2D)" if self.dims == 2 else " (files)" if self.from_files else "")
+
+    @property
+    def from_files(self) -> bool:
+        """Whether images made elsewhere were scored."""
+        return str(self.facts.get("origin", "")).startswith("files:")
 
     def text(self, column: Column) -> str:
         """A cell, with its own count where that is not the line's."""
@@ -588,4 +593,6 @@ def _board_notes(columns: Sequence[Column], ranking: Ranking, lines: Sequence[Li
         )
     if any(x.dims == 2 for x in lines):
         notes.append("(2D): fuses slice by slice.")
+    if any(x.from_files for x in lines):
+        notes.append("(files): scored from image files; how and at what cost they were made is not known.")
     return (*notes, *ranking.notes)

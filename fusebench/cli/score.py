@@ -44,11 +44,10 @@ def add(subparsers: Any) -> None:
         description="Score fused images against their sources. Files or folders; in folders, files of one "
         "name belong together, and every sub-folder of a fused folder is one method.",
     )
-    parser.add_argument("--mri", required=True, type=Path, metavar="PATH", help="structural image(s)")
-    parser.add_argument("--pet", required=True, type=Path, metavar="PATH", help="functional image(s)")
+    parser.add_argument("--mri", type=Path, metavar="PATH", help="structural image(s)")
+    parser.add_argument("--pet", type=Path, metavar="PATH", help="functional image(s)")
     parser.add_argument(
         "--fused",
-        required=True,
         type=Path,
         nargs="+",
         metavar="PATH",
@@ -74,9 +73,10 @@ def add(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--protocol",
-        choices=["volume", "slices"],
+        choices=["volume", "slices", "paper"],
         default="volume",
-        help="volume: in 3D inside the mask (default); slices: mean of the 2D scores of the axial slices",
+        help="volume: in 3D inside the mask (default); slices: mean of the 2D scores of the axial slices; "
+        "paper: the central slice, with --results-dir only",
     )
     parser.add_argument(
         "--fused-range",
@@ -90,10 +90,40 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--plugin", action="append", default=[], metavar="PATH", help="a plugin file or folder"
     )
+    board = parser.add_argument_group("entries of a leaderboard")
+    board.add_argument(
+        "--results-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of fused images named as the cases of --dataset, one sub-folder per entry; they join "
+        "the board of --out, marked as scored from files",
+    )
+    board.add_argument("--name", default="", help="name of the entry, where DIR holds the images itself")
+    board.add_argument("--dataset", default="phantom", metavar="NAME")
+    board.add_argument("--data-dir", type=Path, metavar="PATH", help="where the data lies")
+    board.add_argument(
+        "--data-option", action="append", default=[], metavar="PARAM=VALUE", help="a parameter of the dataset"
+    )
+    board.add_argument("--split", default="test")
+    board.add_argument("--cases", type=int, metavar="N", help="the first N cases only")
+    board.add_argument("--out", type=Path, metavar="DIR", help="run folder (default runs/<dataset>-<split>)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.results_dir is not None:
+        from ._results import score_results
+
+        if args.mri or args.pet or args.fused or args.register or args.mask != "auto":
+            raise InputError(
+                "--results-dir takes sources and mask from --dataset; leave out --mri, --pet, "
+                "--fused, --mask and --register"
+            )
+        return score_results(args)
+    if not (args.mri and args.pet and args.fused):
+        raise InputError("give --mri, --pet and --fused; or --results-dir with --dataset")
+    if args.protocol == "paper":
+        raise InputError("--protocol paper works with --results-dir only")
     plugins = None
     if args.plugin:
         from ..plugins import find_plugins

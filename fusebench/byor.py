@@ -1,0 +1,182 @@
+"""Bring your own results: fused images made elsewhere become entries of a board.
+
+A folder holds one sub-folder per method, named as the entry, and in it one image per case, named by the
+case's id; any format that `fusebench.imageio` reads.  Rows are those of a run: same protocols, same metrics,
+same store.  A case without a usable image is a row that says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .case import Case, Volume
+from .content import digest, file_sha256
+from .errors import InputError
+from .imageio import check_grid, read_raw, scale
+from .method import Method, MethodInfo
+from .metric import MetricId, MetricInfo
+from .plan import MethodSpec, Task
+from .plugins import Plugins
+from .rawimage import EXTENSIONS, PICTURES, RawImage, extension
+from .task import Image, TaskRunner, _store, _store_sources
+
+# Method name -> case id -> image.
+Results = Mapping[str, Mapping[str, Path]]
+Range = tuple[float, float]
+
+# What a network overshoots [0, 1] by through rounding; as for the metrics themselves.
+_SLACK = 1e-4
+
+
+def find_results(folder: Path, cases: Sequence[Case], plugins: Plugins, name: str = "") -> Results:
+    """Images of a results folder by entry and case.
+
+    Parameters
+    ----------
+    folder : Path
+        Sub-folders of images, each one entry; or images of one entry, called `name` or as the folder.
+    cases : sequence of Case
+    name : str
+        Of the entry where `folder` itself holds the images.
+
+    Raises
+    ------
+    InputError
+        No image is named after a case, two images of one case, or an entry has a method's name.
+    """
+    if not folder.is_dir():
+        raise InputError(f"--results-dir {folder}: no such folder")
+    direct = _images(folder)
+    below = {p.name: _images(p) for p in sorted(folder.iterdir()) if p.is_dir()}
+    found = {name or folder.resolve().name: direct} if direct else below
+    wanted = {case.id for case in cases}
+    results = {}
+    for entry, images in found.items():
+        if entry in plugins.methods:
+            raise InputError(
+                f"{folder}: a method is called {entry!r} as well; rename the folder (say {entry}-authors), "
+                "so that the board keeps both apart"
+            )
+        chosen = {case: path for case, path in images.items() if case in wanted}
+        if chosen:
+            results[entry] = chosen
+    if not results:
+        seen = next((p.name for images in found.values() for p in images.values()), "no images")
+        raise InputError(
+            f"{folder}: no image is named after a case; found {seen}, the cases are {_some(wanted)}. Name "
+            f"each image as its case ({', '.join(EXTENSIONS)})"
+        )
+    return results
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and extension(p) in EXTENSIONS):
+        case = path.name[: -len(extension(path))]
+        if case in found:
+            raise InputError(f"{path}: {found[case].name} is of the same case; keep one of them")
+        found[case] = path
+    return found
+
+
+def _some(names: Iterable[str], count: int = 3) -> str:
+    listed = sorted(names)
+    return ", ".join(listed[:count]) + (f" and {len(listed) - count} more" if len(listed) > count else "")
+
+
+def file_specs(results: Results, folder: Path, wanted: Range | None) -> list[MethodSpec]:
+    """Entries as the plan wants them: like methods, marked as scored from files."""
+    return [
+        MethodSpec(
+            name=entry,
+            parameters={"fused_range": wanted} if wanted else {},
+            key=digest("scored from files", entry, wanted),
+            info=MethodInfo(
+                name=entry,
+                summary="scored from files",
+                licence="not stated",
+                trained_on="not stated",
+                notes="Scored from image files; how they were made, at what cost, is not known here.",
+            ),
+            origin=f"files: {folder.name}",
+        )
+        for entry in results
+    ]
+
+
+def file_tasks(tasks: Iterable[Task], results: Results, infos: Mapping[str, MetricInfo]) -> Iterator[Task]:
+    """Tasks whose content keys hold the image's hash, and that skip what needs the method itself."""
+    for task in tasks:
+        path = results[task.method.name].get(task.case.id)
+        content = file_sha256(path) if path else "missing"
+        scores = []
+        for score in task.scores:
+            skip = score.skip
+            if not skip and infos[MetricId.parse(score.metric).name].needs_twin:
+                skip = "needs the method itself, not only its images"
+            scores.append(replace(score, key=digest(score.key, content), skip=skip))
+        yield replace(task, scores=tuple(scores), fuse_key=digest(task.fuse_key, content))
+
+
+class FileRunner(TaskRunner):
+    """Scores images in place of fusing.
+
+    Parameters
+    ----------
+    results : mapping
+    wanted : (float, float), optional
+        What 0 and 1 are in the images.
+    """
+
+    def __init__(self, results: Results, wanted: Range | None = None) -> None:
+        super().__init__()
+        self.results, self.wanted = results, wanted
+
+    def _fused(self, task: Task, timing: dict[str, Any]) -> tuple[Image, Method | None]:
+        path = self.results[task.method.name].get(task.case.id)
+        if path is None:
+            raise InputError(f"no image of this case; add {task.case.id}.nii.gz (or .png, .tif)")
+        fused = read_result(path, task.case, self.wanted).data
+        if task.save:
+            _store(Path(task.fused_path), fused, task.case.a, task.fuse_key)
+            _store_sources(Path(task.fused_path).parent, task.case)
+        return fused, None
+
+    def _truth(self, task: Task, fused: Image, method: Method | None) -> Mapping[str, Any]:
+        return dict(task.case.truth or {})
+
+
+def read_result(path: Path, case: Case, wanted: Range | None = None) -> Volume:
+    """Read a fused image on the grid of its case, without stretching it.
+
+    8-bit pictures span 0..255, 16-bit pictures 0..65535, floats [0, 1], and images of FuseBench what their
+    header says.  Anything else needs `wanted`: guessing a range from the extremes would raise contrast.
+
+    Raises
+    ------
+    InputError
+        Another shape, NaN, or a range that has to be told.
+    """
+    raw = read_raw(path)
+    volume = scale(raw, wanted or _range(raw))
+    check_grid(case.a, volume, f"case {case.id}", path)
+    return volume
+
+
+def _range(raw: RawImage) -> Range:
+    low, high = float(raw.data.min()), float(raw.data.max())
+    if raw.full_range or raw.stored_range:
+        return raw.full_range or raw.stored_range or (0.0, 1.0)
+    if low >= -_SLACK and high <= 1 + _SLACK:
+        return 0.0, 1.0
+    whole = bool((raw.data == np.rint(raw.data)).all())
+    if whole and low >= 0 and high < 1 << 16 and extension(raw.path) in PICTURES:
+        return 0.0, 65535.0
+    raise InputError(
+        f"{raw.path}: values from {low:g} to {high:g}; say what 0 and 1 are, e.g. --fused-range 0 255"
+    )

@@ -1,0 +1,74 @@
+"""``score --results-dir``: entries of a board from images that were made elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from ._options import plugins_of, split_commas
+
+
+def score_results(args: argparse.Namespace) -> int:
+    """Score ``args.results_dir`` against a dataset; rows, board and files as of a run."""
+    from ..bench import any_failed, contact_sheet, write_board
+    from ..byor import FileRunner, file_specs, file_tasks, find_results
+    from ..errors import InputError
+    from ..manifest import describe_run, write_manifest
+    from ..plan import Options, default_metrics, make_plan, metric_infos, pending
+    from ..results import RunStore
+    from .run import chosen_metrics, make_dataset
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    plugins = plugins_of(args)
+    dataset = make_dataset(plugins, args)
+    cases = list(dataset.cases(args.split))[: args.cases]
+    if not cases:
+        raise InputError(f"dataset {args.dataset} has no cases in split {args.split!r}")
+    results = find_results(args.results_dir, cases, plugins, args.name)
+    wanted = (args.fused_range[0], args.fused_range[1]) if args.fused_range else None
+    with_truth = any(c.truth_loader for c in cases)
+    asked = split_commas([args.metrics]) if args.metrics else []
+    metrics = chosen_metrics(plugins, asked) if asked else default_metrics(plugins, with_truth)
+    folder = args.out or Path("runs") / f"{args.dataset}-{args.split}"
+    options = Options(
+        run=datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"), metrics=tuple(metrics), protocols=(args.protocol,)
+    )
+    specs = file_specs(results, args.results_dir, wanted)
+    planned = make_plan(plugins, dataset, cases, specs, options, folder)
+    infos = metric_infos(plugins, (s.metric for t in planned for s in t.scores))
+    tasks = list(file_tasks(planned, results, infos))
+    runner = FileRunner(results, wanted)
+    with RunStore(folder) as store:
+        manifest = describe_run(
+            run=options.run,
+            command=sys.argv,
+            options={**asdict(options), "jobs": 0, "threads": 1},
+            methods=specs,
+            metrics=infos,
+            dataset={
+                "name": args.dataset,
+                "split": args.split,
+                "fingerprint": dataset.fingerprint(args.split),
+                "cases": len(cases),
+                **asdict(dataset.info),
+            },
+        )
+        for entry in manifest["methods"].values():
+            entry["dims"] = None  # slices or volumes: the images do not say
+        write_manifest(folder, manifest)
+        for task, _ in pending(tasks, store.latest()):
+            rows = runner.run(task)
+            store.append(rows)
+            for reason in dict.fromkeys(r.reason for r in rows if r.status not in ("ok", "skip")):
+                console.print(f"{task.label}: {reason}", markup=False, highlight=False, soft_wrap=True)
+        table = store.consolidate()
+        paths = write_board(folder, table, console, metrics if asked else None)
+        sheet = contact_sheet(folder)
+    for path in [*paths, *([sheet] if sheet else []), folder / "rows.csv", folder / "manifest.json"]:
+        console.print(str(path), highlight=False, soft_wrap=True)
+    return int(any_failed(table, tasks))

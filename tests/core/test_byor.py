@@ -1,0 +1,192 @@
+"""`score --results-dir`: images of foreign programs score as the same arrays do in memory."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from fusebench import create_dataset
+from fusebench.cli import main
+from fusebench.metric import evaluate, ranking_set
+
+OPTIONS = ["--data-option", "size=24", "--cases", "2"]
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("FUSEBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def cases():
+    return create_dataset("phantom", size=24).cases("test")[:2]
+
+
+def save(case, data, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(data.transpose(2, 1, 0), case.a.affine), path)
+
+
+def mean(case):
+    return ((case.a.data + case.b.data) / 2).astype(np.float32)
+
+
+def rows_of(folder):
+    return pd.read_csv(folder / "rows.csv").set_index(["method", "case", "metric"])
+
+
+def test_files_score_as_arrays_in_memory(cases, tmp_path):
+    for case in cases:
+        save(case, mean(case), tmp_path / "theirs" / "net" / f"{case.id}.nii.gz")
+    out = tmp_path / "run"
+    assert main(["score", "--results-dir", str(tmp_path / "theirs"), *OPTIONS, "--out", str(out)]) == 0
+    rows = rows_of(out)
+    for case in cases:
+        expected = evaluate(
+            case.a.data, case.b.data, mean(case), ranking_set(), mask=case.mask, spacing=case.a.spacing
+        )
+        for metric, value in expected.items():
+            assert rows.loc[("net", case.id, metric), "value"] == pytest.approx(value, abs=1e-9, rel=1e-9)
+
+
+def test_entry_joins_the_board_of_a_run_marked(cases, tmp_path):
+    out = tmp_path / "run"
+    assert main(["run", "--methods", "average,max", *OPTIONS, "--jobs", "0", "--out", str(out)]) == 0
+    for case in cases:
+        save(case, mean(case), tmp_path / "theirs" / f"{case.id}.nii")
+    command = [
+        "score",
+        "--results-dir",
+        str(tmp_path / "theirs"),
+        "--name",
+        "net",
+        *OPTIONS,
+        "--out",
+        str(out),
+    ]
+    assert main(command) == 0
+    rows = rows_of(out)
+    for case in cases:
+        assert rows.loc[("net", case.id, "psnr"), "value"] == pytest.approx(
+            rows.loc[("average", case.id, "psnr"), "value"], abs=1e-9
+        )
+    text = (out / "leaderboard.md").read_text()
+    assert "net (files)" in text
+    assert "scored from image files" in text
+    assert "average (2D)" not in text
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert set(manifest["methods"]) == {"average", "max", "net"}
+    skipped = rows[(rows.index.get_level_values("method") == "net") & (rows["status"] == "skip")]
+    assert "needs the method itself, not only its images" in set(skipped["reason"])
+
+
+def test_resume_scores_changed_files_only(cases, tmp_path):
+    folder, out = tmp_path / "theirs", tmp_path / "run"
+    for case in cases:
+        save(case, mean(case), folder / f"{case.id}.nii")
+    command = ["score", "--results-dir", str(folder), "--metrics", "psnr,ssim", *OPTIONS, "--out", str(out)]
+    assert main(command) == 0
+    assert main(command) == 0
+    lines = (out / "rows.jsonl").read_text().splitlines()
+    assert len(lines) == 4
+    save(cases[0], cases[0].a.data, folder / f"{cases[0].id}.nii")
+    assert main(command) == 0
+    assert len((out / "rows.jsonl").read_text().splitlines()) == 6
+
+
+def test_a_missing_or_wrong_image_is_a_row_with_the_reason(cases, tmp_path, capsys):
+    folder, out = tmp_path / "theirs", tmp_path / "run"
+    save(cases[0], mean(cases[0])[:, :-1], folder / f"{cases[0].id}.nii")
+    command = ["score", "--results-dir", str(folder), "--metrics", "psnr", *OPTIONS, "--out", str(out)]
+    assert main(command) == 1
+    rows = rows_of(out)
+    assert set(rows["status"]) == {"error"}
+    assert rows["value"].isna().all()
+    assert "shape" in rows.loc[("theirs", cases[0].id, "psnr"), "reason"]
+    assert "no image of this case" in rows.loc[("theirs", cases[1].id, "psnr"), "reason"]
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A data set of 2D pairs, and 8-bit fused arrays."""
+    rng = np.random.default_rng(0)
+    fused = {}
+    for name in ("p1", "p2"):
+        images = {m: rng.integers(0, 256, (40, 50), np.uint8) for m in ("mri", "pet")}
+        for folder, image in images.items():
+            (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(tmp_path / "data" / folder / f"{name}.png")
+        fused[name] = (
+            images["mri"],
+            images["pet"],
+            ((images["mri"] // 2) + images["pet"] // 2).astype(np.uint8),
+        )
+    return tmp_path / "data", fused
+
+
+@pytest.mark.parametrize("kind", ["png8", "png16", "tif8", "tif-float"])
+def test_pictures_of_every_depth(pictures, tmp_path, kind):
+    data, triples = pictures
+    folder = tmp_path / "theirs" / "net"
+    folder.mkdir(parents=True)
+    for name, (_, _, fused) in triples.items():
+        if kind == "png16":  # 257 k / 65535 = k / 255
+            Image.fromarray(fused.astype(np.uint16) * 257).save(folder / f"{name}.png")
+        elif kind == "tif-float":
+            Image.fromarray(fused.astype(np.float32) / np.float32(255)).save(folder / f"{name}.tif")
+        else:
+            Image.fromarray(fused).save(folder / f"{name}.{kind[:3]}")
+    out = tmp_path / "run"
+    command = [
+        "score",
+        "--results-dir",
+        str(tmp_path / "theirs"),
+        "--dataset",
+        "pairs",
+        "--data-dir",
+        str(data),
+    ]
+    assert main([*command, "--metrics", "psnr,ssim,mi,qabf", "--protocol", "slices", "--out", str(out)]) == 0
+    rows = rows_of(out)
+    for name, images in triples.items():
+        for metric, value in evaluate(*images, ["psnr", "ssim", "mi", "qabf"]).items():
+            assert rows.loc[("net", name, metric), "value"] == pytest.approx(value, abs=1e-9)
+
+
+def test_an_unknown_range_must_be_told(cases, tmp_path):
+    folder, out = tmp_path / "theirs", tmp_path / "run"
+    for case in cases:
+        save(case, mean(case) * 200, folder / f"{case.id}.nii")
+    command = ["score", "--results-dir", str(folder), "--metrics", "psnr", *OPTIONS, "--out", str(out)]
+    assert main(command) == 1
+    assert "--fused-range 0 255" in rows_of(out).iloc[0]["reason"]
+    assert main([*command, "--fused-range", "0", "200"]) == 0
+    case = cases[0]
+    expected = evaluate(case.a.data, case.b.data, mean(case), ["psnr"], mask=case.mask)["psnr"]
+    assert rows_of(out).loc[("theirs", case.id, "psnr"), "value"] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "message"),
+    [
+        ([], [], "no image is named after a case"),
+        (["other.nii"], [], "found other.nii, the cases are phantom-test-001"),
+        (["phantom-test-001.nii", "phantom-test-001.png"], [], "keep one of them"),
+        (["average/phantom-test-001.nii"], [], "a method is called 'average' as well"),
+        (["phantom-test-001.nii"], ["--mri", "x.nii"], "leave out --mri"),
+        (["phantom-test-001.nii"], ["--dataset", "pairs"], "data"),
+    ],
+)
+def test_unusable_folders_end_in_one_line(files, options, message, tmp_path, capsys):
+    for file in files:
+        (tmp_path / "theirs" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "theirs" / file).touch()
+    (tmp_path / "theirs").mkdir(exist_ok=True)
+    command = ["score", "--results-dir", str(tmp_path / "theirs"), "--out", str(tmp_path / "run"), *options]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
