@@ -7,7 +7,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from fusebench.errors import InputError
-from fusebench.method import MethodInfo
+from fusebench.method import MethodInfo, Weights
 
 from ._conv import ReflectConv2d, pad_reflect
 from ._learned import LearnedSliceMethod, choose
@@ -87,6 +87,11 @@ class DenseFuse(LearnedSliceMethod):
         summary="Dense auto-encoder; features fused by addition or L1 activity",
         dims=2,
         paper="Li & Wu, DenseFuse: A Fusion Approach to Infrared and Visible Images, IEEE TIP 28(5), 2019",
+        trained_on="phantom (24 train subjects, slices in three planes)",
+        weights=Weights(
+            file="weights/densefuse.safetensors",
+            sha256="6f6a3699b6b7a5946f3f25caa7cd90e2bd0836fedcec25aea387bd3510eb2d7b",
+        ),
         params=74_193,
     )
     recipes = {"default": "._recipes_2d:DenseFuseRecipe"}

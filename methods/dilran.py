@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from fusebench.method import MethodInfo
+from fusebench.method import MethodInfo, Weights
 
 from ._learned import LearnedSliceMethod, choose
 from ._weights import Layout
@@ -121,6 +121,11 @@ class DILRAN(LearnedSliceMethod):
         dims=2,
         paper="Zhou et al., An Attention-based Multi-Scale Feature Learning Network for Multimodal Medical "
         "Image Fusion, 2022",
+        trained_on="phantom (24 train subjects, slices in three planes)",
+        weights=Weights(
+            file="weights/dilran.safetensors",
+            sha256="f5d631e1c8ab640744052abcc73ea116e1cf788016a22e5a6c31eb2a4c2b336e",
+        ),
         params=216_001,
     )
     recipes = {"default": "._recipes_2d:DILRANRecipe"}
