@@ -196,7 +196,7 @@ def _by_subject(board: Board, column: Column) -> pd.DataFrame:
     """Mean of each subject: columns subject, method, value, control; methods in the board's order."""
     scores = board.scores.take([x.method for x in board.lines], [column.id])
     values = scores.values[:, :, 0]
-    present = ~np.isnan(values)
+    present = np.isfinite(values)
     count = present.astype(float) @ scores.membership
     total = np.where(present, values, 0) @ scores.membership
     mean = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)

@@ -14,7 +14,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from . import charts, volumes
-from .published import NOTE, paper_table
+from .published import NOTE, number, paper_table
 from .runs import Runs
 from .tables import Board, Column, facts_of
 
@@ -74,7 +74,7 @@ class Section:
                 "method": r["method"],
                 "data": r["data"],
                 "control": r["control"],
-                "values": [f"{r[m]:.3f}" if np.isfinite(r[m]) else "–" for m in metrics],
+                "values": [number(r[m]) for m in metrics],
             }
             for r in table.to_dict("records")
         ]
@@ -105,7 +105,7 @@ class Section:
         """Kendall's tau of the ranking without one metric."""
         table = self.board.ranking.leave_one_out
         return [
-            {"metric": m, "tau": r["tau"], "first": r["first"]}
+            {"metric": m, "tau": "–" if np.isnan(r["tau"]) else f"{r['tau']:.2f}", "first": r["first"]}
             for m, r in table.to_dict(orient="index").items()
         ]
 
@@ -127,6 +127,13 @@ def slug(name: str) -> str:
     return safe if safe == name else f"{safe or 'x'}-{hashlib.sha1(name.encode()).hexdigest()[:8]}"
 
 
+def _sortable(x: float | str | None) -> str:
+    """What a cell is sorted by: nothing for no value, JavaScript's spelling for an infinite one."""
+    if x is None or x != x:
+        return ""
+    return str(x).replace("inf", "Infinity") if isinstance(x, float) else str(x)
+
+
 def environment(manifest: Mapping[str, Any]) -> Environment:
     """Templates that escape all names, with the facts of a run that every page shows."""
     made = Environment(
@@ -136,6 +143,7 @@ def environment(manifest: Mapping[str, Any]) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["sortable"] = _sortable
     hardware = manifest.get("hardware", {})
     made.globals.update(
         slug=slug,
@@ -160,7 +168,7 @@ class Pages:
         """Render everything; at most `viewer_cases` cases get an image viewer."""
         cases = self._cases(viewer_cases)
         self._render(
-            "index.html", "index.html", boards=self.sections, cases=cases, dataset_line=self._dataset()
+            "index.html", "index.html", boards=self.sections, cases=cases, dataset_lines=self._dataset()
         )
         for name in dict.fromkeys(x.method for s in self.sections for x in s.board.lines):
             self._method(name)
@@ -172,12 +180,13 @@ class Pages:
         text = self.environment.get_template(template).render(root=root, **values)
         (self.out / path).write_text(text, encoding="utf-8")
 
-    def _dataset(self) -> str:
-        facts = self.found.manifest.get("dataset", {})
-        parts = [
-            f"{k}: {facts[k]}" for k in ("name", "split", "summary", "licence", "fingerprint") if facts.get(k)
-        ]
-        return "; ".join(parts)
+    def _dataset(self) -> list[str]:
+        known = ("name", "split", "summary", "licence", "fingerprint")
+        lines = []
+        for dataset in self.found.datasets:
+            facts = {"name": dataset, **self.found.manifest_of(dataset).get("dataset", {})}
+            lines.append("; ".join(f"{k}: {facts[k]}" for k in known if facts.get(k)))
+        return lines
 
     def _method(self, name: str) -> None:
         info = {"summary": "", "control": False, "dims": None}

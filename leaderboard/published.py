@@ -61,6 +61,11 @@ def paper_table(board: Board, published: Published = DC2FUSION) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def number(x: float) -> str:
+    """Three decimals; a dash where there is none."""
+    return "–" if np.isnan(x) else f"{x:.3f}" if np.isfinite(x) else "∞"
+
+
 def paper_markdown(table: pd.DataFrame) -> str:
     """`paper_table` in Markdown, with the warning."""
     metrics = [c for c in table.columns if c not in ("method", "data", "control")]
@@ -68,6 +73,6 @@ def paper_markdown(table: pd.DataFrame) -> str:
     lines.append("| :-- | :-- |" + " --: |" * len(metrics))
     for row in table.to_dict("records"):
         name = markdown_text(str(row["method"])) + (" *(control)*" if row["control"] else "")
-        cells = [f"{row[m]:.3f}" if np.isfinite(row[m]) else "–" for m in metrics]
+        cells = [number(row[m]) for m in metrics]
         lines.append(f"| {name} | {markdown_text(str(row['data']))} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", NOTE, ""])

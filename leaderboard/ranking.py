@@ -42,7 +42,7 @@ class Scores:
     subject : ndarray, shape (C,)
         Index into `subjects` of each case.
     values : ndarray, shape (M, C, K)
-        NaN where there is none.
+        NaN where there is none.  Infinite is a value: the PSNR of a copy.
     asked : ndarray, shape (C, K), bool
         False where the metric was skipped for every method (it does not apply to the case).
     """
@@ -74,7 +74,6 @@ class Scores:
         value = pd.to_numeric(rows["value"], errors="coerce").to_numpy(dtype=float)
         # Row by row in file order, so that the last status of a key counts, whatever it is.
         values[m[known], c[known], k[known]] = np.where(ok, value, np.nan)[known]
-        values[~np.isfinite(values)] = np.nan
         asked = np.zeros((len(cases), len(metrics)), dtype=bool)
         tried = known & (rows["status"] != "skip").to_numpy()
         asked[c[tried], k[tried]] = True
@@ -136,21 +135,6 @@ class Scores:
         present = ~np.isnan(by_case)
         total = np.where(present, by_case, 0.0) @ self.membership
         count = present.astype(float) @ self.membership
-        return np.asarray(np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0).T)
-
-    def subject_goodness(self, metric: str) -> Floats:
-        """Mean goodness of one metric over each subject's cases; shape (G, M).
-
-        A method with a missing case in a subject has NaN there.
-        """
-        g = self.goodness[:, :, self.metrics.index(metric)]
-        used = ~np.isnan(g).all(axis=0)
-        members = self.membership[used]
-        count = members.sum(axis=0)
-        total = g[:, used] @ members  # NaN spreads over the subject, on purpose
-        # 0 * NaN is NaN too, so other subjects' gaps must not leak in.
-        gaps = np.isnan(g[:, used]).astype(float) @ members > 0
-        total = np.where(gaps, np.nan, np.nan_to_num(g[:, used]) @ members)
         return np.asarray(np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0).T)
 
 
@@ -221,7 +205,9 @@ def bootstrap_mean(
     known = (count > 0).sum(axis=-1)
     for size in np.unique(known[known >= 2]):
         rows, wide = known == size, widened_level(int(size), level)
-        low[rows], high[rows] = np.nanquantile(draws[rows], [(1 - wide) / 2, (1 + wide) / 2], axis=-1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # rows with an infinite value are all NaN
+            low[rows], high[rows] = np.nanquantile(draws[rows], [(1 - wide) / 2, (1 + wide) / 2], axis=-1)
     return low, high, draws
 
 
@@ -237,10 +223,12 @@ def summarise(scores: Scores) -> pd.DataFrame:
     values = np.moveaxis(scores.values, 2, 1)  # (M, K, C)
     present = ~np.isnan(values)
     count = present.astype(float) @ scores.membership
-    total = np.where(present, values, 0.0) @ scores.membership
+    # An infinite value has no interval: it becomes NaN here, in its own row only.
+    total = np.where(present & np.isfinite(values), values, 0.0) @ scores.membership
+    total[~np.isfinite(values).all(axis=2, where=present)] = np.nan
     low, high, _ = bootstrap_mean(total, count)
     n = present.sum(axis=2)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)
         table = {
             "mean": np.nanmean(values, axis=2),

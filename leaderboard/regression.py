@@ -193,12 +193,15 @@ def _quality(
         if direction == "none":
             continue
         a, b = t["value_base"].to_numpy(dtype=float), t["value_new"].to_numpy(dtype=float)
-        gain = {"lower": a - b, "zero": np.abs(a) - np.abs(b)}.get(str(direction), b - a)
+        with np.errstate(invalid="ignore"):
+            gain = {"lower": a - b, "zero": np.abs(a) - np.abs(b)}.get(str(direction), b - a)
         on_cpu = bool((t["device_base"].eq("cpu") & t["device_new"].eq("cpu")).all())
+        gain = np.where(a == b, 0.0, gain)  # infinite in both, as the PSNR of a copy, is no change
+        size = np.abs(a[np.isfinite(a)])
         exact = mode == "exact" or (mode == "auto" and on_cpu)
         p: float | None = None
         if exact:
-            limit = tolerance * max(1.0, float(np.abs(a).mean()))
+            limit = tolerance * max(1.0, float(size.mean()) if len(size) else 0.0)
         else:
             limit = min_effect * float(a.std(ddof=1)) if len(a) > 1 else np.inf
             subject = pd.Series(gain).groupby(t["group"].to_numpy()).mean().to_numpy()

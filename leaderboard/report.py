@@ -68,7 +68,7 @@ def _section(
     found: runs.Runs, dataset: str, protocol: str, metrics: Sequence[str] | None, out: Path, draw: bool
 ) -> Section:
     rows = found.rows[(found.rows["dataset"] == dataset) & (found.rows["protocol"] == protocol)]
-    board = build(rows, found.manifest, protocol, metrics)
+    board = build(rows, found.manifest_of(dataset), protocol, metrics)
     name = slug(f"{dataset}-{protocol}")
     tables = {
         f"{name}.csv": board.to_csv(),

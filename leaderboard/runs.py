@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,11 @@ class Runs:
     folders: tuple[Path, ...]
     rows: pd.DataFrame
     manifest: dict[str, Any]
+    by_dataset: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+
+    def manifest_of(self, dataset: str) -> dict[str, Any]:
+        """`manifest`, of the folders that hold rows of one dataset only."""
+        return self.by_dataset.get(dataset, self.manifest)
 
     @property
     def protocols(self) -> list[str]:
@@ -69,10 +74,19 @@ def load(folders: Sequence[str | Path]) -> Runs:
         raise InputError(f"{paths[0]}: the run has no rows yet")
     rows = rows.drop_duplicates(list(IDENTITY), keep="last", ignore_index=True)
     manifests = [_manifest(p) for p in paths]
+    by_dataset = {
+        name: _merge([m for m, part in zip(manifests, parts, strict=True) if (part["dataset"] == name).any()])
+        for name in rows["dataset"].unique()
+    }
+    return Runs(paths, rows, _merge(manifests), by_dataset)
+
+
+def _merge(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The last manifest, with the methods and metrics of all."""
     merged = dict(manifests[-1])
     for part in ("methods", "metrics"):
         merged[part] = {k: v for m in manifests for k, v in m.get(part, {}).items()}
-    return Runs(paths, rows, merged)
+    return merged
 
 
 def _rows(folder: Path) -> pd.DataFrame:

@@ -75,7 +75,8 @@ class Cell:
         if self.n == 0:
             return "–"
         sd = f" ± {self.sd:.{decimals}f}" if np.isfinite(self.sd) else ""
-        return f"{self.mean:.{decimals}f}{sd}"
+        mean = f"{self.mean:.{decimals}f}" if np.isfinite(self.mean) else "∞" if self.mean > 0 else "-∞"
+        return mean + sd
 
 
 @dataclass(frozen=True)
@@ -347,6 +348,7 @@ _TEX = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
+    "∞": r"$\infty$",
     "–": "--",
     "⚠": "!",
     '"': "''",
@@ -466,7 +468,8 @@ def _replace(column: Column, **changes: Any) -> Column:
 def _finish(column: Column, summary: pd.DataFrame, control: str) -> Column:
     """Decimals from the size of the values: four significant digits at the usual spread."""
     mean = summary["mean"].xs(column.id, level="metric").abs()
-    top = float(mean.max()) if mean.notna().any() else 1.0
+    mean = mean[np.isfinite(mean)]
+    top = float(mean.max()) if len(mean) else 1.0
     decimals = 4 if top < 1 else 3 if top < 10 else 2 if top < 1000 else 1
     return _replace(column, gameable=control, decimals=decimals)
 

@@ -194,3 +194,10 @@ def test_markdown_escapes_names() -> None:
     worse = planted(rows, "<b>|x", "psnr", -1.0)
     text = regression.compare(as_runs(rows, manifest), as_runs(worse, manifest)).to_markdown()
     assert "<b>" not in text and r"&lt;b&gt;\|x" in text
+
+
+def test_an_infinite_score_in_both_runs_is_no_change(base: Any) -> None:
+    rows, manifest = base
+    copy = rows.assign(value=rows["value"].where(rows["method"] != "a", np.inf))
+    assert not regression.compare(as_runs(copy, manifest), as_runs(copy, manifest)).lost
+    assert regression.compare(as_runs(copy, manifest), as_runs(*base)).lost

@@ -268,17 +268,18 @@ async function startNiivue(info, volumes, onMove) {
   const [D, H, W] = info.shape;
   let silent = false;
 
-  async function image(id, map, opacity) {
+  // Of what lies on top, the lower third is left out: a thin veil over everything would hide the base.
+  async function image(id, map, opacity, least = 0) {
     const bytes = NVImage.createNiftiArray([W, H, D], [...info.spacing].reverse(), info.affine.flat(), 2, volumes.get(id));
     const buffer = bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength);
-    return NVImage.new(buffer, `${id}.nii`, map, opacity, null, 0, 255, true, 0.02, false, false, "", 0);
+    return NVImage.new(buffer, `${id}.nii`, map, opacity, null, least, 255, true, 0.02, false, false, "", 0);
   }
   async function show() {
     const base = document.getElementById("niivue-base").value;
     const over = document.getElementById("niivue-over").value;
     while (nv.volumes.length) nv.removeVolumeByIndex(0);
     nv.addVolume(await image(base, document.getElementById("niivue-map").value, 1));
-    if (over) nv.addVolume(await image(over, "warm", Number(document.getElementById("niivue-opacity").value)));
+    if (over) nv.addVolume(await image(over, "warm", Number(document.getElementById("niivue-opacity").value), 85));
     nv.updateGLVolume();
     box.dataset.shown = over ? `${base}+${over}` : base;
   }
