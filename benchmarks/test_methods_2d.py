@@ -1,0 +1,93 @@
+"""Learned 2D methods, one 256x256 pair on one thread, and their shortcuts against the long way.
+
+OMP_NUM_THREADS=1 pytest benchmarks/test_methods_2d.py --benchmark-only
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+
+import pytest
+import torch
+
+import fusebench
+
+SIDE = 256
+
+
+def pair():
+    """A disc with texture and a smooth blob: like a head, half of the picture is air."""
+    generator = torch.Generator().manual_seed(0)
+    y, x = torch.meshgrid(torch.linspace(-1, 1, SIDE), torch.linspace(-1, 1, SIDE), indexing="ij")
+    head = ((x / 0.75) ** 2 + (y / 0.9) ** 2 < 1).float()
+    a = head * (0.4 + 0.3 * torch.rand(SIDE, SIDE, generator=generator))
+    b = head * torch.exp(-2 * (x**2 + y**2))
+    return a[None, None], b[None, None]
+
+
+def module(name):
+    return importlib.import_module(f"fusebench.methods.{name}")
+
+
+def run(benchmark, function, *args, rounds=5):
+    """Measure CPU seconds: other processes then matter less."""
+    torch.set_num_threads(1)
+    benchmark._timer = time.process_time
+    with torch.inference_mode():
+        return benchmark.pedantic(function, args, rounds=rounds, warmup_rounds=1)
+
+
+@pytest.mark.parametrize("name", ["densefuse", "u2fusion", "matr", "dilran", "swinfuse"])
+def test_pair(benchmark, name):
+    method = fusebench.create_method(name)
+    if method.info.weights is None:
+        pytest.skip(f"{name} ships no weights")
+    method.setup("cpu")
+    run(benchmark, method.fuse_slices, *pair(), rounds=2 if name == "swinfuse" else 5)
+
+
+@pytest.mark.parametrize("way", ["padded", "bordered"])
+def test_densefuse_addition(benchmark, way):
+    net = module("densefuse").DenseFuseNet().eval()
+    a, b = pair()
+    ways = {
+        "padded": lambda: net.decode((net.encode(a) + net.encode(b)) / 2),
+        "bordered": lambda: net.add_fast(a, b),
+    }
+    run(benchmark, ways[way])
+
+
+@pytest.mark.parametrize("way", ["direct", "winograd"])
+def test_u2fusion_network(benchmark, way):
+    net = module("u2fusion").U2FusionNet().eval()
+    net.prepare()
+    run(benchmark, {"direct": net.forward, "winograd": net.forward_fast}[way], *pair())
+
+
+@pytest.mark.parametrize("way", ["64 channels", "three images"])
+def test_dilran_encoder(benchmark, way):
+    net = module("dilran").DILRANNet().eval()
+    run(benchmark, {"64 channels": net.encode, "three images": net.encode_fast}[way], pair()[0])
+
+
+@pytest.mark.parametrize("way", ["64 SVDs", "batched", "bounded"])
+def test_dilran_largest_nuclear_norm(benchmark, way):
+    dilran = module("dilran")
+    torch.manual_seed(0)
+    net = dilran.DILRANNet().eval()
+    with torch.no_grad():
+        features = net.encode(pair()[0])[0].softmax(0)
+    ways = {
+        "64 SVDs": lambda x: max(float(torch.linalg.svdvals(m).sum()) for m in x),
+        "batched": lambda x: float(dilran.nuclear_norms(x).max()),
+        "bounded": lambda x: float(dilran.largest_nuclear_norm(x)),
+    }
+    run(benchmark, ways[way], features, rounds=3)
+
+
+@pytest.mark.parametrize("way", ["whole", "rows of windows"])
+def test_swin_block(benchmark, way):
+    block = module("swinfuse").SwinBlock(2, 3)
+    block.train(way == "whole")
+    run(benchmark, block, torch.rand(1, 128, 128, 96))
