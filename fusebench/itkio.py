@@ -106,6 +106,8 @@ def _headers(files: Sequence[Path]) -> tuple[list[Any], list[str]]:
                 # A truncated file reads without complaint and fails here, or at the pixels.
                 dataset.filename_for_messages = file
                 slices.append(dataset)
+            elif file.name.upper() != "DICOMDIR":
+                broken.append(f"{file.name}: holds no pixels")
         except Exception as error:
             broken.append(f"{file.name}: {first_line(error)}")
     return slices, broken

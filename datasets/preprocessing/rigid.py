@@ -248,7 +248,7 @@ def _judge(
     warnings = []
     if overlap < 0.5:
         warnings.append(f"only {overlap:.0%} of the functional foreground lies in the structural one")
-    if after < before:
+    if after < 0.97 * before:
         warnings.append(f"mutual information fell from {before:.2f} to {after:.2f} bits")
     if after < 0.1:
         warnings.append(f"mutual information is {after:.2f} bits: the images hardly depend on each other")

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib
-import multiprocessing
 import os
 import sys
-import time
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -115,51 +110,11 @@ def _summary(dataset: Any) -> list[str]:
     return [] if summary is None else list(summary())
 
 
-# -- work ----------------------------------------------------------------------------------------
-
-
-def prepare_case(case: Case, images: Path | None) -> dict[str, Any]:
-    """Prepare one case in this process: status, reason, seconds and figures."""
-    quality = importlib.import_module("fusebench.datasets.preprocessing.quality")
-    pipeline = importlib.import_module("fusebench.datasets.preprocessing.pipeline")
-    start = time.perf_counter()
-    png = None if images is None else images / f"{case.id}.png"
-    cached = pipeline.is_prepared(case.fingerprint)
-    if cached and (png is None or png.exists()):
-        report = pipeline.stored_report(case)
-        flags = quality.flags(report)
-        return {"status": "cached", "reason": "", "flags": "; ".join(flags), **_figures(report)}
-    try:
-        pair = case.loader()
-        report = pipeline.stored_report(case)
-        flags = quality.flags(report)
-        if png is not None:
-            quality.quality_png(pair, png, f"{case.dataset} {case.id}   {'; '.join(flags) or 'no flags'}")
-    # One case of many: whatever is wrong with it is its row, not the end of the others.
-    except Exception as error:
-        text = " ".join(str(error).split())
-        if type(error).__name__ not in ("InputError",):
-            text = f"{type(error).__name__}: {text}"
-        return {"status": "error", "reason": text, "seconds": round(time.perf_counter() - start, 2)}
-    seconds = round(time.perf_counter() - start, 2)
-    return {
-        "status": "cached" if cached else "prepared",
-        "reason": "",
-        "flags": "; ".join(flags),
-        "seconds": seconds,
-        **_figures(report),
-    }
-
-
-def _figures(report: dict[str, Any]) -> dict[str, Any]:
-    numbers = report.get("numbers", {})
-    names = ("overlap", "information_before", "information_after", "moved_mm", "mask_share", "pet_frames")
-    return {n: round(float(numbers[n]), 3) for n in names if n in numbers}
-
-
 def _prepare_all(
     cases: list[Case], images: Path | None, jobs: int, console: Console
 ) -> dict[str, dict[str, Any]]:
+    from ..prepare import prepare_cases
+
     results: dict[str, dict[str, Any]] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
@@ -172,49 +127,8 @@ def _prepare_all(
                 text = f"[{len(results)}/{len(cases)}] {case.id}: {result['status']} {result['reason']}"
                 console.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
 
-        if jobs == 1 or len(cases) <= 1:
-            for case in cases:
-                done(case, prepare_case(case, images))
-        else:
-            _parallel(cases, images, min(jobs, len(cases)), done)
+        prepare_cases(cases, images, jobs, done)
     return results
-
-
-def _parallel(cases: list[Case], images: Path | None, jobs: int, done: Any) -> None:
-    """Run on `jobs` processes of one thread each."""
-    # Spawned: torch and SimpleITK threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    before = {k: os.environ.get(k) for k in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")}
-    os.environ.update(dict.fromkeys(before, "1"))
-    try:
-        with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-            futures: dict[Future[dict[str, Any]], Case] = {}
-            todo = list(reversed(cases))
-            while todo or futures:
-                while todo and len(futures) < 2 * jobs:
-                    case = todo.pop()
-                    futures[pool.submit(prepare_case, case, images)] = case
-                finished, _ = wait(futures, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    case = futures.pop(future)
-                    try:
-                        done(case, future.result())
-                    except BrokenProcessPool:
-                        raise
-                    except Exception as error:
-                        done(case, {"status": "error", "reason": f"{type(error).__name__}: {error}"})
-    except BrokenProcessPool:
-        from ..errors import FuseBenchError
-
-        raise FuseBenchError(
-            "a worker died (out of memory?); what is finished is kept: repeat with fewer --jobs"
-        ) from None
-    finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
 
 
 # -- output --------------------------------------------------------------------------------------

@@ -1,0 +1,127 @@
+"""``prepare``: report, resume, faults, splits; on synthetic data of known content."""
+
+import csv
+import importlib
+
+import numpy as np
+import pytest
+from adni_trees import N3M, PET_8MM, collection_csv, head, ida_path, nifti, stub
+
+import fusebench
+from fusebench.cli import main
+
+pytest.importorskip("SimpleITK")
+pipeline = importlib.import_module("fusebench.datasets.preprocessing.pipeline")
+SUBJECTS = ("002_S_0001", "002_S_0002", "016_S_4353")
+
+
+@pytest.fixture
+def adni(tmp_path, monkeypatch):
+    monkeypatch.setenv("FUSEBENCH_CACHE", str(tmp_path / "own-cache"))
+    root = tmp_path / "data"
+    rows = []
+    for i, subject in enumerate(SUBJECTS):
+        mri, pet = head(10 + i)
+        nifti(ida_path(root, subject, N3M, "2012-03-31", 10 * i + 1, suffix=".nii.gz"), mri)
+        nifti(ida_path(root, subject, PET_8MM, "2012-03-31", 10 * i + 2, suffix=".nii.gz"), pet)
+        rows.append((f"I{10 * i + 1}", subject, ("CN", "AD", "MCI")[i], "MRI", N3M, "3/31/2012"))
+    collection_csv(root / "list_4_01_2013.csv", rows)
+    stub(ida_path(root, "003_S_0009", PET_8MM, "2012-03-31", 99))
+    return root
+
+
+def prepare(root, out, *more):
+    options = ["--data-option", "register=never", "--data-option", "recipe=native", "--jobs", "1"]
+    return main(["prepare", "--dataset", "adni", "--data-dir", str(root), "--out", str(out), *options, *more])
+
+
+def report(out):
+    with (out / "report.csv").open(newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_report_only_lists_and_prepares_nothing(adni, tmp_path, capsys):
+    assert prepare(adni, tmp_path / "out", "--report") == 0
+    text = capsys.readouterr().out
+    assert "layout ida; 3 pairs of 3 subjects; 1 left out" in text
+    assert "no usable T1 MRI of this subject" in text
+    rows = report(tmp_path / "out")
+    assert [r["status"] for r in rows] == ["paired"] * 3 + ["left out"]
+    assert {r["diagnosis"] for r in rows[:3]} == {"CN", "AD", "MCI"}
+    assert not any(pipeline.is_prepared(c.fingerprint) for s in ("train", "test") for c in cases(adni, s))
+
+
+def cases(root, split="all"):
+    dataset = fusebench.create_dataset("adni", data_dir=root, register="never", recipe="native")
+    try:
+        return dataset.cases(split)
+    except fusebench.errors.InputError:
+        return []
+
+
+def test_prepare_then_resume_without_redoing(adni, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    assert prepare(adni, out, "--cases", "1") == 0  # as if interrupted after the first
+    assert prepare(adni, out) == 0
+    rows = {r["case"]: r for r in report(out) if r["case"]}
+    assert [rows[s]["status"] for s in SUBJECTS] == ["cached", "prepared", "prepared"]
+    assert all((out / "quality" / f"{s}.png").stat().st_size > 10_000 for s in SUBJECTS)
+    monkeypatch.setattr(pipeline, "prepare", None)  # would fail if it ran
+    assert prepare(adni, out) == 0
+    assert "3 cached" in capsys.readouterr().out
+    with (out / "splits.csv").open() as handle:
+        splits = {r["subject"]: r["split"] for r in csv.DictReader(handle)}
+    assert splits["016_S_4353"] == "test"
+    assert prepare(adni, out, "--report", "--data-option", f"split={out / 'splits.csv'}") == 0
+
+
+def test_bad_case_is_a_row_and_exit_code_1(adni, tmp_path, capsys):
+    bad = next(p for p in adni.rglob("*_I12.nii.gz"))
+    bad.write_bytes(bad.read_bytes()[:-300])
+    out = tmp_path / "out"
+    assert prepare(adni, out, "--no-images") == 1
+    rows = {r["case"]: r for r in report(out)}
+    assert rows["002_S_0002"]["status"] == "error"
+    assert "truncated" in rows["002_S_0002"]["reason"]
+    assert rows["002_S_0001"]["status"] == rows["016_S_4353"]["status"] == "prepared"
+
+
+def test_two_workers_give_the_same(adni, tmp_path, monkeypatch):
+    assert prepare(adni, tmp_path / "one") == 0
+    first = [c.loader() for c in cases(adni)]
+    monkeypatch.setenv("FUSEBENCH_CACHE", str(tmp_path / "cache"))
+    assert prepare(adni, tmp_path / "two", "--jobs", "2") == 0
+    for case, pair in zip(cases(adni), first, strict=True):
+        assert pipeline.is_prepared(case.fingerprint)
+        assert np.array_equal(case.loader().b.data, pair.b.data)
+
+
+def test_a_flagged_case_stays(tmp_path, capsys):
+    mri, pet = head(1)
+    root = tmp_path / "data"
+    for subject in ("002_S_0001", "002_S_0002"):
+        bad = subject == "002_S_0002"
+        data = np.random.default_rng(0).random(pet.shape).astype(np.float32) if bad else pet
+        nifti(ida_path(root, subject, N3M, "2012-03-31", 2 * int(subject[-1]) + 1), mri)
+        nifti(ida_path(root, subject, PET_8MM, "2012-03-31", 2 * int(subject[-1]) + 2), data)
+    out = tmp_path / "out"
+    arguments = ["--dataset", "adni", "--data-dir", str(root), "--out", str(out), "--jobs", "1"]
+    assert main(["prepare", *arguments, "--data-option", "recipe=native"]) == 0
+    rows = {r["case"]: r for r in report(out)}
+    assert rows["002_S_0001"]["flags"] == ""
+    assert rows["002_S_0002"]["status"] == "prepared"
+    assert "mutual information" in rows["002_S_0002"]["flags"]
+
+
+def test_usage_errors(tmp_path, capsys):
+    base = ["prepare", "--out", str(tmp_path / "o"), "--dataset"]
+    for more in (
+        ["adni"],
+        ["adni", "--data-dir", str(tmp_path / "absent")],
+        ["adni", "--data-dir", str(tmp_path), "--data-option", "nonsense=1"],
+        ["adni", "--data-dir", str(tmp_path), "--data-option", "recipe"],
+        ["absent"],
+    ):
+        assert main([*base, *more]) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1 and "error:" in lines[0]
