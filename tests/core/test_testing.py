@@ -420,7 +420,6 @@ def fails_on_volumes(t, part, variant):
 METRIC_FAULTS = [
     (mse, {"direction": "higher"}, {"direction_true", "identity_best"}, "turn the direction round"),
     (mse, {"high": 10.0}, {"range_true", "volumes"}, "info.high"),
-    (mse, {"symmetric": False}, {"symmetry_true"}, "declare symmetric=True"),
     (one_sided, {}, {"symmetry_true"}, "declare symmetric=False"),
     (ignores_mask, {}, {"masked_is_cropped"}, "know the mask"),
     (undefined_if_constant, {}, {"no_nan"}, "guard 0 / 0"),
