@@ -19,6 +19,7 @@ from torch import Tensor
 from .cache import atomic_path
 from .case import Case, Volume
 from .errors import FuseBenchError
+from .imageio import write_image
 from .memory import PeakMemory
 from .method import Method
 from .plan import Task
@@ -103,6 +104,8 @@ class TaskRunner:
         timing["memory_mb"], timing["gpu_memory_mb"] = peak.memory_mb, peak.gpu_memory_mb
         if task.save:
             _store(Path(task.fused_path), fused, case.a, task.fuse_key)
+            if fused.shape[0] == 1:  # a picture, in the colours of its functional source
+                write_image(Path(task.fused_path.removesuffix(".nii.gz") + ".png"), fused, like=case.b)
             _store_sources(Path(task.fused_path).parent, case)
         return fused, method
 
