@@ -95,10 +95,11 @@ class MATRRecipe(SliceRecipe):
     val_batches = 4
     notes = (
         "Loss: 1 - SSIM to both images and region mutual information, weighed 1 to the PET and 2.5 to the "
-        "MRI, as in the paper. RMI is its log-determinant alone, times 0.25, and since that is blind to the sign of "
-        "contrast, 20 MSE to both images stands in for the paper's cross-entropy, which takes a second "
-        "sigmoid. The batch norms keep their initial statistics (so they are scales and shifts): one module "
-        "serves six places with different statistics, and running averages fit none. Tokens are the channels of a pixel."
+        "MRI, as in the paper. RMI is its log-determinant alone, times 0.25, and since that is blind to the "
+        "sign of contrast, 20 MSE to both images stands in for the paper's cross-entropy, which takes a "
+        "second sigmoid. The batch norms keep their initial statistics (so they are scales and shifts): one "
+        "module serves six places with different statistics, and running averages fit none. Tokens are the "
+        "channels of a pixel."
     )
 
     def model(self) -> nn.Module:
