@@ -75,9 +75,10 @@ def binned_joint(t: Triple, x: str, y: str, bins: int) -> Tensor:
     def cut(name: str) -> Tensor:
         values = t.points(name).double()
         low, high = (v[:, None] for v in _range(t, name))
-        steps = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=values.device)
+        steps = torch.arange(bins + 1, dtype=torch.float64, device=values.device)
         flat = (high <= low).double()
-        edges = (low - 0.5 * flat) + steps * (high - low + flat)
+        # As numpy.linspace rounds it: whole grey levels lie on edges.
+        edges = steps * ((high - low + flat) / bins) + (low - 0.5 * flat)
         out = (torch.searchsorted(edges, values.contiguous(), right=True) - 1).clamp_(0, bins - 1)
         return out if t.weights is None else torch.where(t.weights > 0, out, -1)
 

@@ -30,13 +30,11 @@ def _psnr_cddfuse(t: Triple, part: str) -> Tensor:
     for row in range(len(t)):
         at = slice(None) if t.weights is None else (t.weights[row] > 0).cpu().numpy()
         a, b, f = (t.points(name)[row].cpu().numpy().astype(np.float32)[at] for name in ("a", "b", "fused"))
-        errors = [
-            np.mean((x - f) ** 2)
-            for x in ((a, b) if part not in ("a", "b") else (a,) if part == "a" else (b,))
-        ]
+        sources = {"a": (a,), "b": (b,)}.get(part, (a, b))
+        errors = [np.mean((x - f) ** 2) for x in sources]
         mse = max(errors) if part == "worst" else sum(errors) / len(errors)
         with np.errstate(divide="ignore"):
-            out.append(float(10 * np.log10(np.max(f) ** 2 / mse)))
+            out.append(float(10 * np.log10(np.max(f) ** 2 / mse)) if mse else math.inf)
     return torch.tensor(out, dtype=torch.float64, device=t.a.device)
 
 

@@ -66,7 +66,8 @@ def _local_correlation(x: Tensor, f: Tensor, seen: Tensor) -> Tensor:
         paper="Zhao, Laganiere and Liu 2007, Int. J. Innovative Computing, Information and Control 3; code "
         "metricZhao",
         notes="Product of the local correlations of phase congruency, maximum and minimum moment, each with "
-        "A, B or their maximum, whichever is best. Sources without features give 0; constant F is no NaN.",
+        "A, B or their maximum, whichever is best. Sources or F without any feature give 0, "
+        "where the program may be NaN.",
     )
 )
 def q_p(t: Triple, part: str, variant: str) -> Tensor:
@@ -84,7 +85,8 @@ def q_p(t: Triple, part: str, variant: str) -> Tensor:
         if t.mask is not None:
             result = result * t.mask
         value = value * torch.where(count > 0, result.sum((1, 2)) / count.clamp_min(1), 0.0)
-    return value
+    # The stabilising constants would call an F without any feature a perfect match.
+    return torch.where(f[0].amax((1, 2)) > 0, value, 0.0)
 
 
 def _fsim_maps(t: Triple, name: str) -> tuple[Tensor, Tensor]:

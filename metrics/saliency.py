@@ -113,7 +113,7 @@ def q_cv(t: Triple, part: str, variant: str) -> Tensor:
     counts = None
     if t.mask is not None:
         share = _blocks(t.mask.double())
-        inside = share >= _BLOCK**2 / 2
+        inside = share >= _blocks(torch.ones_like(t.mask, dtype=share.dtype)) / 2
         counts = torch.where(inside.flatten(1).any(1)[:, None, None], inside, share > 0)
     f = stretched(t, "fused")
     top = bottom = torch.zeros(len(t), dtype=torch.float64, device=t.a.device)

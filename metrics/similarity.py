@@ -94,9 +94,10 @@ def q_w(t: Triple, part: str, variant: str) -> Tensor:
 
 
 def _edges(t: Triple) -> Triple:
-    """Prewitt magnitude of the three images, border zero."""
+    """Prewitt magnitude of the three images; border zero in 2D, repeated in 3D as in `gradients`."""
+    mode = "constant" if t.dims == 2 else "replicate"
     images = [
-        norm([derivative(x, k, t.scale, "constant", centre=1.0) for k in range(t.dims)])
+        norm([derivative(x, k, t.scale, mode, centre=1.0) for k in range(t.dims)])
         for x in (t.a, t.b, t.fused)
     ]
     return Triple(images, t.mask, t.scale)

@@ -191,9 +191,10 @@ def _mef_ssim(t: Triple) -> Tensor:
     bb = total(t.b * t.b).sub_(sb * sb * count).clamp_min_(0)
     ab = total(t.a * t.b).sub_(sa * sb * count)
     na, nb = aa.sqrt(), bb.sqrt()
-    eps = 2.220446049250313e-16
+    eps = torch.finfo(na.dtype).eps
     consistency = ((aa + bb + 2 * ab).clamp_min_(0).sqrt() + eps) / (na + nb + eps)
-    power = torch.tan(math.pi / 2 * consistency.clamp_(0, 1 - eps)).clamp_max_(10)
+    # The power stops at 10.
+    power = torch.tan(math.pi / 2 * consistency.clamp_(0, math.atan(10) * 2 / math.pi))
     na, nb = na + 0.001, nb + 0.001
     wa, wb = (na / math.sqrt(count)) ** power + eps, (nb / math.sqrt(count)) ** power + eps
     ca, cb = wa / (wa + wb) / na, wb / (wa + wb) / nb
