@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from fusebench.method import MethodInfo
+from fusebench.method import MethodInfo, Weights
 
 from ._conv import pad_reflect
 from ._learned import LearnedSliceMethod, choose
@@ -126,6 +126,11 @@ class U2Fusion(LearnedSliceMethod):
         summary="Dense network on both images, trained to keep each one's information",
         dims=2,
         paper="Xu et al., U2Fusion: A Unified Unsupervised Image Fusion Network, IEEE TPAMI 44(1), 2022",
+        trained_on="phantom (24 train subjects, slices in three planes)",
+        weights=Weights(
+            file="weights/u2fusion.safetensors",
+            sha256="449b3d4969b4c2b70183379fc4ec50b638c96096414d0c0be5e52ed19b885a22",
+        ),
         params=659_217,
     )
     recipes = {"default": "._recipes_2d:U2FusionRecipe"}
