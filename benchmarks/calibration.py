@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from fusebench.metrics import evaluate, metric_registry
 
@@ -220,8 +221,9 @@ def write(found: list[Comparison], docs: Path) -> None:
         "",
         "Every metric against the published programs, on four 256x256 triples (MRI-PET average, MRI-PET",
         "Laplacian pyramid, CT-MRI average with noise, F equal to A). *definition* is the canonical value:",
-        "MATLAB programs under Octave 7.3, and the Python peers where they agree. A name after `@` is a variant",
-        "that reproduces one program, its slips included. Every figure is in [calibration.csv](calibration.csv).",
+        "MATLAB programs under Octave 7.3, and the Python peers where they agree. A name after `@` is a",
+        "variant that reproduces one program, its slips included. Every figure is in",
+        "[calibration.csv](calibration.csv).",
         "Made by `python benchmarks/calibration.py FOLDER`; `tests/metrics/test_calibration.py` asserts it.",
         "",
         "| id | program | triples | largest difference | tolerance | within | note |",
@@ -251,8 +253,8 @@ def write(found: list[Comparison], docs: Path) -> None:
             f"- `{name}@{v}`: {text}." for v, text in info.variants.items() if f"{name}@{v}" not in checked
         ]
     lines += [
-        "- 3D versions: only SSIM and NMI of scikit-image score volumes by these definitions; the tests hold the",
-        "  others to their 2D values on stacks of one slice.",
+        "- 3D versions: only SSIM and NMI of scikit-image score volumes by these definitions; the tests hold",
+        "  the others to their 2D values on stacks of one slice.",
         "",
     ]
     (docs / "calibration.md").write_text("\n".join(lines), encoding="utf-8")
@@ -265,6 +267,7 @@ def main(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
+    torch.set_num_threads(1)  # threads that wait for each other are slower than one here
     found = comparisons(Path(arguments[0]))
     write(found, DOCS)
     missed = [c for c in found if not c.within]
