@@ -29,19 +29,21 @@ METHODS, CASES, METRICS = 15, 100, 15
 def big() -> tuple[pd.DataFrame, dict[str, Any]]:
     rng = np.random.default_rng(0)
     m, c, k = (x.ravel() for x in np.indices((METHODS, CASES, METRICS)))
+    difficulty = rng.normal(size=(1, CASES, METRICS)).repeat(METHODS, axis=0).ravel()
     rows = pd.DataFrame(
         {
             "method": [f"method-{i:02d}" for i in m],
             "case": [f"case-{i:03d}" for i in c],
             "group": [f"subject-{i:03d}" for i in c],
             "metric": [f"metric{i:02d}" for i in k],
-            "value": 20 + 0.1 * m + rng.normal(size=(1, CASES, METRICS)).repeat(METHODS, 0).ravel() + rng.normal(size=m.size),
+            "value": 20 + 0.1 * m + difficulty + rng.normal(size=m.size),
             "fuse_seconds": 0.1 * (1 + m) * np.exp(rng.normal(0, 0.05, m.size)),
         }
-    )  # fmt: skip
-    rows = rows.assign(run="r", key="", dataset="synthetic", protocol="volume", status="ok", reason="",
-                       load_seconds=0.1, fuse_iqr=0.0, score_seconds=0.1, memory_mb=300.0, gpu_memory_mb=np.nan,
-                       device="cpu", seed=0)[list(COLUMNS)]  # fmt: skip
+    )
+    fixed = {"run": "r", "key": "", "dataset": "synthetic", "protocol": "volume", "status": "ok",
+             "reason": "", "load_seconds": 0.1, "fuse_iqr": 0.0, "score_seconds": 0.1, "memory_mb": 300.0,
+             "gpu_memory_mb": np.nan, "device": "cpu", "seed": 0}  # fmt: skip
+    rows = rows.assign(**fixed)[list(COLUMNS)]
     metric = {"direction": "higher", "low": 0, "high": 99, "ranked": True}
     manifest = {
         "run": {"id": "r"},
@@ -67,18 +69,20 @@ def test_report(benchmark: Any, big: Any, tmp_path: Path) -> None:
 
 
 def test_report_command_with_its_memory(benchmark: Any, big: Any, tmp_path: Path) -> None:
-    """The command as a user runs it, imports included; the peak memory goes into the benchmark's extra info."""
+    """The command as a user runs it, imports included; peak memory goes into the extra info."""
     folder = store(tmp_path / "run", *big)
     root = Path(__file__).parent.parent
     code = (
-        "import resource; from fusebench.cli import main; main(['report', %r]);"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)" % str(folder)
+        "import resource; from fusebench.cli import main; "
+        f"main(['report', {str(folder)!r}]); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
     )
 
     def command() -> str:
-        return subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-c", code], cwd=root, check=True, capture_output=True, text=True
-        ).stdout
+        )
+        return done.stdout
 
     out = benchmark.pedantic(command, rounds=1)
     benchmark.extra_info["peak_mb"] = int(out.split()[-1])

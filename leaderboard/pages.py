@@ -189,7 +189,7 @@ class Pages:
         return lines
 
     def _method(self, name: str) -> None:
-        info = {"summary": "", "control": False, "dims": None}
+        info = {"summary": "", "control": False, "dims": None, "origin": ""}
         info |= self.found.manifest.get("methods", {}).get(name, {})
         boards = []
         for s in self.sections:

@@ -177,6 +177,8 @@ def bootstrap_mean(
     """
     n = total.shape[-1]
     shape = total.shape[:-1]
+    # Two axes, since stacks of matrices do not reach the fast multiplication.
+    total, count = total.reshape(-1, n), count.reshape(-1, n)
     if n < 2:
         nothing = np.full(shape, np.nan)
         return nothing, nothing, np.full((*shape, 0), np.nan)
@@ -201,14 +203,14 @@ def bootstrap_mean(
         )
     draws = np.asarray(result.bootstrap_distribution)
     # Quantiles are taken here: each row has its own number of subjects, and a draw may miss them all.
-    low, high = np.full(shape, np.nan), np.full(shape, np.nan)
+    low, high = np.full(len(total), np.nan), np.full(len(total), np.nan)
     known = (count > 0).sum(axis=-1)
     for size in np.unique(known[known >= 2]):
         rows, wide = known == size, widened_level(int(size), level)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # rows with an infinite value are all NaN
             low[rows], high[rows] = np.nanquantile(draws[rows], [(1 - wide) / 2, (1 + wide) / 2], axis=-1)
-    return low, high, draws
+    return low.reshape(shape), high.reshape(shape), draws.reshape(*shape, -1)
 
 
 def summarise(scores: Scores) -> pd.DataFrame:
