@@ -44,7 +44,11 @@ class DCFBFusion(Method):
         paper="after DC2Fusion, 'Three-Dimensional Medical Image Fusion with Deformable Cross-Attention'",
         licence="MIT",
     )
-    recipes: ClassVar[dict[str, str]] = {"balanced": ".recipe:Balanced", "paper": ".recipe:Paper"}
+    recipes: ClassVar[dict[str, str]] = {
+        "balanced": ".recipe:Balanced",
+        "paper": ".recipe:Paper",
+        "align": ".recipe:Align",
+    }
     network: nn.Module
 
     def __init__(

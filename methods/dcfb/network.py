@@ -106,6 +106,46 @@ def _resize(x: Tensor, factor: tuple[float, ...]) -> Tensor:
     return y.permute(0, 2, 3, 4, 1).contiguous()
 
 
+class Coarse(nn.Module):
+    """A first displacement from both images at a quarter of the resolution, by plain convolutions.
+
+    The blocks see a few tokens around each other; a shift of the whole head is easier to see from afar.
+    """
+
+    POOL = 4
+
+    def __init__(self, flat: bool, width: int = 24) -> None:
+        super().__init__()
+        self.flat = flat
+        kernel, pad = ((1, 3, 3), (0, 1, 1)) if flat else ((3, 3, 3), (1, 1, 1))
+        half = (1, 2, 2) if flat else (2, 2, 2)
+        w = width
+        self.fine = nn.Conv3d(2, w, kernel, padding=pad)
+        self.middle = nn.Conv3d(w, 2 * w, kernel, half, pad)
+        self.deep = nn.ModuleList(
+            [nn.Conv3d(2 * w, 3 * w, kernel, half, pad), nn.Conv3d(3 * w, 3 * w, kernel, padding=pad)]
+        )
+        self.join = nn.Conv3d(5 * w, 2 * w, kernel, padding=pad)
+        self.out = nn.Conv3d(2 * w, 3, kernel, padding=pad)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
+
+    def pool(self, image: Tensor, factor: int) -> Tensor:
+        """Average `factor` voxels per axis."""
+        return F.avg_pool3d(image, (1, factor, factor) if self.flat else factor)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Pooled images (B, 1, d, h, w) to a displacement (B, 3, d/2, h/2, w/2) in voxels before pooling."""
+        fine = _act(self.fine(torch.cat([a, b], 1)))
+        middle = _act(self.middle(fine))
+        deep = middle
+        for layer in self.deep:
+            deep = _act(layer(deep))
+        deep = F.interpolate(deep, size=middle.shape[2:], mode="trilinear", align_corners=False)
+        field: Tensor = self.out(_act(self.join(torch.cat([middle, deep], 1)))) * self.POOL
+        return field
+
+
 class Features(nn.Module):
     """The U of DCFB blocks: images to tokens and displacement."""
 
@@ -127,6 +167,8 @@ class Features(nn.Module):
         self.up = nn.ModuleList([_Up(dims[2], self.step), _Up(dims[1], self.step)])
         self.decoder = nn.ModuleList([block(1, True), block(0, True)])
         self.norm = nn.LayerNorm(2 * dim)
+        if design.parts.deform:
+            self.coarse = Coarse(flat)
         self.checkpointing = False
 
     def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,9 +178,13 @@ class Features(nn.Module):
         """
         x = torch.cat([e(t) for e, t in zip(self.embed, (a, b), strict=True)])
         x = x.permute(0, 2, 3, 4, 1).contiguous()
-        field = x.new_zeros(*x.shape[:-1], 3)
+        scale = x.new_tensor(self.step)
         finer = tuple(1 / s for s in self.step)
-        scale = field.new_tensor(self.step)
+        field = x.new_zeros(*x.shape[:-1], 3)
+        if hasattr(self, "coarse"):
+            first = self.coarse(*(self.coarse.pool(t, self.coarse.POOL) for t in (a, b)))
+            first = _resize(first.permute(0, 2, 3, 4, 1), self.step) / scale**2
+            field = torch.cat([first, -first])  # nearly each other's inverse, for the blocks to better
         skips = []
         for block, down in zip(self.encoder, self.down, strict=True):
             x, field = self._run(block, x, field)
@@ -239,9 +285,11 @@ def _act(x: Tensor) -> Tensor:
 
 
 def warp(image: Tensor, field: Tensor) -> Tensor:
-    """Sample `image` (B, 1, D, H, W) at voxel + displacement, given on a grid of tokens (B, d, h, w, 3)."""
+    """Sample `image` (B, 1, D, H, W) at voxel + displacement, given in voxels on any grid (B, d, h, w, 3)."""
     size = image.shape[2:]
-    field = F.interpolate(field.permute(0, 4, 1, 2, 3), size=size, mode="trilinear", align_corners=False)
+    field = field.permute(0, 4, 1, 2, 3)
+    if field.shape[2:] != size:
+        field = F.interpolate(field, size=size, mode="trilinear", align_corners=False)
     axes = [(2 * torch.arange(n, device=image.device, dtype=image.dtype) + 1) / n - 1 for n in size]
     grid = [
         f * (2 / n) + axis.view([-1 if j == i else 1 for j in range(3)])

@@ -8,15 +8,18 @@ phantom is in any loss.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as nnf
 
 from ..training import augment, losses
 from ..training.recipe import Batch, Hyperparameters, Recipe
-from ..training.samples import Sample
+from ..training.samples import Sample, Subjects, collate
 from .block import Parts
-from .network import STRIDE, Design, FusionNetwork
+from .network import STRIDE, Coarse, Design, FusionNetwork, warp
 
 ABLATIONS: dict[str, Design] = {
     "none": Design(),
@@ -66,11 +69,12 @@ class _DCFBRecipe(Recipe):
             raise TypeError(f"patch={patch} is not a multiple of {STRIDE} from 32 on")
         self.without, self.misalign, self.patch, self.checkpointing = without, misalign, patch, checkpointing
         self.crop = (patch,) * 3
+        self._disturb = augment.compose(
+            augment.gamma(0.8, 1.25, p=0.3, keys=("a",)), augment.bias(0.2, p=0.3), augment.noise(0.03, p=0.3)
+        )
         self._change = augment.compose(
             augment.flip(),
-            augment.gamma(0.8, 1.25, p=0.3, keys=("a",)),
-            augment.bias(0.2, p=0.3),
-            augment.noise(0.03, p=0.3),
+            self._disturb,
             augment.misalign(shift=misalign, warp=misalign / 3, p=0.5 if misalign else 0.0),
         )
 
@@ -89,19 +93,21 @@ class Balanced(_DCFBRecipe):
 
     Parameters
     ----------
-    mse, edges, align : float
-        Weights beside the two SSIM terms.
+    mse, worst, edges, align : float
+        Weights beside the two SSIM terms: squared errors, the smaller SSIM once more, the stronger of the
+        sources' edges, and the error of the aligned image.
     """
 
     notes = (
-        "loss: (1-SSIM_a) + (1-SSIM_b) + mse (MSE_a + MSE_b) + edges max-gradient + align MSE(aligned input, "
-        "clean source), half of the weight inside the foreground; no ground truth"
+        "loss: (1-SSIM_a) + (1-SSIM_b) + worst (1 - min SSIM) + mse (MSE_a + MSE_b) + edges max-gradient "
+        "+ align MSE(aligned input, clean source), half of the weight inside the foreground; no ground truth"
     )
 
     def __init__(
         self,
         *,
-        mse: float = 20.0,
+        mse: float = 30.0,
+        worst: float = 0.5,
         edges: float = 3.0,
         align: float = 20.0,
         without: str = "none",
@@ -110,7 +116,7 @@ class Balanced(_DCFBRecipe):
         checkpointing: bool = False,
     ) -> None:
         super().__init__(without=without, misalign=misalign, patch=patch, checkpointing=checkpointing)
-        self.mse, self.edges, self.align = mse, edges, align
+        self.mse, self.worst, self.edges, self.align = mse, worst, edges, align
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         out: dict[str, Tensor] = model.explain(batch["a"], batch["b"])  # type: ignore[operator]
@@ -126,11 +132,73 @@ class Balanced(_DCFBRecipe):
         }
         total = (
             (2 - parts["ssim_a"] - parts["ssim_b"])
+            + self.worst * (1 - torch.minimum(parts["ssim_a"], parts["ssim_b"]))
             + self.mse * (parts["mse_a"] + parts["mse_b"])
             + self.edges * parts["edges"]
             + self.align * parts["align"]
         )
         return total.mean(), {k: v.detach().mean() for k, v in parts.items()}
+
+
+class Align(_DCFBRecipe):
+    """The coarse displacement alone, from whole heads at half the resolution; a start for the other recipes.
+
+    The target is the displacement that the augmentation itself has put on the functional image.
+    """
+
+    defaults = replace(_DCFBRecipe.defaults, steps=4000, batch=4, lr=1e-3)
+    unused_parameters = True
+    notes = "loss: mean length of the error of the coarse displacement inside the foreground, in voxels"
+    rigid, turn, warp = 14.0, 5.0, 4.0  # largest shift in mm, rotation in degrees, smooth warp in mm
+
+    def sample(self, subjects: Subjects, step: int, rng: np.random.Generator) -> Sample:
+        subject = subjects.pick(step, rng)
+        far = [p for n in reversed(subject.a.shape) for p in (0, -n % (2 * STRIDE))]
+        a, b, mask = (
+            nnf.avg_pool3d(nnf.pad(x.float(), far)[None], 2) for x in (subject.a, subject.b, subject.mask)
+        )
+        voxel = torch.tensor(subject.spacing) * 2
+        shape = a.shape[1:]
+        place = torch.stack(
+            torch.meshgrid(*[torch.arange(n) - n / 2 for n in shape], indexing="ij"), -1
+        ).float()
+        angles = torch.from_numpy(np.radians(rng.uniform(-self.turn, self.turn, 3)).astype(np.float32))
+        amount = float(rng.uniform(0, 1))
+        direction = rng.standard_normal(3)
+        direction *= self.rigid * amount / np.linalg.norm(direction)
+        shift = torch.from_numpy(direction.astype(np.float32))
+        smooth = torch.from_numpy(rng.uniform(-1, 1, (1, 3, 6, 6, 6)).astype(np.float32)) * self.warp * amount
+        smooth = nnf.interpolate(smooth, size=shape, mode="trilinear", align_corners=True)[0]
+        # A small rotation about the centre is its cross product with the position.
+        turn = torch.linalg.cross(angles.expand_as(place) * amount, place)
+        moved = turn + (shift + smooth.permute(1, 2, 3, 0)) / voxel
+        # What undoes it at x is minus the displacement at the point it leads to: two fixed-point steps, on a
+        # coarser grid, as the displacement is smooth.
+        rough = nnf.avg_pool3d(moved.permute(3, 0, 1, 2), 2)[:, None]
+        field = -rough
+        for _ in range(2):
+            steps = field[:, 0].permute(1, 2, 3, 0) / 2
+            field = -warp(rough, steps.expand(3, *steps.shape))
+        out = {"a": a, "b": warp(b[None], moved[None])[0], "a_clean": a, "b_clean": b, "mask": mask}
+        out |= {"spacing": voxel, "field": field[:, 0]}
+        return self._disturb(out, rng)
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        coarse: Coarse = model.features.coarse  # type: ignore[union-attr, assignment]
+        found = coarse(*(coarse.pool(batch[k], coarse.POOL // 2) for k in ("a", "b")))
+        target, mask = nnf.avg_pool3d(batch["field"], 2), nnf.avg_pool3d(batch["mask"], 4)
+        # The network counts in voxels of the volume, the samples have half as many.
+        error = (found / 2 - target).square().sum(1, keepdim=True).add(1e-6).sqrt()
+        weight = mask + 0.02
+        loss = ((error * weight).flatten(1).sum(1) / weight.flatten(1).sum(1)).mean()
+        return loss, {"error_mm": loss.detach() * batch["spacing"].mean()}
+
+    def validate(self, model: nn.Module, subjects: Subjects) -> Mapping[str, float]:
+        rngs = [np.random.default_rng([3, i]) for i in range(8)]
+        batch = collate([self.sample(subjects, i, rng) for i, rng in enumerate(rngs)])
+        device = next(model.parameters()).device
+        loss, logs = self.loss(model, {k: v.to(device) for k, v in batch.items()})
+        return {"val_loss": float(loss), "val_error_mm": float(logs["error_mm"])}
 
 
 class Paper(_DCFBRecipe):

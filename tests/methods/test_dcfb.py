@@ -124,7 +124,7 @@ def test_any_size_bounded_and_black_stays_black(shape):
     out = network.explain(a[None, None], b[None, None])
     fused, moved = out["fused"][0, 0], out["aligned"][0, 0]
     assert fused.shape == a.shape
-    assert out["residual"].abs().max() > 0.01
+    assert out["residual"].abs().max() > 0.001
     assert (fused >= torch.minimum(a, moved) - 0.1 - 1e-6).all()
     assert (fused <= torch.maximum(a, moved) + 0.1 + 1e-6).all()
     assert fused.min() >= 0 and fused.max() <= 1
@@ -172,7 +172,7 @@ def test_flat_design_treats_slices_alone():
     network = lively(net.FusionNetwork(recipe.ABLATIONS["flat"]))
     a, b = (x[None, None] for x in pair(5, 32, 30))
     whole = network(a, b)
-    torch.testing.assert_close(network(a[:, :, 2:3], b[:, :, 2:3]), whole[:, :, 2:3], atol=1e-6, rtol=0)
+    torch.testing.assert_close(network(a[:, :, 2:3], b[:, :, 2:3]), whole[:, :, 2:3], atol=1e-5, rtol=0)
 
 
 def test_checkpointing_gives_the_same_gradients():
@@ -225,7 +225,7 @@ def test_tile_borders_are_thrown_away():
 
 @pytest.mark.parametrize("cls", [recipe.Balanced, recipe.Paper])
 def test_recipes_learn(cls):
-    rec = cls(patch=32)
+    rec = cls(patch=32, without="features")  # alignment is exact here, and could only be lost
     a, b = (x[None, None] for x in pair(32, 32, 32))
     batch = {"a": a, "b": b, "a_clean": a, "b_clean": b, "mask": (a > 0).float(), "spacing": torch.ones(1, 3)}
     torch.manual_seed(0)
@@ -240,6 +240,38 @@ def test_recipes_learn(cls):
         history.append(float(loss))
     assert history[-1] < history[0]
     assert all(v.ndim == 0 for v in logs.values())
+
+
+def test_every_parameter_learns():
+    rec = recipe.Balanced(patch=32)
+    a, b = (x[None, None] for x in pair(32, 32, 32))
+    moved = b.roll(2, 2)
+    batch = {
+        "a": a,
+        "b": moved,
+        "a_clean": a,
+        "b_clean": b,
+        "mask": (a > 0).float(),
+        "spacing": torch.ones(1, 3),
+    }
+    network = lively(rec.model()).requires_grad_(True)
+    rec.loss(network, batch)[0].backward()
+    assert {n for n, p in network.named_parameters() if p.grad is None or p.grad.abs().max() == 0} == set()
+
+
+def test_align_target_undoes_the_displacement():
+    from fusebench.methods.training.samples import Subjects
+
+    subjects = Subjects(fusebench.create_dataset("phantom", size=64, subjects=1).cases("val"))
+    rec = recipe.Align()
+    rec._disturb = lambda sample, rng: sample
+    before = after = 0.0
+    for seed in range(4):
+        sample = rec.sample(subjects, 0, np.random.default_rng(seed))
+        b, clean, field = sample["b"][None], sample["b_clean"][None], sample["field"].permute(1, 2, 3, 0)[None]
+        before += float((b - clean).abs().mean())
+        after += float((net.warp(b, field) - clean).abs().mean())
+    assert after < 0.5 * before
 
 
 def test_balanced_loss_treats_the_sources_alike():
