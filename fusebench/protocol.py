@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .case import Case
 from .metric import MetricInfo, evaluate, evaluate_slices
@@ -23,7 +25,26 @@ from .plugins import Plugins
 
 Scores = dict[str, Any]  # metric id -> float, or the exception that it raised
 Truth = Mapping[str, Any] | None
-Image = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is scored: sources, fused image and foreground as tensors (D, H, W) on one device."""
+
+    a: Tensor
+    b: Tensor
+    fused: Tensor
+    mask: Tensor
+    spacing: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, case: Case, fused: NDArray[np.float32], device: str = "cpu") -> Scene:
+        """Take a case and its fused image to `device`; on the CPU nothing is copied."""
+        a, b, f, mask = (
+            torch.from_numpy(np.require(x, requirements="W")).to(device)
+            for x in (case.a.data, case.b.data, fused, case.mask)
+        )
+        return cls(a, b, f, mask, case.a.spacing)
 
 
 @dataclass(frozen=True)
@@ -34,13 +55,13 @@ class Protocol:
     ----------
     name : str
     score : callable
-        ``score(case, fused, metric ids, truth, plugins) -> {id: value or exception}``.
+        ``score(scene, metric ids, truth, plugins) -> {id: value or exception}``.
     fixed : tuple of str
         Metric ids that the protocol prescribes; () where the user chooses.
     """
 
     name: str
-    score: Callable[[Case, Image, Sequence[str], Truth, Plugins], Scores]
+    score: Callable[[Scene, Sequence[str], Truth, Plugins], Scores]
     fixed: tuple[str, ...] = ()
 
     def metrics(self, asked: Sequence[str]) -> tuple[str, ...]:
@@ -56,30 +77,30 @@ class Protocol:
         return None
 
 
-def _volume(case: Case, fused: Image, metrics: Sequence[str], truth: Truth, plugins: Plugins) -> Scores:
+def _volume(scene: Scene, metrics: Sequence[str], truth: Truth, plugins: Plugins) -> Scores:
     return evaluate(
-        case.a.data,
-        case.b.data,
-        fused,
+        scene.a,
+        scene.b,
+        scene.fused,
         metrics,
-        mask=case.mask,
-        spacing=case.a.spacing,
+        mask=scene.mask,
+        spacing=scene.spacing,
         truth=truth,
         on_error="keep",
         plugins=plugins,
     )
 
 
-def _slices(case: Case, fused: Image, metrics: Sequence[str], truth: Truth, plugins: Plugins) -> Scores:
-    held = case.mask.any(axis=(1, 2))
-    images = (case.a.data[held], case.b.data[held], fused[held])
+def _slices(scene: Scene, metrics: Sequence[str], truth: Truth, plugins: Plugins) -> Scores:
+    held = scene.mask.any(dim=2).any(dim=1)
+    images = (scene.a[held], scene.b[held], scene.fused[held])
     values = evaluate_slices(*images, metrics, on_error="keep", plugins=plugins)
     return {m: v if isinstance(v, Exception) else float(np.mean(v)) for m, v in values.items()}
 
 
-def _paper(case: Case, fused: Image, metrics: Sequence[str], truth: Truth, plugins: Plugins) -> Scores:
-    centre = fused.shape[0] // 2
-    images = (case.a.data[centre], case.b.data[centre], fused[centre])
+def _paper(scene: Scene, metrics: Sequence[str], truth: Truth, plugins: Plugins) -> Scores:
+    centre = scene.fused.shape[0] // 2
+    images = (scene.a[centre], scene.b[centre], scene.fused[centre])
     return evaluate(*images, metrics, on_error="keep", plugins=plugins)
 
 

@@ -24,7 +24,7 @@ from .memory import PeakMemory
 from .method import Method
 from .plan import Task
 from .plugins import find_plugins
-from .protocol import PROTOCOLS
+from .protocol import PROTOCOLS, Scene
 from .results import Row, Status
 
 RANGE_TOLERANCE = 1e-3
@@ -137,7 +137,8 @@ class TaskRunner:
         truth = None
         if any(plugins.metrics.load(m.split(".")[0].split("@")[0]).info.needs_truth for m in metrics):
             truth = self._truth(task, fused, method)
-        values = PROTOCOLS[protocol].score(task.case, fused, metrics, truth, plugins)
+        scene = Scene.of(task.case, fused, task.device)
+        values = PROTOCOLS[protocol].score(scene, metrics, truth, plugins)
         seconds = time.perf_counter() - begin
         rows = []
         for score in task.scores:
