@@ -109,11 +109,13 @@ def method_specs(
             specs.append(MethodSpec(name, given, digest(str(error)), info, entry.origin, str(error)))
             continue
         try:
-            parameters = dict(cls(**given).parameters())
+            method = cls(**given)
+            parameters = dict(method.parameters())
         except (TypeError, ValueError) as error:
             raise InputError(f"method {name}: {error}; see `list methods {name}`") from None
         key = method_key(cls, parameters, _weights_files(cls, parameters))
-        specs.append(MethodSpec(name, given, key, cls.info, entry.origin))
+        # The instance's: given weights were not trained on what the shipped ones were.
+        specs.append(MethodSpec(name, given, key, method.info, entry.origin))
     return specs
 
 

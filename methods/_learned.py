@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fusebench.errors import InputError
 from fusebench.method import SliceMethod
 
-from ._weights import Layout, load_weights
+from ._weights import Layout, load_weights, origin_of
 
 
 class LearnedSliceMethod(SliceMethod):
@@ -37,6 +37,12 @@ class LearnedSliceMethod(SliceMethod):
         self.planes = choose("planes", planes, ("axial", "coronal", "sagittal", "tri"))
         self.weights, self.compat = weights, compat
         self.origin = ""
+        if weights is not None:  # known before the run, so that the board says so
+            origin = origin_of(weights, self.layouts)
+            whose = "own weights" if origin == "fusebench" else f"{origin} weights"
+            self.info = replace(  # type: ignore[misc]
+                type(self).info, trained_on=f"{whose} ({Path(weights).name})", weights=None
+            )
 
     def build(self) -> nn.Module:
         """A fresh network."""
@@ -47,11 +53,6 @@ class LearnedSliceMethod(SliceMethod):
         super().setup(device)
         self.network = self.build()
         self.origin = load_weights(self.network, self.weights or self._shipped(), self.layouts)
-        if self.weights is not None:
-            what = "own weights" if self.origin == "fusebench" else f"{self.origin} weights"
-            self.info = replace(  # type: ignore[misc]
-                type(self).info, trained_on=f"{what} ({Path(self.weights).name})", weights=None
-            )
         self.network.to(self.device).eval().requires_grad_(False)
 
     def _shipped(self) -> Path:

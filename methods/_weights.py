@@ -91,6 +91,13 @@ def read_state(path: str | Path) -> State:
     return state
 
 
+def origin_of(path: str | Path, layouts: Iterable[Layout] = ()) -> str:
+    """Whose names a file uses: the origin of one of the published `layouts`, else ``"fusebench"``."""
+    names = read_state(path).keys()
+    shared = {k.origin: len(names & set(k.names.values())) / len(k.names) for k in layouts}
+    return next((origin for origin, share in shared.items() if share > 0.5), "fusebench")
+
+
 def load_weights(network: nn.Module, path: str | Path, layouts: Iterable[Layout] = ()) -> str:
     """Load a file in our names, or in one of the published `layouts`, into `network`.
 

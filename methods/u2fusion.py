@@ -145,9 +145,9 @@ class U2Fusion(LearnedSliceMethod):
         compat: bool = False,
         planes: str = "axial",
     ) -> None:
-        super().__init__(weights, compat, planes)
         self.variant = choose("variant", variant, ("authors", "port"))
         self.layouts = (AUTHORS if variant == "authors" else PORT,)  # type: ignore[misc]
+        super().__init__(weights, compat, planes)
 
     def build(self) -> nn.Module:
         return U2FusionNet(reflect=self.variant == "authors")

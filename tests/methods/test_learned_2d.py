@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,11 @@ def test_a_file_of_another_method_is_refused_in_one_line(method, folder, tmp_pat
 def test_given_weights_are_named_on_the_board(method):
     assert method.info.trained_on.startswith("own weights (")
     assert method.info.name == type(method).info.name
+    plan = importlib.import_module("fusebench.plan")
+    plugins = importlib.import_module("fusebench.plugins").find_plugins()
+    name = method.info.name
+    (spec,) = plan.method_specs(plugins, [name], {name: {"weights": method.weights}})
+    assert spec.info.trained_on == method.info.trained_on
 
 
 @pytest.mark.parametrize("name", NAMES)
