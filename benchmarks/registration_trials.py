@@ -44,13 +44,13 @@ def files(mri: str, pet: str) -> Callable[[int], tuple[Any, Any, Any]]:
 
 
 def trials(
-    load: Callable[[int], tuple[Any, Any, Any]], count: int, *, optimum: bool = False
+    load: Callable[[int], tuple[Any, Any, Any]], count: int, *, first: int = 0, optimum: bool = False
 ) -> Iterator[dict[str, float]]:
     """Error and start error in mm, CPU seconds and information of each trial."""
     base = np.eye(4)
-    for number in range(count):
+    for number in range(first, first + count):
         mri, pet, points = load(number)
-        if optimum and number == 0:
+        if optimum and number == first:
             base = rigid.register(mri, pet).matrix
         rng = np.random.default_rng(1000 + number)
         shift = rng.normal(size=3)
@@ -73,11 +73,12 @@ def main() -> None:
     )
     parser.add_argument("data", nargs="+", help="phantom, or an MRI and a PET file")
     parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--first", type=int, default=0, help="number of the first trial")
     parser.add_argument("--optimum", action="store_true")
     args = parser.parse_args()
     load = phantom if args.data == ["phantom"] else files(*args.data)
     rows = []
-    for number, row in enumerate(trials(load, args.trials, optimum=args.optimum)):
+    for number, row in enumerate(trials(load, args.trials, first=args.first, optimum=args.optimum)):
         rows.append(row)
         print(number, *(f"{k} {v:.2f}" for k, v in row.items()), flush=True)
     errors = np.array([r["error"] for r in rows])

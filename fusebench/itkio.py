@@ -21,15 +21,14 @@ from .rawimage import ITK, RawImage, canonical, extension, first_line, usable
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def _need(module: str) -> Any:
+def need(module: str) -> Any:
+    """Import a module of the extra ``adni``, or say in one line how to get it."""
     from importlib import import_module
 
     try:
         return import_module(module)
     except ImportError:
-        raise InputError(
-            f"{module} is needed for this format; install it with `pip install {module}`"
-        ) from None
+        raise InputError(f"{module} is not installed; it is needed here: `pip install {module}`") from None
 
 
 def read(path: Path) -> RawImage:
@@ -96,7 +95,7 @@ def read_dicom(files: Sequence[Path], origin: Path) -> RawImage:
 
 
 def _headers(files: Sequence[Path]) -> tuple[list[Any], list[str]]:
-    pydicom = _need("pydicom")
+    pydicom = need("pydicom")
     slices, broken = [], []
     for file in files:
         try:
@@ -178,7 +177,7 @@ def _pixels(dataset: Any) -> NDArray[np.float32]:
                 f"{dataset.filename_for_messages}: {file} is truncated or damaged "
                 f"({first_line(error)}); download it again"
             ) from None
-        sitk = _need("SimpleITK")
+        sitk = need("SimpleITK")
         image = sitk.ReadImage(str(dataset.filename_for_messages), sitk.sitkFloat32)
         return np.asarray(sitk.GetArrayFromImage(image)[0], np.float32)
     slope = float(getattr(dataset, "RescaleSlope", 1) or 1)
@@ -209,7 +208,7 @@ def _dicom_affine(frame: list[Any], positions: NDArray[np.float64], origin: Path
 
 
 def _read_itk(path: Path) -> RawImage:
-    sitk = _need("SimpleITK")
+    sitk = need("SimpleITK")
     try:
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
@@ -269,7 +268,7 @@ def _turned(
 
 def to_itk(data: NDArray[np.floating[Any]], affine: NDArray[np.float64]) -> Any:
     """SimpleITK image of a (D, H, W) array and its RAS affine (which must have no shear)."""
-    sitk = _need("SimpleITK")
+    sitk = need("SimpleITK")
     lps = _LPS @ affine
     size = np.linalg.norm(lps[:3, :3], axis=0)
     image = sitk.GetImageFromArray(np.ascontiguousarray(data, np.float32))
@@ -283,7 +282,7 @@ def to_itk(data: NDArray[np.floating[Any]], affine: NDArray[np.float64]) -> Any:
 
 def write(path: Path, data: NDArray[np.float32], affine: NDArray[np.float64]) -> None:
     """Write MHA or NRRD, float32, compressed."""
-    sitk = _need("SimpleITK")
+    sitk = need("SimpleITK")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sitk.WriteImage(to_itk(data, affine), str(path), useCompression=True)

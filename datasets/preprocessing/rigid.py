@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from fusebench.errors import InputError
-from fusebench.itkio import to_itk
+from fusebench.itkio import need, to_itk
 from fusebench.mask import foreground
 
 from .grid import Image, Matrix, displacement, mask_points, resample
@@ -143,7 +143,7 @@ def inverted(data: NDArray[np.float32]) -> bool:
 
 
 def _euler(angles: tuple[float, float, float], shift: Any, centre: NDArray[np.float64]) -> Any:
-    import SimpleITK as sitk
+    sitk = need("SimpleITK")
 
     transform = sitk.Euler3DTransform()
     transform.SetCenter((_LPS[:3, :3] @ centre).tolist())
@@ -153,7 +153,7 @@ def _euler(angles: tuple[float, float, float], shift: Any, centre: NDArray[np.fl
 
 
 def _affine(euler: Any) -> Any:
-    import SimpleITK as sitk
+    sitk = need("SimpleITK")
 
     transform = sitk.AffineTransform(3)
     transform.SetCenter(euler.GetCenter())
@@ -168,7 +168,7 @@ class _Level:
     def __init__(
         self, fixed: Image, moving: Image, head: NDArray[np.bool_], head_affine: Matrix, *, coarse: bool
     ) -> None:
-        import SimpleITK as sitk
+        sitk = need("SimpleITK")
 
         self.iterations, self.fineness = (30, 40) if coarse else (60, 200)
         self.voxel = fixed.spacing[0]
@@ -180,7 +180,7 @@ class _Level:
 
     def search(self, start: Any, sampling: float, seed: int) -> tuple[Any, float]:
         """Optimise from `start`; returns (transform, negative mutual information)."""
-        import SimpleITK as sitk
+        sitk = need("SimpleITK")
 
         method = sitk.ImageRegistrationMethod()
         method.SetMetricAsMattesMutualInformation(32)

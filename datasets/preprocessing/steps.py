@@ -159,9 +159,9 @@ class BiasField:
     def __call__(self, state: State) -> State:
         if self.when == "never" or (self.when == "auto" and state.bias_corrected):
             return state
-        import SimpleITK as sitk
+        from fusebench.itkio import need, to_itk
 
-        from fusebench.itkio import to_itk
+        sitk = need("SimpleITK")
 
         image = state.mri
         image = Image(image.data - image.data.min(), image.affine)

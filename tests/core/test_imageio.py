@@ -397,3 +397,92 @@ def test_itk_formats_agree_with_nifti(tmp_path, suffix):
     assert np.allclose(read_image(out).data, one.data)
     (tmp_path / f"bad{suffix}").write_bytes(b"garbage" * 10)
     one_line(tmp_path / f"bad{suffix}", "not readable")
+
+
+# -- DICOM ---------------------------------------------------------------------------------------
+
+
+def series(folder, volume, *, frames=1, skip=(), uid="1.2.3", step=2.0, slope=0.5):
+    """Write (z, y, x) as axial DICOM slices of 1.5 mm pixels, one file each, in a scrambled order."""
+    pydicom = pytest.importorskip("pydicom")
+    from pydicom.dataset import FileDataset, FileMetaDataset
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for t in range(frames):
+        for k in range(len(volume)):
+            if k in skip:
+                continue
+            meta = FileMetaDataset()
+            meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.128"
+            meta.MediaStorageSOPInstanceUID = f"{uid}.{t}.{k + 1}"
+            meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
+            ds = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+            ds.SOPClassUID, ds.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+            ds.SeriesInstanceUID, ds.Modality = uid, "PT"
+            ds.Rows, ds.Columns = volume.shape[1:]
+            ds.PixelSpacing, ds.SliceThickness = [1.5, 1.5], step
+            ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+            ds.ImagePositionPatient = [-10.0, -20.0, step * k]
+            ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+            ds.BitsAllocated = ds.BitsStored = 16
+            ds.HighBit, ds.PixelRepresentation = 15, 0
+            ds.RescaleSlope, ds.RescaleIntercept = slope * (k + 1), 0
+            if frames > 1:
+                ds.FrameReferenceTime, ds.ActualFrameDuration = 1000.0 * t, 500 * (t + 1)
+            ds.PixelData = ((t + 1) * volume[k]).astype(np.uint16).tobytes()
+            pydicom.dcmwrite(folder / f"{(7 * k) % 101:03d}_{t}.dcm", ds, enforce_file_format=True)
+    return folder
+
+
+def test_dicom_is_sorted_and_scaled_slice_by_slice(tmp_path):
+    volume = np.random.default_rng(0).integers(1, 500, (6, 8, 9))
+    raw = read_raw(series(tmp_path / "s", volume))
+    # LPS rows run to posterior and columns to the left; RAS+ turns both.
+    expected = (volume * 0.5 * np.arange(1, 7)[:, None, None])[:, ::-1, ::-1]
+    assert np.allclose(raw.data, expected)
+    assert np.allclose(np.diag(raw.affine), (1.5, 1.5, 2.0, 1))
+    assert np.allclose(raw.affine @ [8, 7, 0, 1], [10, 20, 0, 1])
+
+
+def test_dynamic_dicom_has_frames_and_their_lengths(tmp_path):
+    volume = np.random.default_rng(0).integers(1, 500, (5, 8, 9))
+    folder = series(tmp_path / "s", volume, frames=3)
+    raw = read_raw(folder, frames=True)
+    assert raw.data.shape == (3, 5, 8, 9)
+    assert np.allclose(raw.data[2], 3 * raw.data[0])
+    assert raw.extra["frame_durations"] == [500, 1000, 1500]
+    one_line(folder, "4D", "3 frames")
+
+
+def test_dicom_refusals(tmp_path):
+    volume = np.random.default_rng(0).integers(1, 500, (6, 8, 9))
+    one_line(series(tmp_path / "gap", volume, skip=(2,)), "apart", "uneven")
+    series(tmp_path / "two", volume)
+    for file in (tmp_path / "two").iterdir():
+        file.rename(file.with_name("a" + file.name))
+    one_line(series(tmp_path / "two", volume, uid="9.8.7"), "2 DICOM series")
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "x.dcm").write_bytes(b"hello")
+    one_line(tmp_path / "none", "no readable DICOM image among 1 files")
+    cut = sorted(series(tmp_path / "cut", volume).iterdir())[0]
+    cut.write_bytes(cut.read_bytes()[:-50])
+    with pytest.raises(InputError, match="truncated or damaged"):
+        read_image(tmp_path / "cut")
+
+
+def test_picture_pair_is_fused_in_colour(tmp_path, capsys):
+    from fusebench.cli import main
+
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (40, 44), dtype=np.uint8)).save(tmp_path / "m.png")
+    Image.fromarray(rng.integers(0, 256, (40, 44, 3), dtype=np.uint8)).save(tmp_path / "p.png")
+    files = ["--mri", str(tmp_path / "m.png"), "--pet", str(tmp_path / "p.png")]
+    out = tmp_path / "f.png"
+    assert main(["fuse", "--method", "source-pet", *files, "-o", str(out)]) == 0
+    fused, pet = (
+        np.asarray(Image.open(out)).astype(int),
+        np.asarray(Image.open(tmp_path / "p.png")).astype(int),
+    )
+    assert np.abs(fused - pet).max() <= 2
+    assert main(["fuse", "--method", "average", *files, "--register", "-o", str(out)]) == 2
+    assert "pictures have no position" in capsys.readouterr().err
