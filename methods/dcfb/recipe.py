@@ -38,10 +38,12 @@ class _DCFBRecipe(Recipe):
     ----------
     without : str
         Leave a part out: features (no DCFB at all), deform, attention, conv; flat is the same net in 2D.
-    misalign : float
-        Largest shift of the functional input in mm; a third of it is the largest smooth warp.
+    misalign, chance : float
+        Largest shift of the functional input in mm (a third of it is the largest smooth warp); how often.
     patch : int
         Voxels per axis of a training patch, a multiple of 16.
+    frozen : bool
+        Keep the coarse displacement as it is (`align` trains it on whole heads, which patches are not).
     checkpointing : bool
         Less memory, more time.
     """
@@ -61,13 +63,21 @@ class _DCFBRecipe(Recipe):
     val_batches = 8
 
     def __init__(
-        self, *, without: str = "none", misalign: float = 8.0, patch: int = 48, checkpointing: bool = False
+        self,
+        *,
+        without: str = "none",
+        misalign: float = 8.0,
+        chance: float = 0.3,
+        patch: int = 48,
+        frozen: bool = False,
+        checkpointing: bool = False,
     ) -> None:
         if without not in ABLATIONS:
             raise TypeError(f"without={without!r} is not one of {', '.join(ABLATIONS)}")
         if patch < 32 or patch % STRIDE:
             raise TypeError(f"patch={patch} is not a multiple of {STRIDE} from 32 on")
-        self.without, self.misalign, self.patch, self.checkpointing = without, misalign, patch, checkpointing
+        self.without, self.misalign, self.chance, self.patch = without, misalign, chance, patch
+        self.frozen, self.checkpointing = frozen, checkpointing
         self.crop = (patch,) * 3
         self._disturb = augment.compose(
             augment.gamma(0.8, 1.25, p=0.3, keys=("a",)), augment.bias(0.2, p=0.3), augment.noise(0.03, p=0.3)
@@ -75,13 +85,15 @@ class _DCFBRecipe(Recipe):
         self._change = augment.compose(
             augment.flip(),
             self._disturb,
-            augment.misalign(shift=misalign, warp=misalign / 3, p=0.5 if misalign else 0.0),
+            augment.misalign(shift=misalign, warp=misalign / 3, p=chance if misalign else 0.0),
         )
 
     def model(self) -> nn.Module:
         network = FusionNetwork(ABLATIONS[self.without])
         if network.design.features:
             network.features.checkpointing = self.checkpointing
+            if self.frozen and hasattr(network.features, "coarse"):
+                network.features.coarse.requires_grad_(False)
         return network
 
     def augment(self, sample: Sample, rng: np.random.Generator) -> Sample:
@@ -112,10 +124,19 @@ class Balanced(_DCFBRecipe):
         align: float = 20.0,
         without: str = "none",
         misalign: float = 8.0,
+        chance: float = 0.3,
         patch: int = 48,
+        frozen: bool = False,
         checkpointing: bool = False,
     ) -> None:
-        super().__init__(without=without, misalign=misalign, patch=patch, checkpointing=checkpointing)
+        super().__init__(
+            without=without,
+            misalign=misalign,
+            chance=chance,
+            patch=patch,
+            frozen=frozen,
+            checkpointing=checkpointing,
+        )
         self.mse, self.worst, self.edges, self.align = mse, worst, edges, align
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
