@@ -16,6 +16,7 @@ os.environ.setdefault("COLUMNS", "100")
 from mkdocs.structure.files import File, Files  # noqa: E402
 
 _ARROWS = {"higher": "higher is better", "lower": "lower is better", "zero": "closest to 0 is best"}
+_INTRO = "Made from each {0}'s own `info`; `run_bench.py list {0}s` shows the same."
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -33,7 +34,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill in what the leaderboard page measures."""
-    return markdown.replace("<!-- rewards -->", rewards_table()) if "<!-- rewards -->" in markdown else markdown
+    mark = "<!-- rewards -->"
+    return markdown.replace(mark, rewards_table()) if mark in markdown else markdown
 
 
 def _cell(text: object) -> str:
@@ -41,7 +43,8 @@ def _cell(text: object) -> str:
 
 
 def _facts(facts: dict[str, object]) -> list[str]:
-    return ["", "| | |", "|---|---|", *(f"| {k} | {_cell(v)} |" for k, v in facts.items() if v not in ("", None))]
+    rows = (f"| {k} | {_cell(v)} |" for k, v in facts.items() if v not in ("", None))
+    return ["", "| | |", "|---|---|", *rows]
 
 
 def _load(kind: str) -> list[tuple[str, Any]]:
@@ -61,7 +64,7 @@ def _doc(obj: Any) -> str:
 
 def methods_page() -> str:
     """One card per method."""
-    lines = ["# Methods", "", "Made from each method's own `info`; `run_bench.py list methods` shows the same."]
+    lines = ["# Methods", "", _INTRO.format("method")]
     for name, cls in _load("methods"):
         i = cls.info
         kind = "control" if i.control else "fuses volumes" if i.dims == 3 else "fuses slices"
@@ -85,7 +88,7 @@ def methods_page() -> str:
 
 def metrics_page() -> str:
     """One card per metric."""
-    lines = ["# Metrics", "", "Made from each metric's own `info`; `run_bench.py list metrics` shows the same."]
+    lines = ["# Metrics", "", _INTRO.format("metric")]
     for name, metric in _load("metrics"):
         i = metric.info
         high = "∞" if math.isinf(i.high) else f"{i.high:g}"
@@ -94,7 +97,7 @@ def metrics_page() -> str:
             "better": _ARROWS.get(i.direction, "neither: descriptive, never ranked"),
             "range": f"{low} to {high} {i.unit}",
             "family": i.family,
-            "dimensions": " and ".join(f"{d}D" for d in i.dims) + ("" if 3 in i.dims else ", slice by slice in volumes"),
+            "dimensions": "2D and 3D" if 3 in i.dims else "2D; slice by slice in volumes",
             "in the ranking set": "yes" if i.ranked else "no",
             "needs ground truth": "yes" if i.needs_truth else "",
             "parts": ", ".join(f"`{name}.{p}`" for p in i.parts),
@@ -109,7 +112,7 @@ def metrics_page() -> str:
 
 def datasets_page() -> str:
     """One card per dataset."""
-    lines = ["# Datasets", "", "Made from each dataset's own `info`; `run_bench.py list datasets` shows the same."]
+    lines = ["# Datasets", "", _INTRO.format("dataset")]
     for name, cls in _load("datasets"):
         i = cls.info
         facts = {

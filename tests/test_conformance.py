@@ -2,12 +2,9 @@
 
 import functools
 from importlib import import_module
-from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pytest
-from PIL import Image
+from layouts import LAYOUTS
 from safetensors.torch import save_file
 
 from fusebench.plugins import find_plugins
@@ -18,7 +15,6 @@ from fusebench.testing import (
     MethodSubject,
     parametrize_with_checks,
 )
-from fusebench.testing.images import head
 
 WHOLE_IMAGE = "the feature is a transform of the whole image, which sees what lies outside the mask"
 EXPECTED = {
@@ -65,65 +61,6 @@ def test_metric(plugin, check):
 # -- datasets: each on a small made-up copy of its layout ----------------------------------------
 
 
-def volume(path: Path, data):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    affine = np.diag([4.0, 4.0, 4.0, 1.0])
-    affine[:3, 3] = [-2.0 * n for n in data.shape[::-1]]
-    nib.save(nib.Nifti1Image((1000 * data).astype(np.int16).transpose(2, 1, 0), affine), path)
-
-
-def picture(path: Path, data):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((255 * data).astype(np.uint8)).save(path)
-
-
-def phantom(folder: Path):
-    return {"size": 24, "subjects": 1}
-
-
-def pairs(folder: Path):
-    for number in range(3):
-        a, b, _ = head((32, 28), seed=number)
-        picture(folder / "mri" / f"p{number}.png", a)
-        picture(folder / "pet" / f"p{number}.png", b)
-    return {"data_dir": folder}
-
-
-def aanlib(folder: Path):
-    for number in (25015, 41010):
-        a, b, _ = head((32, 32), seed=number)
-        picture(folder / "PET-MRI" / "MRI" / f"{number}.png", a)
-        picture(folder / "PET-MRI" / "PET" / f"{number}.png", b)
-    return {"data_dir": folder}
-
-
-def bids(folder: Path):
-    for number in (1, 2):
-        a, b, _ = head((24, 30, 28), seed=number)
-        volume(folder / f"sub-0{number}" / "anat" / f"sub-0{number}_T1w.nii.gz", a)
-        volume(folder / f"sub-0{number}" / "pet" / f"sub-0{number}_pet.nii.gz", b)
-    return {"data_dir": folder, "recipe": "none"}
-
-
-def adni(folder: Path):
-    for number, subject in enumerate(("016_S_4353", "023_S_0084")):
-        a, b, _ = head((24, 30, 28), seed=number)
-        for data, kind, what in (
-            (a, "MR", "MT1;_GradWarp;_N3m"),
-            (b, "PT", "Coreg,_Avg,_Std_Img_and_Vox_Siz,_Uniform_Resolution"),
-        ):
-            image = f"I{1000 * number + 100 + (kind == 'PT')}"
-            name = f"ADNI_{subject}_{kind}_{what.replace(';', '_')}_Br_20120416133844478_S1_{image}.nii"
-            volume(
-                folder / "ADNI" / subject / what.replace(";", "_") / "2012-03-31_11_06_55.0" / image / name,
-                data,
-            )
-    return {"data_dir": folder, "recipe": "none", "split": "all-test"}
-
-
-LAYOUTS = {f.__name__: f for f in (phantom, pairs, aanlib, bids, adni)}
-
-
 @functools.cache
 def dataset_subject(name, folder):
     make = find_plugins().datasets.load(name)
@@ -139,6 +76,6 @@ def layouts(tmp_path_factory):
 @pytest.mark.parametrize("check", DATASET_CHECKS, ids=str)
 @pytest.mark.parametrize("name", find_plugins().datasets.names())
 def test_dataset(name, check, layouts):
-    assert name in LAYOUTS, "add a small made-up copy of its layout to LAYOUTS"
+    assert name in LAYOUTS, "add a small made-up copy of its layout to layouts.py"
     (layouts / name).mkdir(exist_ok=True)
     check(dataset_subject(name, layouts / name))

@@ -1,0 +1,132 @@
+"""Every command that the docs show is run, at a small size, or says why it is not.
+
+A ``bash`` block stands under one of
+
+    <!-- test: OPTIONS -->       run; OPTIONS join its commands (those that make them small)
+    <!-- not run: REASON -->
+
+Doctests in the pages and in public docstrings run as well.
+"""
+
+import doctest
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from layouts import adni, bids, pairs
+
+from fusebench import create_dataset
+from fusebench.cli import main
+from fusebench.testing.images import head
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+BLOCK = re.compile(r"(?P<above>[^\n]*)\n```bash\n(?P<body>.*?)```", re.DOTALL)
+MARK = re.compile(r"<!-- (?P<kind>test|not run):(?P<text>.*?)-->")
+# Options that may stand several times and then join; others replace what the page shows.
+JOIN = {"--data-option", "--exclude"}
+PLAIN = {"list", "new", "check"}
+DOCTESTED = ["fusebench.testing.methods"]
+
+
+def blocks(page):
+    for found in BLOCK.finditer(page.read_text(encoding="utf-8")):
+        yield MARK.search(found["above"]), found["body"].strip()
+
+
+def with_options(command, options):
+    """The command with the small-size options put in."""
+    command = list(command)
+    for name, value in options:
+        if name in command and name not in JOIN:
+            command[command.index(name) + 1] = value
+        else:
+            command += [name, value] if value is not None else [name]
+    return command
+
+
+def paired(text):
+    words = shlex.split(text)
+    out = []
+    for i, word in enumerate(words):
+        if word.startswith("--"):
+            follows = words[i + 1] if i + 1 < len(words) and not words[i + 1].startswith("--") else None
+            out.append((word, follows))
+    return out
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory):
+    """What a reader has: two images, folders of data, results of another program."""
+    folder = tmp_path_factory.mktemp("user")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FUSEBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.delenv("FUSEBENCH_PLUGINS", raising=False)
+        patch.chdir(folder)
+        for name, make in (("my-data", pairs), ("my-bids", bids), ("adni-download", adni)):
+            (folder / name).mkdir()
+            make(folder / name)
+        (folder / "my-hospital-data").mkdir()
+        for number in range(8):
+            for data, name in zip(head((8, 20, 16), seed=number)[:2], ("mri", "pet"), strict=True):
+                image = nib.Nifti1Image(data.transpose(2, 1, 0), np.diag([1.0, 1.0, 3.0, 1.0]))
+                nib.save(image, folder / "my-hospital-data" / f"s{number}_{name}.nii.gz")
+                if number == 0:
+                    nib.save(image, folder / f"{name}.nii.gz")
+        case = create_dataset("phantom", size=24).cases("test")[0]
+        (folder / "theirs" / "net-a").mkdir(parents=True)
+        mean = ((case.a.data + case.b.data) / 2).transpose(2, 1, 0)
+        nib.save(nib.Nifti1Image(mean, case.a.affine), folder / "theirs" / "net-a" / f"{case.id}.nii.gz")
+        yield folder
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_every_block_is_run_or_says_why_not(page):
+    for mark, body in blocks(page):
+        assert mark is not None, f"{page.name}: put <!-- test: --> or <!-- not run: reason --> above:\n{body}"
+        assert mark["kind"] == "test" or mark["text"].strip(), f"{page.name}: give the reason for\n{body}"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if any(m and m["kind"] == "test" for m, _ in blocks(p))],
+                         ids=lambda p: p.stem)  # fmt: skip
+def test_commands(page, user, capfd):
+    ran = 0
+    for mark, body in blocks(page):
+        if mark["kind"] == "not run":
+            continue
+        options = paired(mark["text"])
+        for line in body.splitlines():
+            words = shlex.split(line, comments=True)
+            if not words:
+                continue
+            assert words[0] == "python", line
+            ran += 1
+            if words[1] == "run_bench.py":
+                plain = words[2] in PLAIN
+                code = main(words[2:] if plain else with_options(words[2:], options))
+            else:
+                environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+                code = subprocess.run([sys.executable, *words[1:]], env=environment, cwd=user).returncode
+            assert code == 0, f"{line}\n{''.join(capfd.readouterr())[-2000:]}"
+    assert ran
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_examples_in_pages(page):
+    failures, _ = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
+    assert failures == 0
+
+
+@pytest.mark.parametrize("module", DOCTESTED)
+def test_examples_in_docstrings(module):
+    failures, tried = doctest.testmod(importlib.import_module(module))
+    assert tried
+    assert failures == 0
