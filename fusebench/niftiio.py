@@ -98,6 +98,9 @@ def _geometry(path: Path, image: Any) -> tuple[NDArray[np.float64], list[str]]:
             apart = float("nan")
         if not apart <= 1.0:
             notes.append(f"sform and qform differ by {apart:.1f} mm; the sform is used")
+    rows = np.asarray(header.get_sform(), np.float64)
+    if int(header["sform_code"]) <= 0 and usable(rows) and corner_distance(affine, rows, xyz) > 1.0:
+        notes.append("holds an sform of code 0 that differs from the qform; the qform is used")
     zooms = np.asarray(header["pixdim"][1:4], np.float64)[: min(3, len(image.shape))]
     with np.errstate(all="ignore"):
         if not np.allclose(np.abs(zooms), size[: len(zooms)], rtol=0.01):
