@@ -40,7 +40,8 @@ def transform_input(x: Tensor, out: Tensor) -> None:
     """
     n = out.shape[2]
     # A few channels at a time stay in the processor's cache.
-    for few, o in zip(torch.split(x, 4), torch.split(out, 4, 1), strict=True):
+    step = max(4, (1 << 18) // x[0].numel())
+    for few, o in zip(torch.split(x, step), torch.split(out, step, 1), strict=True):
         x0, x1, x2, x3, x4, x5 = (few[:, k::4][:, :n] for k in range(6))
         torch.add(x4, x2, alpha=-4, out=o[1])
         odd = torch.add(x3, x1, alpha=-4)
