@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,9 @@ class Aanlib(PairDataset):
             raise InputError(f"aanlib: pet={pet!r} is not luminance or uptake")
         self.modality = "all" if modality == "all" else known[modality.lower()]
         self.pet, self.stack = pet, bool(stack)
+        # Reports show the notes of the dataset that was used, so they must name the plane that was fused.
+        notes = f"{type(self).info.notes}; of the coloured PET its {pet} is fused"
+        vars(self)["info"] = replace(type(self).info, notes=notes)
 
     def find(self) -> tuple[list[PairSource], list[LeftOut]]:
         sources: dict[str, PairSource] = {}

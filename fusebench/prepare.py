@@ -20,7 +20,7 @@ _FIGURES = ("overlap", "information_before", "information_after", "moved_mm", "m
 
 
 def prepare_case(case: Case, images: Path | None) -> Result:
-    """Prepare one case: status (prepared, cached, error), reason, flags, seconds and figures.
+    """Prepare one case: status (prepared, cached, ready as it is, error), reason, flags, seconds and figures.
 
     Parameters
     ----------
@@ -44,10 +44,12 @@ def prepare_case(case: Case, images: Path | None) -> Result:
         text = " ".join(str(error).split())
         reason = text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
         return {"status": "error", "reason": reason, "seconds": round(time.perf_counter() - start, 2)}
+    # Pictures, phantoms and recipe "none" have nothing in the cache of prepared pairs.
+    status = "cached" if cached else "prepared" if pipeline.is_prepared(case.fingerprint) else "ready"
     report = pipeline.stored_report(case)
     numbers = report.get("numbers", {})
     return {
-        "status": "cached" if cached else "prepared",
+        "status": status,
         "reason": "",
         "flags": "; ".join(quality.flags(report)),
         "seconds": round(time.perf_counter() - start, 2),

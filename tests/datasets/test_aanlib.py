@@ -88,6 +88,8 @@ def test_luminance_falls_past_yellow_and_uptake_does_not(tmp_path):
         case = fusebench.create_dataset("aanlib", data_dir=tmp_path, pet=pet).cases()[0]
         line[pet] = case.b.data[0, 0]
         assert case.meta["fused_plane"] == pet
+        dataset = fusebench.create_dataset("aanlib", data_dir=tmp_path, pet=pet)
+        assert f"its {pet} is fused" in dataset.info.notes
     y = np.rint(line["luminance"] * 255)
     assert (y.argmax(), y.max(), y[95], y[127]) == (63, 226, 76, 105)
     assert np.allclose(line["uptake"], np.arange(128) / 127)
