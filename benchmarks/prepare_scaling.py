@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -51,14 +52,16 @@ def command(root: Path, out: Path, jobs: int) -> list[str]:
     return [sys.executable, str(_RUN), "prepare", *given, "--data-option", "recipe=native"]
 
 
-def run(root: Path, out: Path, cache: Path, jobs: int) -> tuple[float, str]:
-    """Wall seconds and output of a whole run into an own cache."""
+def run(root: Path, out: Path, cache: Path, jobs: int) -> tuple[float, float, str]:
+    """Wall and CPU seconds and output of a whole run into an own cache."""
     environment = {**os.environ, "FUSEBENCH_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
-    start = time.perf_counter()
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         command(root, out, jobs), env=environment, capture_output=True, text=True, check=True
     )
-    return time.perf_counter() - start, done.stdout
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - start, cpu, done.stdout
 
 
 def interrupt(root: Path, out: Path, cache: Path, after: int) -> int:
@@ -97,12 +100,14 @@ def main() -> None:
         best: dict[int, float] = {}
         for repeat in range(args.repeats):
             for jobs in (1, 2):
-                seconds, _ = run(base / "data", base / "out", base / f"cache{repeat}{jobs}", jobs)
+                seconds, cpu, _ = run(base / "data", base / "out", base / f"cache{repeat}{jobs}", jobs)
                 best[jobs] = min(best.get(jobs, seconds), seconds)
-                print(f"{args.subjects} subjects, {jobs} workers: {seconds:.1f} s", flush=True)
+                print(
+                    f"{args.subjects} subjects, {jobs} workers: {seconds:.1f} s, CPU {cpu:.1f} s", flush=True
+                )
         print(f"load {os.getloadavg()[0]:.1f}; one worker / two workers: {best[1] / best[2]:.2f}")
         done = interrupt(base / "data", base / "out", base / "cache-resume", args.subjects // 3)
-        seconds, text = run(base / "data", base / "out", base / "cache-resume", 2)
+        seconds, _, text = run(base / "data", base / "out", base / "cache-resume", 2)
         counts = text.strip().splitlines()[-3]
         print(f"interrupted after {done}; resumed in {seconds:.1f} s: {counts}")
 
