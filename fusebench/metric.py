@@ -204,6 +204,14 @@ def metric_registry() -> Registry[Metric]:
     return registry
 
 
+@lru_cache(maxsize=256)
+def _known(key: str) -> tuple[MetricId, Metric]:
+    """The parsed id and its metric, from the default registry."""
+    parsed = MetricId.parse(key)
+    found = metric_registry().load(parsed.name)
+    return parsed.check(found.info), found
+
+
 def ranking_set() -> list[str]:
     """Ids of the default ranking set: every metric with ``ranked``, and the worst source of PSNR and SSIM."""
     registry = metric_registry()
@@ -299,13 +307,15 @@ def evaluate_slices(
 def _evaluate(
     triple: Triple, metrics: Sequence[str] | None, on_error: str, plugins: Plugins | None
 ) -> dict[str, Tensor | Exception]:
-    registry = metric_registry() if plugins is None else plugins.metrics
     out: dict[str, Tensor | Exception] = {}
     for text in ranking_set() if metrics is None else metrics:
         try:
-            key = MetricId.parse(text)
-            found: Metric = registry.load(key.name)
-            key.check(found.info)
+            if plugins is None:
+                key, found = _known(text)
+            else:
+                key = MetricId.parse(text)
+                found = plugins.metrics.load(key.name)
+                key.check(found.info)
             out[text] = found.on(triple, key.part, key.variant)
         # A metric plugin is foreign code; with "keep" whatever it raises is that metric's result.
         except Exception as error:

@@ -26,8 +26,10 @@ class Triple:
 
     Attributes
     ----------
+    images : Tensor, shape (3, N, H, W) or (3, N, D, H, W)
+        Structural, functional, fused; values 0..255.  float64 in 2D, float32 in 3D.
     a, b, fused : Tensor, shape (N, H, W) or (N, D, H, W)
-        Values 0..255.  float64 in 2D, float32 in 3D.
+        Views of `images`.
     mask : Tensor of bool or None
         Foreground, same shape.
     scale : tuple of float
@@ -39,11 +41,12 @@ class Triple:
 
     def __init__(
         self,
-        images: Sequence[Tensor],
+        images: Tensor,
         mask: Tensor | None = None,
         scale: tuple[float, ...] | None = None,
         truth: Mapping[str, Any] | None = None,
     ) -> None:
+        self.images = images
         self.a, self.b, self.fused = images
         self.mask = mask
         self.dims = self.a.ndim - 1
@@ -93,15 +96,18 @@ class Triple:
         view = shape if len(shape) == 3 and flat else (1, *shape)
         dtype = torch.float64 if flat else torch.float32
         region = None if mask is None else _region(mask, shape).to(device).reshape(view)
+        images = torch.empty(3, *shape, dtype=dtype, device=device)
+        for out, (name, plane) in zip(images, planes.items(), strict=True):
+            _put(plane, name, out)
         return cls(
-            [_scaled(plane, name, dtype).reshape(view) for name, plane in planes.items()],
+            images.view(3, *view),
             mask=region,
             scale=None if flat or spacing is None else _axis_scale(spacing),
             truth=truth,
         )
 
     def __len__(self) -> int:
-        return self.a.shape[0]
+        return len(self.a)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -122,13 +128,23 @@ class Triple:
 
     def points(self, name: str) -> Tensor:
         """Voxels of an image as ``(N, P)``: inside the mask where N is 1, else all, see `weights`."""
-        return self.cached(("points", name), lambda: self.pick(self.image(name)))
+        return self.stacked[("a", "b", "fused").index(name)]
+
+    @property
+    def stacked(self) -> Tensor:
+        """`points` of all three images, ``(3, N, P)``."""
+        return self.cached("stacked", lambda: self._gather(self.images))
 
     def pick(self, x: Tensor) -> Tensor:
         """A map ``(N, *shape)`` as ``(N, P)``, as `points`."""
-        if self.mask is not None and len(self) == 1:
-            return x[0][self.mask[0]][None]
-        return x.flatten(1)
+        return self._gather(x[None])[0]
+
+    def _gather(self, x: Tensor) -> Tensor:
+        x = x.flatten(2)
+        if self.mask is None or len(self) > 1:
+            return x
+        where = self.cached("where", lambda: self.mask.flatten().nonzero()[:, 0])  # type: ignore[union-attr]
+        return x.index_select(2, where)
 
     @property
     def weights(self) -> Tensor | None:
@@ -167,8 +183,9 @@ class Triple:
         if all(b.start == 0 and b.stop == n for b, n in zip(box[1:], self.shape, strict=True)):
             return self
         at = tuple(box)
-        images = [x[at].contiguous() for x in (self.a, self.b, self.fused)]
-        return Triple(images, self.mask[at].contiguous(), self.scale, self.truth)
+        return Triple(
+            self.images[(slice(None), *at)].contiguous(), self.mask[at].contiguous(), self.scale, self.truth
+        )
 
     def inner(self, margin: Sequence[int]) -> Tensor | None:
         """The mask where windows of radius `margin` fit, None where all count.
@@ -219,8 +236,7 @@ class Triple:
                 yield part, self
                 continue
             mask = None if self.mask is None else self.mask[part]
-            images = [x[part] for x in (self.a, self.b, self.fused)]
-            yield part, Triple(images, mask, self.scale, self.truth)
+            yield part, Triple(self.images[:, part], mask, self.scale, self.truth)
 
     def slice_mean(self, core: Callable[[Triple], Tensor]) -> Tensor:
         """Mean of a 2D metric over the axial slices that hold foreground: ``(1,)``."""
@@ -228,8 +244,7 @@ class Triple:
 
     def _slices(self) -> list[Triple]:
         def make() -> list[Triple]:
-            flat = [x[0].double() for x in (self.a, self.b, self.fused)]
-            stack = Triple(flat, None if self.mask is None else self.mask[0])
+            stack = Triple(self.images[:, 0].double(), None if self.mask is None else self.mask[0])
             return [chunk for _, chunk in stack.chunks(stack.foreground())]
 
         return self.cached("slices", make)
@@ -247,9 +262,11 @@ def _tensor(x: Any, name: str) -> Tensor:
         raise InputError(f"{name}: {error}".splitlines()[0]) from None
 
 
-def _scaled(x: Tensor, name: str, dtype: torch.dtype) -> Tensor:
+def _put(x: Tensor, name: str, out: Tensor) -> None:
+    """Check an image and write it to `out` on the 8-bit scale."""
     if x.dtype == torch.uint8:
-        return x.to(dtype)
+        out.copy_(x)
+        return
     if not x.dtype.is_floating_point:
         raise InputError(f"{name} is {x.dtype}; give uint8, or floats scaled to [0, 1]".replace("torch.", ""))
     low, high = (float(v) for v in x.aminmax())
@@ -261,9 +278,9 @@ def _scaled(x: Tensor, name: str, dtype: torch.dtype) -> Tensor:
                 "scale it, or give 8-bit data as uint8"
             )
         raise InputError(f"{name} has values that are not finite; replace NaN and inf first")
-    y = (x.to(dtype) * 255).clamp_(0, 255)
-    whole = y.round()
-    return torch.where((y - whole).abs_() < _SNAP, whole, y)
+    out.copy_(x).mul_(255).clamp_(0, 255)
+    whole = out.round()
+    torch.where((out - whole).abs_() < _SNAP, whole, out, out=out)
 
 
 def _region(mask: Any, shape: tuple[int, ...]) -> Tensor:

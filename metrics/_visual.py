@@ -21,7 +21,7 @@ def _decimate(t: Triple, sigma: float, taps: int) -> Triple:
     kernels = [gaussian(sigma, taps) if n >= taps + 1 else (1.0,) for n in t.shape]
     steps = tuple(slice(None, None, 2 if len(k) > 1 else 1) for k in kernels)
     at = (slice(None), *steps)
-    images = [separable(x, kernels)[at].contiguous() for x in (t.a, t.b, t.fused)]
+    images = separable(t.images, kernels)[(slice(None), *at)].contiguous()
     inner = tuple(slice(len(k) // 2, n - len(k) // 2) for k, n in zip(kernels, t.shape, strict=True))
     mask = None if t.mask is None else t.mask[(slice(None), *inner)][at].contiguous()
     return Triple(images, mask, t.scale)

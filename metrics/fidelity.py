@@ -17,7 +17,13 @@ _PEAK = 255.0
 
 
 def _mse(t: Triple, source: str) -> Tensor:
-    return t.cached(("mse", source), lambda: t.mean((t.points(source) - t.points("fused")).square_()))
+    def make() -> Tensor:
+        d = t.points(source) - t.points("fused")
+        if len(t) == 1 and d.dtype == torch.float64:
+            return (torch.dot(d[0], d[0]) / d.shape[1])[None]
+        return t.mean(d.square_())
+
+    return t.cached(("mse", source), make)
 
 
 def decibel(mse: Tensor, peak: float | Tensor = _PEAK) -> Tensor:
@@ -98,18 +104,20 @@ def rmse(t: Triple, part: str, variant: str) -> Tensor:
     return ((a + b) / 2).sqrt()
 
 
-def _covariance(t: Triple) -> Tensor:
-    """Covariance matrices ``(N, 3, 3)`` of (a, b, fused) over the foreground."""
+def _covariance(t: Triple) -> tuple[Tensor, Tensor]:
+    """Covariance matrices ``(N, 3, 3)`` of (a, b, fused) over the foreground, and the size of their terms."""
 
-    def make() -> Tensor:
-        x = torch.stack([t.points(name).double() for name in ("a", "b", "fused")], dim=1)
+    def make() -> tuple[Tensor, Tensor]:
+        x = t.stacked.double()
         w = t.weights
-        if w is None:
-            x -= x.mean(2, keepdim=True)
-            return x @ x.mT / x.shape[2]
-        w = w[:, None] / w.sum(1)[:, None, None]
-        x -= (x * w).sum(2, keepdim=True)
-        return (x * w) @ x.mT
+        if w is None and len(t) == 1:
+            mean = (x.sum(2) / x.shape[2]).mT
+            product = (x[:, 0] @ x[:, 0].mT / x.shape[2])[None]
+        else:
+            x = x.transpose(0, 1)
+            y = x / x.shape[2] if w is None else x * (w / w.sum(1, keepdim=True))[:, None]
+            mean, product = y.sum(2), y @ x.mT
+        return product - mean[:, :, None] * mean[:, None, :], product.diagonal(dim1=1, dim2=2).amax(1)
 
     return t.cached("covariance", make)
 
@@ -117,7 +125,7 @@ def _covariance(t: Triple) -> Tensor:
 def correlation(cov: Tensor, var_x: Tensor, var_y: Tensor, scale: Tensor) -> Tensor:
     """Pearson correlation; 0 where either variance is rounding noise next to `scale`."""
     flat = (var_x <= 1e-12 * scale) | (var_y <= 1e-12 * scale)
-    return torch.where(flat, 0.0, cov / (var_x * var_y).sqrt()).clamp(-1, 1)
+    return torch.where(flat, 0.0, cov / (var_x * var_y).sqrt()).clamp_(-1, 1)
 
 
 @metric(
@@ -135,8 +143,7 @@ def correlation(cov: Tensor, var_x: Tensor, var_y: Tensor, scale: Tensor) -> Ten
 )
 def cc(t: Triple, part: str, variant: str) -> Tensor:
     """Mean Pearson correlation of F with A and with B."""
-    c = _covariance(t)
-    scale = c.diagonal(dim1=1, dim2=2).amax(1)
+    c, scale = _covariance(t)
     rows = {"a": 0, "b": 1}
     return mean_of_two(
         lambda s: correlation(c[:, rows[s], 2], c[:, rows[s], rows[s]], c[:, 2, 2], scale), part
@@ -159,8 +166,7 @@ def cc(t: Triple, part: str, variant: str) -> Tensor:
 )
 def scd(t: Triple, part: str, variant: str) -> Tensor:
     """Correlation of F - B with A plus that of F - A with B."""
-    c = _covariance(t)
-    scale = c.diagonal(dim1=1, dim2=2).amax(1)
+    c, scale = _covariance(t)
 
     def one(x: int, y: int) -> Tensor:
         variance = c[:, 2, 2] + c[:, y, y] - 2 * c[:, 2, y]

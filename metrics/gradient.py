@@ -126,7 +126,7 @@ def nabf(t: Triple, part: str, variant: str) -> Tensor:
     """Share of edge information in F that comes from neither source."""
     c = t.crop((1,) * t.dims)
     if variant == "tang":
-        c = Triple([c.b, c.fused, c.a], c.mask, c.scale)
+        c = Triple(c.images[[1, 2, 0]], c.mask, c.scale)
     a, b, f = (magnitude(c, name, "reflect") / 8 for name in ("a", "b", "fused"))
     if t.dims == 3:
         return _artefacts(c, a, b, f, [parallel(c, s, "reflect") for s in ("a", "b")])

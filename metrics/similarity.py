@@ -96,11 +96,9 @@ def q_w(t: Triple, part: str, variant: str) -> Tensor:
 def _edges(t: Triple) -> Triple:
     """Prewitt magnitude of the three images; border zero in 2D, repeated in 3D as in `gradients`."""
     mode = "constant" if t.dims == 2 else "replicate"
-    images = [
-        norm([derivative(x, k, t.scale, mode, centre=1.0) for k in range(t.dims)])
-        for x in (t.a, t.b, t.fused)
-    ]
-    return Triple(images, t.mask, t.scale)
+    x = t.images.flatten(0, 1)
+    edges = norm([derivative(x, k, t.scale, mode, centre=1.0) for k in range(t.dims)])
+    return Triple(edges.view_as(t.images), t.mask, t.scale)
 
 
 @metric(

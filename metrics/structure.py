@@ -112,14 +112,14 @@ def _halved(t: Triple) -> Triple:
     axes = [scale > 0.7 * max(t.scale) for scale in t.scale]
 
     def pool(x: Tensor) -> Tensor:
-        for k, halve in enumerate(axes):
+        for k, halve in enumerate(axes, start=x.ndim - t.dims):
             if halve:
-                n = x.shape[k + 1]
-                first = x.narrow(k + 1, 0, n)[(slice(None),) * (k + 1) + (slice(0, None, 2),)]
-                second = x[(slice(None),) * (k + 1) + (slice(1, None, 2),)]
+                n = x.shape[k]
+                before = (slice(None),) * k
+                second = x[(*before, slice(1, None, 2))]
                 if n % 2:
-                    second = torch.cat([second, x.narrow(k + 1, n - 1, 1)], dim=k + 1)
-                x = (first + second) / 2
+                    second = torch.cat([second, x.narrow(k, n - 1, 1)], dim=k)
+                x = (x[(*before, slice(0, None, 2))] + second) / 2
         return x
 
     mask = None if t.mask is None else pool(t.mask.float()) >= 0.5
@@ -127,7 +127,7 @@ def _halved(t: Triple) -> Triple:
         mask = pool(t.mask.float()) > 0  # type: ignore[union-attr]
     scale = [s / 2 if halve else s for s, halve in zip(t.scale, axes, strict=True)]
     scale = [s / max(scale) for s in scale]
-    return Triple([pool(x) for x in (t.a, t.b, t.fused)], mask, tuple(scale))
+    return Triple(pool(t.images), mask, tuple(scale))
 
 
 def pyramid(t: Triple, count: int) -> list[Triple]:
