@@ -7,7 +7,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from ._options import add_device_option, add_plugin_option, device_of, plugins_of, split_commas
+from ._options import add_device_option, add_plugin_option, device_of, literal, plugins_of, split_commas
 
 
 def add(subparsers: Any) -> None:
@@ -23,8 +23,8 @@ def add(subparsers: Any) -> None:
         dest="extra",
         action="append",
         default=[],
-        metavar="LABEL=METHOD:WEIGHTS",
-        help="a method with a weights file of its own, e.g. plain=dcfb:a.safetensors (repeatable)",
+        metavar="LABEL=METHOD,PARAM=VALUE",
+        help="a method with parameters of its own, e.g. plain=dcfb,weights=a.safetensors (repeatable)",
     )
     parser.add_argument("--misalign", type=_amounts, default=None, metavar="MM,MM", help="default 0,2,4,6,8")
     parser.add_argument("--split", default="test", metavar="NAME")
@@ -59,10 +59,14 @@ def run(args: argparse.Namespace) -> int:
     methods = {n: plugins.methods.load(n)() for n in plugins.methods.select(split_commas(args.methods))}
     for item in args.extra:
         label, equals, rest = item.partition("=")
-        name, colon, weights = rest.partition(":")
-        if not (equals and colon and label and name and weights):
-            raise InputError(f"--with {item}: the form is LABEL=METHOD:WEIGHTS")
-        methods[label] = plugins.methods.load(name)(weights=weights)
+        name, *pairs = rest.split(",")
+        given = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+        if not (equals and label and name and len(given) == len(pairs)):
+            raise InputError(f"--with {item}: the form is LABEL=METHOD,PARAM=VALUE,...")
+        try:
+            methods[label] = plugins.methods.load(name)(**{k: literal(v) for k, v in given.items()})
+        except TypeError as error:
+            raise InputError(f"--with {item}: {error}") from None
     for method in methods.values():
         method.setup(device_of(args))
     options = {} if args.misalign is None else {"misalign": args.misalign}

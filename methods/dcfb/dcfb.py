@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from fusebench.errors import InputError
-from fusebench.method import Method, MethodInfo
+from fusebench.method import Method, MethodInfo, Weights
 
 from .._weights import load_weights, read_state
 from .compat import CompatNetwork
-from .network import Design, FusionNetwork
+from .network import SWITCHES, Design, FusionNetwork, switch_off
 from .tiles import fuse_tiles
 
 
@@ -30,6 +30,9 @@ class DCFBFusion(Method):
         rule it grows with the volume (docs/dcfb.md).  It has no published weights, so `weights` is needed.
     rule : str
         Fusion rule of `compat`: L1NW (published default), AL1NW, FL1N, FER, addition or average.
+    without : str
+        Switch a part of the trained network off, to see what it does: displacement, attention, convolution or
+        context (what the blocks tell the head).
     clip : bool
         Clip what `compat` returns to [0, 1], as the board requires; by default it is what theirs returns.
     tile : int, optional
@@ -43,6 +46,13 @@ class DCFBFusion(Method):
         dims=3,
         paper="after DC2Fusion, 'Three-Dimensional Medical Image Fusion with Deformable Cross-Attention'",
         licence="MIT",
+        trained_on="phantom (48 train subjects)",
+        weights=Weights(
+            file="../weights/dcfb.safetensors",
+            sha256="148b55531caf52c341d5f60ecaa7fbc543a9f39bccf4d7ff7041fe2976a6c6ca",
+        ),
+        params=905193,
+        notes="aligns the functional image itself; weights from a short training on a CPU",
     )
     recipes: ClassVar[dict[str, str]] = {
         "balanced": ".recipe:Balanced",
@@ -57,11 +67,15 @@ class DCFBFusion(Method):
         compat: bool = False,
         rule: str = "L1NW",
         clip: bool = False,
+        without: str = "",
         tile: int | None = None,
     ) -> None:
         if tile is not None and 0 < tile < 64:
             raise InputError(f"dcfb: tile={tile} is too small; take 64 or more, or 0 for none")
-        self.weights, self.compat, self.rule, self.clip, self.tile = weights, compat, rule, clip, tile
+        if without and without not in SWITCHES:
+            raise InputError(f"dcfb: without={without!r} is not one of {', '.join(SWITCHES)}")
+        self.weights, self.compat, self.rule, self.clip = weights, compat, rule, clip
+        self.without, self.tile = without, tile
 
     def setup(self, device: torch.device | str = "cpu") -> None:
         """Load the weights and move them to `device`."""
@@ -84,6 +98,8 @@ class DCFBFusion(Method):
     def _trained(self, path: str | Path) -> FusionNetwork:
         network = FusionNetwork(Design.of(read_state(path)))
         load_weights(network, path)
+        if self.without:
+            switch_off(network, self.without)
         return network
 
     def _shipped(self) -> Path:

@@ -284,6 +284,33 @@ def _act(x: Tensor) -> Tensor:
     return F.leaky_relu(x, 0.1)
 
 
+SWITCHES = ("displacement", "attention", "convolution", "context")
+
+
+@torch.no_grad()
+def switch_off(network: FusionNetwork, part: str) -> None:
+    """Take one of `SWITCHES` out of a trained network by setting the weights that lead from it to zero.
+
+    "context" is everything that the blocks say to the full-resolution head; the alignment stays.
+    """
+    if not network.design.features:
+        return
+    blocks = [m for m in network.features.modules() if isinstance(m, DCFB)]
+    silenced: list[Tensor] = []
+    if part == "displacement":
+        last = [b.offset_out for b in blocks if b.parts.deform] + [c.out for c in [network.features.coarse]]
+        silenced = [p for layer in last for p in layer.parameters()]
+    elif part == "context":
+        silenced = list(network.context.parameters())
+    else:
+        for block in blocks:
+            if block.parts.attention and block.parts.conv:
+                attention, conv = block.join.weight.chunk(2, 1)
+                silenced.append(attention if part == "attention" else conv)
+    for weight in silenced:
+        weight.zero_()
+
+
 def warp(image: Tensor, field: Tensor) -> Tensor:
     """Sample `image` (B, 1, D, H, W) at voxel + displacement, given in voxels on any grid (B, d, h, w, 3)."""
     size = image.shape[2:]

@@ -74,7 +74,12 @@ def test_command(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--with", "x=dcfb"], "LABEL=METHOD:WEIGHTS"), (["--with", "x=dcfb:none.pt"], "no such file")],
+    [
+        (["--with", "x"], "LABEL=METHOD,PARAM=VALUE"),
+        (["--with", "x=dcfb,weights"], "LABEL=METHOD,PARAM=VALUE"),
+        (["--with", "x=dcfb,size=3"], "size"),
+        (["--with", "x=dcfb,weights=none.pt"], "no such file"),
+    ],
 )
 def test_bad_options(options, message, capsys):
     assert main(["robustness", "--methods", "average", *options]) == 2

@@ -168,6 +168,25 @@ def test_ablations_are_told_from_their_weights(without, tmp_path):
     assert "w.safetensors" in method.info.trained_on
 
 
+def test_parts_switched_off():
+    a, b = (x[None, None] for x in pair(32, 32, 32))
+    whole = lively(net.FusionNetwork())
+    base = whole.explain(a, b)
+    assert (base["aligned"] - b).abs().max() > 0.01
+    for part in net.SWITCHES:
+        network = lively(net.FusionNetwork())
+        network.load_state_dict(whole.state_dict())
+        net.switch_off(network, part)
+        out = network.explain(a, b)
+        assert (out["fused"] - base["fused"]).abs().max() > 1e-4, part
+        if part == "displacement":
+            torch.testing.assert_close(out["aligned"], b)
+        if part == "context":
+            torch.testing.assert_close(out["aligned"], base["aligned"])
+    with pytest.raises(InputError, match="without='nose'"):
+        fusebench.create_method("dcfb", without="nose")
+
+
 def test_flat_design_treats_slices_alone():
     network = lively(net.FusionNetwork(recipe.ABLATIONS["flat"]))
     a, b = (x[None, None] for x in pair(5, 32, 30))
@@ -268,7 +287,11 @@ def test_align_target_undoes_the_displacement():
     before = after = 0.0
     for seed in range(4):
         sample = rec.sample(subjects, 0, np.random.default_rng(seed))
-        b, clean, field = sample["b"][None], sample["b_clean"][None], sample["field"].permute(1, 2, 3, 0)[None]
+        b, clean, field = (
+            sample["b"][None],
+            sample["b_clean"][None],
+            sample["field"].permute(1, 2, 3, 0)[None],
+        )
         before += float((b - clean).abs().mean())
         after += float((net.warp(b, field) - clean).abs().mean())
     assert after < 0.5 * before
