@@ -19,8 +19,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from .ranking import ALPHA
-from .tables import ARROWS, Board, Column
+from .board import ARROWS, Board, Column
+from .significance import ALPHA
 
 # Two hues of the Okabe-Ito set that stay apart for all common colour-vision deficiencies and in grey.
 METHOD, CONTROL, ACCENT = "#0072B2", "#999999", "#D55E00"

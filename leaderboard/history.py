@@ -316,6 +316,7 @@ def chart(store: str | Path, out: str | Path) -> tuple[list[Path], list[Step]]:
         .get_template("history.html")
         .render(
             root="",
+            home="History",
             steps=found,
             drawn=drawn,
             commits=len(history),

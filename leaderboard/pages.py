@@ -14,9 +14,10 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from . import charts, volumes
+from .board import Board, Column
 from .published import NOTE, number, paper_table
 from .runs import Runs
-from .tables import Board, Column, facts_of
+from .tables import facts_of
 
 SITE = Path(__file__).parent / "site"
 
@@ -147,6 +148,7 @@ def environment(manifest: Mapping[str, Any]) -> Environment:
     hardware = manifest.get("hardware", {})
     made.globals.update(
         slug=slug,
+        home="Leaderboard",
         nav=[],
         run={"id": "", "created": "", **manifest.get("run", {})},
         versions={"fusebench": "", **manifest.get("versions", {})},

@@ -10,7 +10,8 @@ import pandas as pd
 
 from fusebench.metric import MetricId
 
-from .tables import Board, markdown_text
+from .board import Board
+from .markup import markdown_text
 
 
 @dataclass(frozen=True)

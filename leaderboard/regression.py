@@ -16,9 +16,10 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from .markup import markdown_text
 from .ranking import plural
 from .runs import Runs, groups
-from .tables import facts_of, markdown_text
+from .tables import facts_of
 
 Mode = Literal["auto", "exact", "test"]
 Verdict = Literal["loss", "gain", "same", "warning"]

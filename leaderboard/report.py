@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from . import charts, runs
+from .board import Board, Column
 from .pages import SITE, Pages, Section, Span, slug
 from .published import paper_markdown, paper_table
-from .tables import Board, Column, build
+from .tables import build
 
 
 def write(

@@ -11,6 +11,7 @@ from conftest import make_run
 from scipy import stats
 
 ranking = importlib.import_module("fusebench.leaderboard.ranking")
+significance = importlib.import_module("fusebench.leaderboard.significance")
 
 # Demšar 2006, table 6: AUC of C4.5 with and without tuned m and cf on 14 datasets.
 DEMSAR = pd.DataFrame(
@@ -47,7 +48,7 @@ def test_demsar_average_ranks() -> None:
 
 
 def test_demsar_friedman_and_iman_davenport() -> None:
-    test = ranking.friedman(DEMSAR)
+    test = significance.friedman(DEMSAR)
     # The paper leaves ties uncorrected; its tied ranks are 3 pairs and one quadruple.
     ties = (3 * (2**3 - 2) + (4**3 - 4)) / (14 * (4**3 - 4))
     chi2 = test.chi2 * (1 - ties)
@@ -58,22 +59,22 @@ def test_demsar_friedman_and_iman_davenport() -> None:
 
 
 def test_demsar_critical_difference_and_groups() -> None:
-    assert ranking.critical_difference(4, 14, 0.05) == pytest.approx(1.25, abs=0.005)
-    assert ranking.critical_difference(4, 14, 0.10) == pytest.approx(1.12, abs=0.005)
-    p = ranking.pairwise_nemenyi(DEMSAR)
+    assert significance.critical_difference(4, 14, 0.05) == pytest.approx(1.25, abs=0.005)
+    assert significance.critical_difference(4, 14, 0.10) == pytest.approx(1.12, abs=0.005)
+    p = significance.pairwise_nemenyi(DEMSAR)
     # "At p = 0.10 ... C4.5 is significantly worse than C4.5+m and C4.5+m+cf", and nothing else differs.
     below = {frozenset((a, b)) for a in p for b in p if p.loc[a, b] < 0.10}
     assert below == {frozenset(("C4.5", "C4.5+m")), frozenset(("C4.5", "C4.5+m+cf"))}
     order = ["C4.5+m+cf", "C4.5+m", "C4.5+cf", "C4.5"]
-    assert ranking.cliques(order, p, 0.10) == [tuple(order[:3]), tuple(order[2:])]
-    assert ranking.letters(order, p, 0.10) == dict(zip(order, ("a", "a", "ab", "b"), strict=True))
+    assert significance.cliques(order, p, 0.10) == [tuple(order[:3]), tuple(order[2:])]
+    assert significance.letters(order, p, 0.10) == dict(zip(order, ("a", "a", "ab", "b"), strict=True))
 
 
 def test_wilcoxon_agrees_with_the_published_r_example() -> None:
     # Hollander & Wolfe 1973, p. 29, as in R's help of wilcox.test (paired): V = 40, p = 0.03906 two-sided.
     x = [1.83, 0.50, 1.62, 2.48, 1.68, 1.88, 1.55, 3.06, 1.30]
     y = [0.878, 0.647, 0.598, 2.05, 1.06, 1.29, 1.06, 3.14, 1.29]
-    p = ranking.pairwise_wilcoxon(pd.DataFrame({"x": x, "y": y}))
+    p = significance.pairwise_wilcoxon(pd.DataFrame({"x": x, "y": y}))
     assert p.loc["x", "y"] == pytest.approx(0.0390625)
 
 
@@ -85,20 +86,20 @@ def test_holm_multiplies_in_order() -> None:
     for i, (pair, p) in enumerate(sorted(raw.items(), key=lambda item: item[1])):
         worst = max(worst, min(1.0, (3 - i) * p))
         expected[pair] = worst
-    adjusted = ranking.pairwise_wilcoxon(blocks)
+    adjusted = significance.pairwise_wilcoxon(blocks)
     for pair, p in expected.items():
         assert adjusted.loc[pair[0], pair[1]] == adjusted.loc[pair[1], pair[0]] == pytest.approx(p)
 
 
 def test_tied_differences_agree_with_scipy() -> None:
     d = np.array([1.0, 1.0, -1.0, 2.0, 3.0, 3.0, 0.0])
-    p = ranking.pairwise_wilcoxon(pd.DataFrame({"x": d, "y": np.zeros(7)})).loc["x", "y"]
+    p = significance.pairwise_wilcoxon(pd.DataFrame({"x": d, "y": np.zeros(7)})).loc["x", "y"]
     assert p == pytest.approx(stats.wilcoxon(d).pvalue)
     assert p != pytest.approx(stats.wilcoxon(d, method="asymptotic").pvalue, abs=0.01)
 
 
 def test_equal_methods_do_not_differ() -> None:
-    p = ranking.pairwise_wilcoxon(pd.DataFrame({"a": [1.0] * 9, "b": [1.0] * 9, "c": np.arange(9.0)}))
+    p = significance.pairwise_wilcoxon(pd.DataFrame({"a": [1.0] * 9, "b": [1.0] * 9, "c": np.arange(9.0)}))
     assert p.loc["a", "b"] == 1 and (np.diag(p) == 1).all()
 
 

@@ -98,6 +98,7 @@ def server(site: Path) -> Iterator[str]:
 def watched_page(browser: Any, root: str) -> Iterator[Any]:
     """A page whose errors, dialogs and requests beyond `root` fail the test at its end."""
     page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.set_default_timeout(120_000)  # a loaded machine is slow, not wrong
     problems: list[str] = []
 
     def request(r: Any) -> None:
@@ -238,13 +239,14 @@ def test_picture_is_shown_in_colour_and_upright(page: Any) -> None:
 
 @pytest.mark.browser
 def test_niivue_follows_the_crosshair(page: Any) -> None:
+    page.set_viewport_size({"width": 600, "height": 400})  # WebGL is emulated: few pixels
     page.goto(page.root + "index.html")
     page.get_by_role("link", name="case-000", exact=True).click()
     page.wait_for_selector("#viewer[data-ready=yes]")
     if not page.evaluate("Boolean(document.createElement('canvas').getContext('webgl2'))"):
         pytest.skip("this Chromium offers no WebGL2")
     page.click("#open-niivue")
-    page.wait_for_selector('#niivue-box[data-shown="mri+pet"][data-cursor]', timeout=60_000)
+    page.wait_for_selector('#niivue-box[data-shown="mri+pet"][data-cursor]')
     page.locator('.pane[data-id="mri"] canvas[data-plane="axial"]').press("ArrowLeft")
     page.wait_for_selector(f'#niivue-box[data-cursor="{SHAPE[0] // 2},{SHAPE[1] // 2},{SHAPE[2] // 2 - 1}"]')
     page.select_option("#niivue-base", "method:good")
