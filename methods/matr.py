@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from fusebench.method import MethodInfo
+from fusebench.method import MethodInfo, Weights
 
 from ._learned import LearnedSliceMethod
 from ._weights import Layout
@@ -128,6 +128,11 @@ class MATR(LearnedSliceMethod):
         dims=2,
         paper="Tang et al., MATR: Multimodal Medical Image Fusion via Multiscale Adaptive Transformer, "
         "IEEE TIP 31, 2022",
+        trained_on="phantom (24 train subjects, slices in three planes)",
+        weights=Weights(
+            file="weights/matr.safetensors",
+            sha256="a386837ec759459fb73cf54e78f3dc7e8ef7d6a8bf6fbd9f6fe0913df5668a6a",
+        ),
         params=11_574,
     )
     recipes = {"default": "._recipes_2d:MATRRecipe"}
