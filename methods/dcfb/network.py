@@ -23,8 +23,8 @@ from .block import DCFB, Parts
 
 # Sizes are padded to a multiple of this: three levels of tokens, the finest of four voxels.
 STRIDE = 16
-# Below about this intensity of both sources the residual fades.
-DARK = 0.02
+# The residual fades below about FAINT, and everything below DARK, of the brighter source.
+FAINT, DARK = 0.02, 0.01
 HEAD_LAYERS = 2
 
 Step = tuple[int, int, int]
@@ -254,6 +254,8 @@ class FusionNetwork(nn.Module):
         far = [p for n, m in zip(shape[::-1], self.multiple[::-1], strict=True) for p in (0, -n % m)]
         if any(far):
             a, b = (F.pad(x, far, mode="replicate") for x in (a, b))
+        # Where both images are black, so is the result, wherever the alignment moves what.
+        lit = (torch.maximum(a, b) / DARK).clamp(0, 1)
         context = None
         if self.design.features:
             tokens, field = self.features(a, b)
@@ -268,10 +270,9 @@ class FusionNetwork(nn.Module):
                 hidden, context = hidden + context, None
         logit, raw = self.out(_act(hidden)).chunk(2, 1)
         weight = torch.sigmoid(logit)
-        # Where both images are black, so is the result.
         peak = torch.maximum(a, b)
-        residual = self.design.residual * torch.tanh(raw) * (peak / (peak + DARK))
-        fused = (weight * a + (1 - weight) * b + residual).clamp(0, 1)
+        residual = self.design.residual * torch.tanh(raw) * (peak / (peak + FAINT))
+        fused = (weight * a + (1 - weight) * b + residual).clamp(0, 1) * lit
         out = {"fused": fused, "weight": weight, "residual": residual, "aligned": b}
         out = {k: v[..., : shape[0], : shape[1], : shape[2]] for k, v in out.items()}
         if self.flat:
