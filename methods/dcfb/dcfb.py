@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from fusebench.method import Method, MethodInfo, Weights
 
 from .._weights import load_weights, read_state
 from .compat import CompatNetwork
-from .network import SWITCHES, Design, FusionNetwork, switch_off
+from .network import SWITCHES, Design, FusionNetwork, switch_off, trust
 from .tiles import fuse_tiles
 
 
@@ -122,7 +123,9 @@ class DCFBFusion(Method):
                 fused: Tensor = self.network(a[None, None], b[None, None])[0, 0, :d, :h, :w]
                 return fused.clamp(0, 1) if self.clip else fused
             tile = self.tile if self.tile is not None else (192 if a.numel() > 8_000_000 else 0)
+            network = cast(FusionNetwork, self.network)
+            share = trust(network, a[None, None], b[None, None])
             if tile:
-                return fuse_tiles(self.network, a, b, tile)
-            fused = self.network(a[None, None], b[None, None])[0, 0]
+                return fuse_tiles(partial(network, share=share), a, b, tile)
+            fused = network(a[None, None], b[None, None], share)[0, 0]
             return fused

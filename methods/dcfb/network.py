@@ -171,18 +171,18 @@ class Features(nn.Module):
             self.coarse = Coarse(flat)
         self.checkpointing = False
 
-    def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, a: Tensor, b: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
         """Tokens (B, D/4, H/4, W/4, 2C) of both streams; displacement (B, D/4, H/4, W/4, 3) in voxels.
 
-        The displacement says where in `b` the content of `a` is found.
+        The displacement says where in `b` the content of `a` is found; `share` of the coarse one is used.
         """
         x = torch.cat([e(t) for e, t in zip(self.embed, (a, b), strict=True)])
         x = x.permute(0, 2, 3, 4, 1).contiguous()
         scale = x.new_tensor(self.step)
         finer = tuple(1 / s for s in self.step)
         field = x.new_zeros(*x.shape[:-1], 3)
-        if hasattr(self, "coarse"):
-            first = self.coarse(*(self.coarse.pool(t, self.coarse.POOL) for t in (a, b)))
+        if share and hasattr(self, "coarse"):
+            first = share * self.coarse(*(self.coarse.pool(t, self.coarse.POOL) for t in (a, b)))
             first = _resize(first.permute(0, 2, 3, 4, 1), self.step) / scale**2
             field = torch.cat([first, -first])  # nearly each other's inverse, for the blocks to better
         skips = []
@@ -231,21 +231,23 @@ class FusionNetwork(nn.Module):
         for parameter in self.out.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+    def forward(self, a: Tensor, b: Tensor, share: float = 1.0) -> Tensor:
         """Fuse.
 
         Parameters
         ----------
         a, b : Tensor, shape (B, 1, D, H, W), in [0, 1]
             Structural and functional; any size.
+        share : float
+            How much of the coarse displacement to apply; see `trust`.
 
         Returns
         -------
         Tensor, shape (B, 1, D, H, W), in [0, 1]
         """
-        return self.explain(a, b)["fused"]
+        return self.explain(a, b, share)["fused"]
 
-    def explain(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+    def explain(self, a: Tensor, b: Tensor, share: float = 1.0) -> dict[str, Tensor]:
         """`forward` with what leads to it: ``fused``, ``weight`` of `a`, ``residual``, ``aligned`` `b`."""
         batch, _, *size = a.shape
         if self.flat:
@@ -258,7 +260,7 @@ class FusionNetwork(nn.Module):
         lit = (torch.maximum(a, b) / DARK).clamp(0, 1)
         context = None
         if self.design.features:
-            tokens, field = self.features(a, b)
+            tokens, field = self.features(a, b, share)
             b = warp(b, field)
             context = self.context(tokens).permute(0, 4, 1, 2, 3)
             context = F.interpolate(context, size=a.shape[2:], mode="trilinear", align_corners=False)
@@ -283,6 +285,44 @@ class FusionNetwork(nn.Module):
 def _act(x: Tensor) -> Tensor:
     # At full resolution the exact GELU's backward pass would cost as much as a convolution.
     return F.leaky_relu(x, 0.1)
+
+
+def trust(network: FusionNetwork, a: Tensor, b: Tensor) -> float:
+    """How much of the coarse displacement to apply to a pair: none, half or all of it.
+
+    Heads unlike those it was trained on (with skull, other voxels) can mislead it.  The share that gives the
+    functional image the most mutual information with the structural one is taken; none at a draw.
+
+    Parameters
+    ----------
+    a, b : Tensor, shape (1, 1, D, H, W)
+        Whole volumes.
+    """
+    if (
+        network.flat
+        or min(a.shape[2:]) < STRIDE
+        or not (network.design.features and network.design.parts.deform)
+    ):
+        return 0.0
+    coarse = network.features.coarse
+    far = [p for n in a.shape[:1:-1] for p in (0, -n % STRIDE)]
+    a, b = (F.pad(x, far, mode="replicate") for x in (a, b))
+    field = coarse(*(coarse.pool(x, coarse.POOL) for x in (a, b))).permute(0, 2, 3, 4, 1)
+    a, b = (F.avg_pool3d(x, 2) for x in (a, b))
+    field = field / 2
+    shares = (0.0, 0.5, 1.0)
+    information = [_mutual_information(a, warp(b, field * share) if share else b) for share in shares]
+    return shares[information.index(max(information))]
+
+
+def _mutual_information(a: Tensor, b: Tensor, bins: int = 32) -> float:
+    """Mutual information of two images in [0, 1], in nats, from a joint histogram."""
+    i, j = ((x.flatten() * bins).long().clamp(0, bins - 1) for x in (a, b))
+    joint = torch.bincount(i * bins + j, minlength=bins * bins).view(bins, bins).double()
+    joint = joint / joint.sum()
+    apart = joint.sum(0, keepdim=True) * joint.sum(1, keepdim=True)
+    seen = joint > 0
+    return float((joint[seen] * (joint[seen] / apart[seen]).log()).sum())
 
 
 SWITCHES = ("displacement", "attention", "convolution", "context")

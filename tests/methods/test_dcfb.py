@@ -164,7 +164,8 @@ def test_ablations_are_told_from_their_weights(without, tmp_path):
     method = fusebench.create_method("dcfb", weights=str(tmp_path / "w.safetensors"))
     method.setup("cpu")
     a, b = pair(17, 20, 9)
-    torch.testing.assert_close(method.fuse(a, b), network(a[None, None], b[None, None])[0, 0])
+    share = net.trust(network, a[None, None], b[None, None])
+    torch.testing.assert_close(method.fuse(a, b), network(a[None, None], b[None, None], share)[0, 0])
     assert method.info.weights is None
     assert "w.safetensors" in method.info.trained_on
 
@@ -186,6 +187,17 @@ def test_parts_switched_off():
             torch.testing.assert_close(out["aligned"], base["aligned"])
     with pytest.raises(InputError, match="without='nose'"):
         fusebench.create_method("dcfb", without="nose")
+
+
+def test_the_displacement_is_trusted_where_it_helps():
+    """A forced shift of two voxels: taken where it undoes one, left where there is none to undo."""
+    network = net.FusionNetwork().eval().requires_grad_(False)
+    network.features.coarse.out.bias.copy_(torch.tensor([0.0, 0.0, 0.5]))  # times 4: two voxels
+    a, _ = pair(48, 48, 48, seed=3)
+    b = 1 - a
+    assert net.trust(network, a[None, None], b[None, None]) == 0
+    assert net.trust(network, a[None, None], b.roll(2, 2)[None, None]) == 1
+    assert net.trust(network, a[None, None, :1], b[None, None, :1]) == 0
 
 
 def test_flat_design_treats_slices_alone():
