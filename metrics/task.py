@@ -177,8 +177,9 @@ def wm_edge(t: Triple, part: str, variant: str) -> Tensor:
     border = norm([derivative(wm, k, t.scale, "replicate") for k in range(t.dims)])
     x = torch.stack([t.pick(border)[0], t.pick(magnitude(t, "fused", "replicate"))[0]]).double()
     x = x - x.mean(1, keepdim=True)
-    c = (x @ x.mT / x.shape[1])[None]
-    return correlation(c[:, 0, 1], c[:, 0, 0], c[:, 1, 1], torch.ones_like(c[:, 0, 0]) * 1e-9)
+    c = (x @ x.mT / x.shape[1]).cpu().numpy()[None]
+    r = correlation(c[:, 0, 1], c[:, 0, 0], c[:, 1, 1], np.array([1e-9]))
+    return torch.from_numpy(r).to(t.a.device)
 
 
 @metric(
