@@ -321,10 +321,15 @@ def _card(info: Mapping[str, Any]) -> list[tuple[str, str]]:
             ("settings", parameters),
             ("colour", info.get("colour")),
             ("notes", info.get("notes")),
-            ("origin", info.get("origin")),
+            ("origin", _place(str(info.get("origin") or ""))),
             ("content key", info.get("key")),
         ]
     )
+
+
+def _place(origin: str) -> str:
+    """Where a plugin is from, without the folders of the machine it ran on."""
+    return "/".join(origin.split("/")[-2:]) if origin.startswith("/") else origin
 
 
 def _definition(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -334,7 +339,12 @@ def _definition(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     return _filled(
         [
             ("better", better.get(str(facts.get("direction")), "not known")),
-            ("range", f"{facts['low']:g} to {facts['high']:g}" if facts.get("high") is not None else ""),
+            (
+                "range",
+                f"{facts['low']:g} to {facts['high']:g}".replace("inf", "∞")
+                if facts.get("high") is not None
+                else "",
+            ),
             ("unit", facts.get("unit")),
             ("family", facts.get("family")),
             ("paper", facts.get("paper")),
