@@ -11,10 +11,10 @@ from fusebench.triple import Triple
 
 
 def levels(t: Triple, name: str) -> Tensor:
-    """Grey levels 0..255 of the foreground, ``(N, P)``, int64; -1 outside it."""
+    """Grey levels 0..255 of the foreground, ``(N, P)``, int32; -1 outside it."""
 
     def make() -> Tensor:
-        x = t.points(name).round().long()
+        x = t.points(name).round().int()
         return x if t.weights is None else torch.where(t.weights > 0, x, -1)
 
     return t.cached(("levels", name), make)
@@ -40,8 +40,8 @@ def stretched(t: Triple, name: str) -> Tensor:
     """The image with its foreground stretched to whole numbers from 0 to 255; constant images are 0."""
 
     def make() -> Tensor:
-        x = t.image(name).double()
-        low, high = (v.view(-1, *[1] * t.dims) for v in _range(t, name))
+        x = t.image(name)
+        low, high = (v.to(x.dtype).view(-1, *[1] * t.dims) for v in _range(t, name))
         span = high - low
         # Halves round up, as in MATLAB.
         return (x - low).div_(torch.where(span > 0, span, 1)).mul_(255).add_(0.5).floor_().clamp_(0, 255)
@@ -53,7 +53,7 @@ def stretched_levels(t: Triple, name: str) -> Tensor:
     """Grey levels of `stretched`, as `levels`."""
 
     def make() -> Tensor:
-        out = t.pick(stretched(t, name)).long()
+        out = t.pick(stretched(t, name)).int()
         return out if t.weights is None else torch.where(t.weights > 0, out, -1)
 
     return t.cached(("stretched levels", name), make)
@@ -74,7 +74,7 @@ def binned_joint(t: Triple, x: str, y: str, bins: int) -> Tensor:
 
     def cut(name: str) -> Tensor:
         values = t.points(name).double()
-        low, high = (v[:, None] for v in _range(t, name))
+        low, high = (v.double()[:, None] for v in _range(t, name))
         steps = torch.arange(bins + 1, dtype=torch.float64, device=values.device)
         flat = (high <= low).double()
         # As numpy.linspace rounds it: whole grey levels lie on edges.
@@ -90,7 +90,7 @@ def binned_joint(t: Triple, x: str, y: str, bins: int) -> Tensor:
 
 def _range(t: Triple, name: str) -> tuple[Tensor, Tensor]:
     """Least and greatest value ``(N,)`` of the foreground."""
-    x = t.points(name).double()
+    x = t.points(name)
     if t.weights is None:
         return x.amin(1), x.amax(1)
     inside = t.weights > 0

@@ -21,6 +21,8 @@ _PEAK = 255.0
 
 # Below this a difference of sums is no longer exact, and the error is computed voxel by voxel.
 _SURE = 1e-3
+# Voxels in double precision at once.
+_CHUNK = 1 << 20
 _ROWS = {"a": 0, "b": 1, "fused": 2}
 
 
@@ -31,13 +33,16 @@ def _moments(t: Triple) -> tuple[Array, Array]:
     """
 
     def make() -> tuple[Array, Array]:
-        x, w = t.stacked.double(), t.weights
+        w = t.weights
         if w is None and len(t) == 1:
-            rows = x[:, 0]
-            count = rows.shape[1]
-            mean, product = rows.sum(1)[None], (rows @ rows.mT)[None]
-            return mean.cpu().numpy() / count, product.cpu().numpy() / count
-        x = x.transpose(0, 1)
+            mean, product = np.zeros(3), np.zeros((3, 3))
+            count = t.stacked.shape[2]
+            for start in range(0, count, _CHUNK):
+                rows = t.stacked[:, 0, start : start + _CHUNK].double()
+                mean = mean + rows.sum(1).cpu().numpy()
+                product = product + (rows @ rows.mT).cpu().numpy()
+            return mean[None] / count, product[None] / count
+        x = t.stacked.double().transpose(0, 1)
         y = x / x.shape[2] if w is None else x * (w / w.sum(1, keepdim=True))[:, None]
         return y.sum(2).cpu().numpy(), (y @ x.mT).cpu().numpy()
 
