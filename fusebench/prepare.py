@@ -78,7 +78,11 @@ def prepare_cases(
     os.environ.update(dict.fromkeys(names, "1"))
     try:
         with ProcessPoolExecutor(min(jobs, len(cases)), mp_context=context) as pool:
-            _feed(pool, list(reversed(cases)), images, 2 * jobs, done)
+            try:
+                _feed(pool, list(reversed(cases)), images, 2 * jobs, done)
+            except KeyboardInterrupt:
+                pool.shutdown(wait=False, cancel_futures=True)  # what waits is for the next run
+                raise
     except BrokenProcessPool:
         raise FuseBenchError(
             "a worker died (out of memory?); what is finished is kept: repeat with fewer --jobs"
