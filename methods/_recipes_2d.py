@@ -38,7 +38,7 @@ class DenseFuseRecipe(SliceRecipe):
 
     defaults = Hyperparameters(steps=600, batch=4, lr=2e-3, warmup=50, val_every=60)
     crop = (64, 64)
-    val_batches = 4
+    val_batches = 6
     notes = (
         "Auto-encoder on single slices, MRI and PET alike. Loss: MSE on the 0..255 scale + 100 (1 - SSIM), "
         "divided by 100, as in the paper and the authors' program (which takes MS-SSIM). "
@@ -128,7 +128,7 @@ class DILRANRecipe(SliceRecipe):
 
     defaults = Hyperparameters(steps=350, batch=2, lr=1e-3, warmup=30, val_every=35)
     crop = (96, 96)
-    val_batches = 4
+    val_batches = 6
     notes = (
         "Auto-encoder on single slices, MRI and PET alike. Loss: MSE + 0.2 MSE of the absolute Sobel "
         "gradients; the paper's perceptual term needs VGG-16 weights and is left out."

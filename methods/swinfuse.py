@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from fusebench.method import MethodInfo
+from fusebench.method import MethodInfo, Weights
 
 from ._learned import LearnedSliceMethod
 from ._weights import Layout
@@ -150,6 +150,11 @@ class SwinFuse(LearnedSliceMethod):
         summary="Swin transformer auto-encoder, row and column L1 fusion",
         dims=2,
         paper="Wang et al., SwinFuse: A Residual Swin Transformer Fusion Network, IEEE TIM 71, 2022",
+        trained_on="phantom (24 train subjects, slices in three planes)",
+        weights=Weights(
+            file="weights/swinfuse.safetensors",
+            sha256="bc3f965a325b520ba1f02c2b101eb260d45d987665468bd9adcdb83400d79845",
+        ),
         params=2_020_891,
     )
     recipes = {"default": "._recipes_2d:SwinFuseRecipe"}
