@@ -48,7 +48,7 @@ def describe_run(
         "methods": {
             m.name: {
                 **asdict(m.info),
-                "parameters": {k: v for k, v in m.parameters.items()},
+                "parameters": dict(m.parameters),
                 "key": m.key,
                 "origin": m.origin,
                 "broken": m.broken,

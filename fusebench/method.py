@@ -64,8 +64,9 @@ class Method:
     Constructor arguments are the method's parameters; store each under its own name (as scikit-learn
     estimators do), so that `parameters` and the content key see them.
 
-    A learned method names its training recipes in `recipes`: name -> ``"module:Class"``, the module absolute,
-    relative to the plugin's package (leading dot) or empty (the plugin's own file).  The first is the default.
+    A learned method names its training recipes in `recipes`: name -> ``"module:Class"``, the module
+    absolute, relative to the plugin's package (leading dot) or empty (the plugin's own file).  The first
+    is the default.
     """
 
     info: ClassVar[MethodInfo]
