@@ -20,7 +20,11 @@ WHOLE_IMAGE = "the feature is a transform of the whole image, which sees what li
 EXPECTED = {
     "fmi_dct": {"masked_is_cropped": WHOLE_IMAGE},
     "fmi_wavelet": {"masked_is_cropped": WHOLE_IMAGE},
+    "fmi_edge": {"masked_is_cropped": "the threshold of its edge detector comes from the whole image"},
     "q_cb": {"masked_is_cropped": "images are stretched and filtered as a whole, as published"},
+    "q_p": {
+        "masked_is_cropped": "phase congruency filters the whole image, and takes its noise level from it"
+    },
     "q_sf": {"masked_is_cropped": "published as a sum over all pixels; inside a mask the mean is over pairs"},
     "lesion_contrast": {"range_true": "0 to 1 is what faithful fusions give; an inverted lesion is negative"},
     "wm_edge": {"direction_true": "white-matter borders are not resolved on the small phantom of the kit"},
