@@ -30,10 +30,11 @@ def test_killed_ten_times_equals_uninterrupted(bench: Bench, tmp_path: Path) -> 
     command += ["--metrics", "psnr", "--out", str(out), *options, "--jobs"]
     environment = {**os.environ, "ENGINE_TEST_LOG": str(log)}
     moments = random.Random(7)
-    for _ in range(KILLS):
+    for kill in range(KILLS):
         known, fused_before = stored(out), fused(log)
+        # With a worker process and without: a worker must not outlive its parent.
         process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            [*command, str(kill % 2)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
         # Random moments of the run proper: after its first fusion, whenever that comes.
         while len(fused(log)) == len(fused_before) and process.poll() is None:
