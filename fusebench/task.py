@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import random
 import statistics
 import time
@@ -88,7 +89,9 @@ class TaskRunner:
         """Read the fused volume where it is stored under the same key, else make it."""
         stored = _read_stored(Path(task.fused_path), task.fuse_key) if task.reuse else None
         if stored is not None:
-            return stored, None
+            fused, made = stored
+            timing.update(made)
+            return fused, None
         self.stage("fuse")
         method = self._method(task)
         case = task.case
@@ -103,7 +106,8 @@ class TaskRunner:
             timing["fuse_iqr"] = high - low
         timing["memory_mb"], timing["gpu_memory_mb"] = peak.memory_mb, peak.gpu_memory_mb
         if task.save:
-            _store(Path(task.fused_path), fused, case.a, task.fuse_key)
+            made = {k: v for k, v in timing.items() if k != "load_seconds"}
+            _store(Path(task.fused_path), fused, case.a, task.fuse_key, made)
             if fused.shape[0] == 1:  # a picture, in the colours of its functional source
                 write_image(Path(task.fused_path.removesuffix(".nii.gz") + ".png"), fused, like=case.b)
             _store_sources(Path(task.fused_path).parent, case)
@@ -255,9 +259,14 @@ def describe(error: BaseException) -> str:
 # -- stored volumes ------------------------------------------------------------------------------
 
 
-def _store(path: Path, data: NDArray[Any], like: Volume, key: str) -> None:
+def _store(
+    path: Path, data: NDArray[Any], like: Volume, key: str, made: Mapping[str, Any] | None = None
+) -> None:
+    """Write NIfTI with the content key, and what making it took, in its header."""
     image = nib.Nifti1Image(np.ascontiguousarray(data.T), like.affine)
     image.header["descrip"] = f"fusebench {key}".encode()
+    note = nib.nifti1.Nifti1Extension("comment", json.dumps(made or {}).encode())
+    image.header.extensions.append(note)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
@@ -272,14 +281,16 @@ def _store_sources(folder: Path, case: Case) -> None:
                 _store(path.with_name("chroma.nii.gz"), volume.chroma, volume, case.fingerprint)
 
 
-def _read_stored(path: Path, key: str) -> Image | None:
+def _read_stored(path: Path, key: str) -> tuple[Image, dict[str, Any]] | None:
+    """Voxels, and what making them took, of a volume stored under `key`."""
     if not path.is_file():
         return None
     try:
         image = nib.Nifti1Image.from_filename(path)
         if image.header["descrip"].item().decode(errors="replace") != f"fusebench {key}":
             return None
-        return np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0)
+        made = json.loads(image.header.extensions[0].get_content())
+        return np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0), made
     # A damaged file is not an answer; the volume is simply made again.
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError):
+    except (OSError, EOFError, ValueError, IndexError, nib.filebasedimages.ImageFileError):
         return None

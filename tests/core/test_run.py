@@ -133,6 +133,7 @@ def test_new_metric_is_scored_on_stored_volumes(
     merged = fresh.merge(rows(), on=["case", "metric"])
     assert len(merged) == 6
     assert (merged.value_x == merged.value_y).all()
+    assert rows().fuse_seconds.notna().all(), "what the stored volume took stays on the board"
 
 
 def test_failures_are_tried_again(bench: Bench, tmp_path: Path, rows: Rows) -> None:
