@@ -14,9 +14,10 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -174,13 +175,14 @@ class _Cases:
     """Keeps the current case and loads the next one in the background."""
 
     def __init__(self) -> None:
-        self._loads: dict[tuple[str, str], Future[Case]] = {}
+        self._loads: dict[tuple[str, str], Future[tuple[Case, float]]] = {}
         self._pool = ThreadPoolExecutor(1)
 
-    def get(self, case: Case) -> Case:
+    def get(self, case: Case) -> tuple[Case, float]:
+        """Return the loaded case and the seconds that loading took."""
         return self.prefetch(case).result()
 
-    def prefetch(self, case: Case) -> Future[Case]:
+    def prefetch(self, case: Case) -> Future[tuple[Case, float]]:
         key = (case.dataset, case.id)
         if key not in self._loads:
             self._loads = dict(list(self._loads.items())[-1:])
@@ -188,11 +190,12 @@ class _Cases:
         return self._loads[key]
 
 
-def _load(case: Case) -> Case:
+def _load(case: Case) -> tuple[Case, float]:
+    begin = time.perf_counter()
     # The task says what is wrong with an unreadable case; here it only has to not be loaded.
     with contextlib.suppress(Exception):
         _ = case.pair
-    return case
+    return case, time.perf_counter() - begin
 
 
 def _die_with_parent() -> None:
@@ -230,14 +233,8 @@ def main(arguments: list[str]) -> None:
         if upcoming is not None:
             cases.get(task.case)
             cases.prefetch(upcoming)
-        rows = runner.run(_with_case(task, cases.get(task.case)))
-        writer.send(("rows", rows))
-
-
-def _with_case(task: Any, case: Case) -> Any:
-    from dataclasses import replace
-
-    return replace(task, case=case)
+        case, load_seconds = cases.get(task.case)
+        writer.send(("rows", runner.run(replace(task, case=case), load_seconds)))
 
 
 if __name__ == "__main__":

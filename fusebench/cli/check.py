@@ -82,7 +82,7 @@ def _subject(args: argparse.Namespace) -> Any:
     if args.weights is not None:
         parameters["weights"] = str(args.weights.resolve())
     if args.data_dir is not None:
-        parameters["data_dir"] = args.data_dir
+        parameters["data_dir"] = args.data_dir.resolve()
     if args.kind == "metric":
         return MetricSubject(plugin)
     try:

@@ -228,7 +228,7 @@ def make_dataset(plugins: Any, args: argparse.Namespace) -> Any:
     if args.data_dir is not None:
         if not args.data_dir.exists():
             raise InputError(f"--data-dir {args.data_dir}: no such folder")
-        given["data_dir"] = args.data_dir
+        given["data_dir"] = args.data_dir.resolve()  # workers may run in another folder
     elif cls.info.needs_dir and not given:
         raise InputError(f"dataset {args.dataset} needs --data-dir PATH. {cls.info.obtain}".strip())
     try:

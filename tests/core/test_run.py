@@ -71,6 +71,7 @@ def test_segfault_is_named(bench: Bench, rows: Rows) -> None:
 def test_progress_in_this_process_equals_workers(bench: Bench, rows: Rows, tmp_path: Path) -> None:
     assert bench("--methods", "other", "--jobs", "1") == 0
     assert bench("--methods", "other", "--jobs", "0", out=tmp_path / "here") == 0
+    assert (rows().load_seconds > 1e-5).all(), "loading is timed where it happens, before the task"
     here = pd.read_parquet(tmp_path / "here" / "rows.parquet")
     assert list(here.value) == list(rows().value)
 
