@@ -303,7 +303,12 @@ class Board:
 
     def _footnotes(self) -> list[str]:
         """Notes of the board, then the reason of every method that misses cases."""
-        missing = [f"{x.method}: {'; '.join(x.reasons)}" for x in self.lines if x.reasons]
+        # What every method lacks (lesion metrics on a subject without lesion, say) is said once.
+        first, several = self.lines[:1], len(self.lines) > 1
+        shared = [r for x in first for r in x.reasons if several and all(r in y.reasons for y in self.lines)]
+        missing = [f"every method: {reason}" for reason in shared]
+        own = ((x.method, [r for r in x.reasons if r not in shared]) for x in self.lines)
+        missing += [f"{method}: {'; '.join(reasons)}" for method, reasons in own if reasons]
         return [*self.notes, *missing]
 
 
