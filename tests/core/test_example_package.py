@@ -55,6 +55,7 @@ def pip(environment, *command):
     )
 
 
+@pytest.mark.slow
 def test_installed_plugins_come_and_go(environment, run, tmp_path):
     if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode:
         pytest.skip("pip is not installed here")

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from fusebench.results import RunStore
 
@@ -22,6 +23,7 @@ KILLS = 10
 CASES = 12
 
 
+@pytest.mark.slow
 def test_killed_ten_times_equals_uninterrupted(bench: Bench, tmp_path: Path) -> None:
     options = ("--methods", "healthy,other", "--set", "healthy.pause=0.25", "--data-option", f"count={CASES}")
     assert bench(*options, out=tmp_path / "whole") == 0
