@@ -31,7 +31,7 @@ def plan(folder: Path, cases: int) -> list:
     plugins = find_plugins(PLUGINS)
     dataset = plugins.datasets.load("tiny")(count=cases, size=2)
     specs = method_specs(plugins, ["healthy"], {})
-    return make_plan(plugins, dataset, dataset.cases(), specs, Options(run="r", metrics=METRICS), folder)
+    return make_plan(plugins, dataset.cases(), specs, Options(run="r", metrics=METRICS), folder)
 
 
 @pytest.mark.benchmark(group="engine", min_rounds=3)

@@ -29,13 +29,10 @@ from .results import RunStore
 Execute = Callable[[Sequence[Task]], Iterator[Result]]
 
 
-def run_tasks(tasks: Sequence[Task], store: RunStore, execute: Execute, console: Console) -> Counter[str]:
-    """Run `tasks`, store rows as they come, show progress; returns the number of rows by status."""
-    counts: Counter[str] = Counter()
+def run_tasks(tasks: Sequence[Task], store: RunStore, execute: Execute, console: Console) -> None:
+    """Run `tasks`, store rows as they come, show progress."""
     for _task, rows in _shown(execute(tasks), tasks, console):
         store.append(rows)
-        counts.update(row.status for row in rows)
-    return counts
 
 
 def _shown(results: Iterable[Result], tasks: Sequence[Task], console: Console) -> Iterator[Result]:

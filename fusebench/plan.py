@@ -10,7 +10,6 @@ from typing import Any
 
 from .case import Case
 from .content import digest, method_key, path_of, source_key
-from .dataset import Dataset
 from .errors import InputError, PluginError
 from .method import MethodInfo
 from .metric import MetricId, MetricInfo, ranking_set
@@ -164,7 +163,6 @@ class Options:
 
 def make_plan(
     plugins: Plugins,
-    dataset: Dataset,
     cases: Sequence[Case],
     methods: Sequence[MethodSpec],
     options: Options,

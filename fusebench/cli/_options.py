@@ -68,6 +68,17 @@ def settings_of(pairs: Iterable[str], option: str = "--set") -> dict[str, dict[s
     return settings
 
 
+def parameters_of(pairs: Iterable[str], option: str) -> dict[str, Any]:
+    """Parse ``PARAM=VALUE`` pairs of one plugin; values are Python literals, else text."""
+    parameters: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise InputError(f"{option} {pair}: the form is PARAM=VALUE")
+        parameters[name] = literal(text)
+    return parameters
+
+
 def literal(text: str) -> Any:
     """Read a Python literal, or keep the text as it is."""
     try:

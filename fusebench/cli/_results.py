@@ -39,7 +39,7 @@ def score_results(args: argparse.Namespace) -> int:
         run=datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"), metrics=tuple(metrics), protocols=(args.protocol,)
     )
     specs = file_specs(results, args.results_dir, wanted)
-    planned = make_plan(plugins, dataset, cases, specs, options, folder)
+    planned = make_plan(plugins, cases, specs, options, folder)
     infos = metric_infos(plugins, (s.metric for t in planned for s in t.scores))
     tasks = list(file_tasks(planned, results, infos))
     runner = FileRunner(results, wanted)

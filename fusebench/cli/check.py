@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ._options import add_device_option, add_plugin_option, device_of, literal, plugins_of
+from ._options import add_device_option, add_plugin_option, device_of, parameters_of, plugins_of
 
 _STYLES = {
     "pass": "green",
@@ -73,12 +73,7 @@ def _subject(args: argparse.Namespace) -> Any:
     from ..testing import DatasetSubject, MethodSubject, MetricSubject
 
     plugin: Any = getattr(plugins_of(args), f"{args.kind}s").load(args.name)
-    parameters: dict[str, Any] = {}
-    for pair in args.set:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise InputError(f"--set {pair}: the form is PARAM=VALUE")
-        parameters[name] = literal(text)
+    parameters = parameters_of(args.set, "--set")
     if args.weights is not None:
         parameters["weights"] = str(args.weights.resolve())
     if args.data_dir is not None:

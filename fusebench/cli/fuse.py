@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from ..case import Pair
-from ._options import add_device_option, add_plugin_option, literal, plugins_of
+from ._options import add_device_option, add_plugin_option, parameters_of, plugins_of
 
 
 def add(subparsers: Any) -> None:
@@ -51,12 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from ._options import device_of
 
     plugins = plugins_of(args)
-    parameters = {}
-    for pair in args.set:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise InputError(f"--set {pair}: the form is PARAM=VALUE")
-        parameters[name] = literal(text)
+    parameters = parameters_of(args.set, "--set")
     if args.weights is not None:
         parameters["weights"] = str(args.weights.resolve())
     (spec,) = method_specs(plugins, [plugins.methods.entry(args.method).name], {args.method: parameters})

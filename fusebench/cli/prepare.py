@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ..case import Case
-from ._options import add_plugin_option, literal, plugins_of
+from ._options import add_plugin_option, parameters_of, plugins_of
 
 _FIRST = ("subject", "case", "status", "split", "reason")
 
@@ -78,12 +78,7 @@ def run(args: argparse.Namespace) -> int:
 def _dataset(args: argparse.Namespace) -> Any:
     from ..errors import InputError
 
-    parameters: dict[str, Any] = {}
-    for pair in args.data_option:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise InputError(f"--data-option {pair}: the form is PARAM=VALUE")
-        parameters[name] = literal(text)
+    parameters = parameters_of(args.data_option, "--data-option")
     if args.data_dir is not None:
         parameters["data_dir"] = str(args.data_dir)
     try:

@@ -17,7 +17,7 @@ from ._options import (
     add_device_option,
     add_plugin_option,
     add_settings_option,
-    literal,
+    parameters_of,
     plugins_of,
     settings_of,
     split_commas,
@@ -152,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
         save="all" if args.save_fused else "first",
     )
     specs = method_specs(plugins, names, settings)
-    tasks = make_plan(plugins, dataset, cases, specs, options, folder)
+    tasks = make_plan(plugins, cases, specs, options, folder)
     if args.dry_run:
         return dry_run(tasks, folder, args.force, console)
 
@@ -219,12 +219,8 @@ def make_dataset(plugins: Any, args: argparse.Namespace) -> Any:
     from ..errors import InputError
 
     cls = plugins.datasets.load(args.dataset)
-    given: dict[str, Any] = {}
-    for pair in args.data_option:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise InputError(f"--data-option {pair}: the form is PARAM=VALUE")
-        given[name.replace("-", "_")] = literal(text)
+    options = parameters_of(args.data_option, "--data-option")
+    given = {name.replace("-", "_"): value for name, value in options.items()}
     if args.data_dir is not None:
         if not args.data_dir.exists():
             raise InputError(f"--data-dir {args.data_dir}: no such folder")
