@@ -66,7 +66,7 @@ def source_key(path: Path) -> str:
 def path_of(obj: Any) -> Path | None:
     """Source file of a class, function or metric object, or None where it has none."""
     try:
-        return Path(inspect.getfile(inspect.unwrap(getattr(obj, "function", obj))))
+        return Path(inspect.getfile(inspect.unwrap(getattr(obj, "core", obj))))
     except (TypeError, OSError):
         return None
 

@@ -216,7 +216,8 @@ def fused_path(folder: Path, case: Case, method: str) -> Path:
 
 
 def _metric_source(plugins: Plugins, name: str) -> str:
-    path = path_of(plugins.metrics.load(name))
+    # The registry knows the file without importing it; only an installed package's metric has to be loaded.
+    path = plugins.metrics.entry(name).path or path_of(plugins.metrics.load(name))
     return source_key(path) if path else name
 
 

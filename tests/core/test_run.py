@@ -11,6 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fusebench.content import path_of, source_key
+from fusebench.plugins import find_plugins
+
 from .conftest import Bench
 
 Rows = Callable[[], pd.DataFrame]
@@ -135,6 +138,42 @@ def test_new_metric_is_scored_on_stored_volumes(
     assert len(merged) == 6
     assert (merged.value_x == merged.value_y).all()
     assert rows().fuse_seconds.notna().all(), "what the stored volume took stays on the board"
+
+
+METRIC = """
+from fusebench.metric import MetricInfo, metric
+
+@metric(MetricInfo(name="own", title="own", family="fidelity", direction="higher", low=0, high=9))
+def own(triple, part, variant):
+    return triple.fused.new_full((len(triple),), {value})
+"""
+
+
+def test_changed_metric_is_scored_again_without_fusing(
+    bench: Bench, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, plugin = tmp_path / "log", tmp_path / "own.py"
+    monkeypatch.setenv("ENGINE_TEST_LOG", str(log))
+    values = []
+    for value in (1.0, 2.0):  # in a process of its own: this one holds the metric's first version
+        plugin.write_text(METRIC.format(value=value))
+        source_key.cache_clear()
+        options = ("--methods", "healthy", "--metrics", "own,psnr", "--plugin", str(plugin), "--cases", "2")
+        assert bench(*options, "--save-fused", "--jobs", "1") == 0
+        values.append(rows().groupby("metric")["value"].max().to_dict())
+    assert [v["own"] for v in values] == [1.0, 2.0]
+    assert values[0]["psnr"] == values[1]["psnr"]
+    assert len(fused(log)) == 2
+
+
+@pytest.mark.parametrize("name", ["psnr", "fmi_edge", "own"])
+def test_key_of_a_metric_holds_its_source(name: str, tmp_path: Path) -> None:
+    plugin = tmp_path / "own.py"
+    plugin.write_text(METRIC.format(value=1))
+    metric = find_plugins((str(plugin),)).metrics.load(name)
+    path = path_of(metric)
+    assert path == find_plugins((str(plugin),)).metrics.entry(name).path
+    assert path is not None and f'name="{name}"' in path.read_text()
 
 
 def test_failures_are_tried_again(bench: Bench, tmp_path: Path, rows: Rows) -> None:
