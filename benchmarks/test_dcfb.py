@@ -2,6 +2,10 @@
 
     pytest benchmarks/test_dcfb.py --benchmark-only
     DC2FUSION_CHECKOUT=/path/to/DC2Fusion pytest benchmarks/test_dcfb.py --benchmark-only -s -k peer
+    pytest benchmarks/test_dcfb.py --benchmark-only -s -k roofline
+
+The last form counts the operations and the memory traffic of `dcfb` at 128^3 and says how near its time is to
+what the device could do; on a GPU too where there is one.
 
 The second form needs a checkout of the authors' repository and what it imports (timm, einops); the two
 programs run in turn, each in its own process, on the same random weights and inputs.
@@ -12,10 +16,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 import fusebench
 
@@ -46,7 +53,7 @@ with torch.inference_mode():
         else:
             method = fusebench.create_method("dcfb")
             method.setup("cpu")
-            net = method.network
+            net = lambda a, b: method.fuse(a[0, 0], b[0, 0])
     a, b = torch.rand(2, 1, 1, size, size, size)
     net(*torch.rand(2, 1, 1, 16, 16, 16))
     seconds, cpu = [], []
@@ -127,4 +134,69 @@ def test_beside_the_peer(benchmark, size, weights):
     print(f"\n{size}^3 {json.dumps(best)}")
     for key in ("seconds", "cpu"):
         print(f"{size}^3 {key}: {best['theirs'][key] / best['ours'][key]:.2f} times faster")
+    benchmark.pedantic(lambda: None, rounds=1)
+
+
+class Traffic(TorchDispatchMode):
+    """Bytes that every operation reads and writes, as if each went to memory."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        views = {"view", "permute", "transpose", "slice", "expand", "reshape", "split", "unsqueeze", "select"}
+        if func.overloadpacket.__name__.removeprefix("_unsafe_") not in views:
+            for x in torch.utils._pytree.tree_leaves((args, kwargs, out)):
+                if isinstance(x, torch.Tensor):
+                    self.total += x.numel() * x.element_size()
+        return out
+
+
+def best_seconds(call, device: str, rounds: int = 3) -> float:
+    def once() -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    once()
+    return min(once() for _ in range(rounds))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_roofline(benchmark, device, precision):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    torch.set_num_threads(THREADS)
+    dtype = getattr(torch, precision)
+    method = fusebench.create_method("dcfb", bf16=precision == "bfloat16")
+    method.setup(device)
+    a, b = torch.rand(2, 128, 128, 128, device=device)
+    with FlopCounterMode(display=False) as flops, Traffic() as traffic:
+        method.fuse(a, b)
+    seconds = best_seconds(lambda: method.fuse(a, b), device)
+    # What the device does when it does nothing else.
+    x = torch.rand(
+        4096 if device == "cuda" else 1024, 4096 if device == "cuda" else 1024, device=device, dtype=dtype
+    )
+    peak = 2 * len(x) ** 3 / best_seconds(lambda: x @ x, device, 10)
+    big = torch.rand(64_000_000, device=device)
+    bandwidth = 2 * big.numel() * 4 / best_seconds(big.clone, device, 5)
+    least = max(flops.get_total_flops() / peak, traffic.total / bandwidth)
+    row = {
+        "seconds": seconds,
+        "GFLOP": flops.get_total_flops() / 1e9,
+        "GB": traffic.total / 1e9,
+        "device GFLOP/s": peak / 1e9,
+        "device GB/s": bandwidth / 1e9,
+        "share of the roofline": least / seconds,
+    }
+    if device == "cuda":
+        row["peak MB"] = torch.cuda.max_memory_allocated() / 2**20
+    print(f"\n128^3 {device} {precision} " + json.dumps({k: round(v, 3) for k, v in row.items()}))
+    benchmark.extra_info.update(row)
     benchmark.pedantic(lambda: None, rounds=1)

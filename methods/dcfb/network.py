@@ -1,28 +1,31 @@
 """The default `dcfb` network: DCFB features at a quarter of the resolution steer a fusion at full resolution.
 
 A three-level U of DCFB blocks (tokens of 4, 8 and 16 voxels) reads both images and gathers, block by block, a
-displacement between them.  It aligns the functional image, and from the tokens and full-resolution stems of
-both images a small head predicts a weight and a residual for every voxel::
+displacement between them, which aligns the functional image where it has to be.  From the tokens and
+full-resolution stems of both images a small head predicts a weight and a residual for every voxel.  Their
+departure from the plain average is balanced, so that it brings the result no nearer to one source than to the
+other, and scaled::
 
-    fused = w * a + (1 - w) * b' + r,      0 <= w <= 1,  |r| <= 0.1
+    fused = (a + b') / 2 + strength * (e - beta (a - b')),     e = (w - 1/2) (a - b') + r,  |r| <= 0.1
 
-The last layer starts at zero, so training starts at the plain average of the sources.
+with beta = <e, a - b'> / <a - b', a - b'> in a small window.  The last layer starts at zero, so
+training starts at the average.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from .alignment import STRIDE, Coarse, act, warp
 from .block import DCFB, Parts
 
-# Sizes are padded to a multiple of this: three levels of tokens, the finest of four voxels.
-STRIDE = 16
 # The residual fades below about FAINT, and everything below DARK, of the brighter source.
 FAINT, DARK = 0.02, 0.01
 HEAD_LAYERS = 2
@@ -106,46 +109,6 @@ def _resize(x: Tensor, factor: tuple[float, ...]) -> Tensor:
     return y.permute(0, 2, 3, 4, 1).contiguous()
 
 
-class Coarse(nn.Module):
-    """A first displacement from both images at a quarter of the resolution, by plain convolutions.
-
-    The blocks see a few tokens around each other; a shift of the whole head is easier to see from afar.
-    """
-
-    POOL = 4
-
-    def __init__(self, flat: bool, width: int = 24) -> None:
-        super().__init__()
-        self.flat = flat
-        kernel, pad = ((1, 3, 3), (0, 1, 1)) if flat else ((3, 3, 3), (1, 1, 1))
-        half = (1, 2, 2) if flat else (2, 2, 2)
-        w = width
-        self.fine = nn.Conv3d(2, w, kernel, padding=pad)
-        self.middle = nn.Conv3d(w, 2 * w, kernel, half, pad)
-        self.deep = nn.ModuleList(
-            [nn.Conv3d(2 * w, 3 * w, kernel, half, pad), nn.Conv3d(3 * w, 3 * w, kernel, padding=pad)]
-        )
-        self.join = nn.Conv3d(5 * w, 2 * w, kernel, padding=pad)
-        self.out = nn.Conv3d(2 * w, 3, kernel, padding=pad)
-        for parameter in self.out.parameters():
-            nn.init.zeros_(parameter)
-
-    def pool(self, image: Tensor, factor: int) -> Tensor:
-        """Average `factor` voxels per axis."""
-        return F.avg_pool3d(image, (1, factor, factor) if self.flat else factor)
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Pooled images (B, 1, d, h, w) to a displacement (B, 3, d/2, h/2, w/2) in voxels before pooling."""
-        fine = _act(self.fine(torch.cat([a, b], 1)))
-        middle = _act(self.middle(fine))
-        deep = middle
-        for layer in self.deep:
-            deep = _act(layer(deep))
-        deep = F.interpolate(deep, size=middle.shape[2:], mode="trilinear", align_corners=False)
-        field: Tensor = self.out(_act(self.join(torch.cat([middle, deep], 1)))) * self.POOL
-        return field
-
-
 class Features(nn.Module):
     """The U of DCFB blocks: images to tokens and displacement."""
 
@@ -171,20 +134,16 @@ class Features(nn.Module):
             self.coarse = Coarse(flat)
         self.checkpointing = False
 
-    def forward(self, a: Tensor, b: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
+    def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, D/4, H/4, W/4, 2C) of both streams; displacement (B, D/4, H/4, W/4, 3) in voxels.
 
-        The displacement says where in `b` the content of `a` is found; `share` of the coarse one is used.
+        The displacement says where in `b` the content of `a` is found.
         """
         x = torch.cat([e(t) for e, t in zip(self.embed, (a, b), strict=True)])
         x = x.permute(0, 2, 3, 4, 1).contiguous()
         scale = x.new_tensor(self.step)
         finer = tuple(1 / s for s in self.step)
         field = x.new_zeros(*x.shape[:-1], 3)
-        if share and hasattr(self, "coarse"):
-            first = share * self.coarse(*(self.coarse.pool(t, self.coarse.POOL) for t in (a, b)))
-            first = _resize(first.permute(0, 2, 3, 4, 1), self.step) / scale**2
-            field = torch.cat([first, -first])  # nearly each other's inverse, for the blocks to better
         skips = []
         for block, down in zip(self.encoder, self.down, strict=True):
             x, field = self._run(block, x, field)
@@ -231,27 +190,56 @@ class FusionNetwork(nn.Module):
         for parameter in self.out.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, a: Tensor, b: Tensor, share: float = 1.0) -> Tensor:
-        """Fuse.
+    def forward(self, a: Tensor, b: Tensor, **options: Any) -> Tensor:
+        """Fuse; see `explain`.
 
         Parameters
         ----------
         a, b : Tensor, shape (B, 1, D, H, W), in [0, 1]
             Structural and functional; any size.
-        share : float
-            How much of the coarse displacement to apply; see `trust`.
 
         Returns
         -------
         Tensor, shape (B, 1, D, H, W), in [0, 1]
         """
-        return self.explain(a, b, share)["fused"]
+        return self.explain(a, b, **options)["fused"]
 
-    def explain(self, a: Tensor, b: Tensor, share: float = 1.0) -> dict[str, Tensor]:
-        """`forward` with what leads to it: ``fused``, ``weight`` of `a`, ``residual``, ``aligned`` `b`."""
+    def explain(
+        self,
+        a: Tensor,
+        b: Tensor,
+        *,
+        align: Tensor | float = 0.0,
+        strength: float = 1.0,
+        alpha: float = 0.5,
+        balance: int = 8,
+    ) -> dict[str, Tensor]:
+        """`forward` with what leads to it.
+
+        Parameters
+        ----------
+        a, b : Tensor, shape (B, 1, D, H, W), in [0, 1]
+        align : float or Tensor, shape (B,)
+            Share of the displacement found that is applied to `b`.  Resampling costs detail, so 0 suits
+            images that are aligned.
+        strength : float
+            Of the departure from the average.
+        alpha : float
+            Share of `a` in the average.
+        balance : int
+            Voxels per axis, a divisor of 16, over which the squared errors to both sources are made equal
+            (before smoothing by three): wider for training, which leaves the network more freedom; 0 for not
+            at all.
+
+        Returns
+        -------
+        dict of Tensor
+            ``fused``, ``weight`` of `a`, ``residual``, ``aligned`` `b`; all of the shape of `a`.
+        """
         batch, _, *size = a.shape
         if self.flat:
             a, b = (x.transpose(1, 2).reshape(-1, 1, 1, *size[1:]) for x in (a, b))
+            align = align.repeat_interleave(size[0]) if isinstance(align, Tensor) else align
         shape = a.shape[2:]
         far = [p for n, m in zip(shape[::-1], self.multiple[::-1], strict=True) for p in (0, -n % m)]
         if any(far):
@@ -260,69 +248,42 @@ class FusionNetwork(nn.Module):
         lit = (torch.maximum(a, b) / DARK).clamp(0, 1)
         context = None
         if self.design.features:
-            tokens, field = self.features(a, b, share)
-            b = warp(b, field)
+            tokens, field = self.features(a, b)
+            if isinstance(align, Tensor) or align:
+                b = warp(b, field * (align.view(-1, 1, 1, 1, 1) if isinstance(align, Tensor) else align))
             context = self.context(tokens).permute(0, 4, 1, 2, 3)
             context = F.interpolate(context, size=a.shape[2:], mode="trilinear", align_corners=False)
         hidden = torch.cat([self.stem_a(a), self.stem_b(b)], 1)
         for layer in self.head:
             # oneDNN is about twice as fast on channels-last here.
-            hidden = layer(_act(hidden).contiguous(memory_format=torch.channels_last_3d))
+            hidden = layer(act(hidden).contiguous(memory_format=torch.channels_last_3d))
             if context is not None:
                 hidden, context = hidden + context, None
-        logit, raw = self.out(_act(hidden)).chunk(2, 1)
-        weight = torch.sigmoid(logit)
+        logit, raw = self.out(act(hidden)).chunk(2, 1)
         peak = torch.maximum(a, b)
-        residual = self.design.residual * torch.tanh(raw) * (peak / (peak + FAINT))
-        fused = (weight * a + (1 - weight) * b + residual).clamp(0, 1) * lit
+        residual = strength * self.design.residual * torch.tanh(raw) * (peak / (peak + FAINT))
+        weight = strength * (torch.sigmoid(logit) - 0.5)
+        apart = a - b
+        if balance:
+            weight = weight - self._lean(weight * apart + residual, apart, balance)
+        weight = weight + alpha
+        fused = (b + weight * apart + residual).clamp(0, 1) * lit
         out = {"fused": fused, "weight": weight, "residual": residual, "aligned": b}
         out = {k: v[..., : shape[0], : shape[1], : shape[2]] for k, v in out.items()}
         if self.flat:
             out = {k: v.reshape(batch, size[0], 1, *size[1:]).transpose(1, 2) for k, v in out.items()}
         return out
 
-
-def _act(x: Tensor) -> Tensor:
-    # At full resolution the exact GELU's backward pass would cost as much as a convolution.
-    return F.leaky_relu(x, 0.1)
-
-
-def trust(network: FusionNetwork, a: Tensor, b: Tensor) -> float:
-    """How much of the coarse displacement to apply to a pair: none, half or all of it.
-
-    Heads unlike those it was trained on (with skull, other voxels) can mislead it.  The share that gives the
-    functional image the most mutual information with the structural one is taken; none at a draw.
-
-    Parameters
-    ----------
-    a, b : Tensor, shape (1, 1, D, H, W)
-        Whole volumes.
-    """
-    if (
-        network.flat
-        or min(a.shape[2:]) < STRIDE
-        or not (network.design.features and network.design.parts.deform)
-    ):
-        return 0.0
-    coarse = network.features.coarse
-    far = [p for n in a.shape[:1:-1] for p in (0, -n % STRIDE)]
-    a, b = (F.pad(x, far, mode="replicate") for x in (a, b))
-    field = coarse(*(coarse.pool(x, coarse.POOL) for x in (a, b))).permute(0, 2, 3, 4, 1)
-    a, b = (F.avg_pool3d(x, 2) for x in (a, b))
-    field = field / 2
-    shares = (0.0, 0.5, 1.0)
-    information = [_mutual_information(a, warp(b, field * share) if share else b) for share in shares]
-    return shares[information.index(max(information))]
-
-
-def _mutual_information(a: Tensor, b: Tensor, bins: int = 32) -> float:
-    """Mutual information of two images in [0, 1], in nats, from a joint histogram."""
-    i, j = ((x.flatten() * bins).long().clamp(0, bins - 1) for x in (a, b))
-    joint = torch.bincount(i * bins + j, minlength=bins * bins).view(bins, bins).double()
-    joint = joint / joint.sum()
-    apart = joint.sum(0, keepdim=True) * joint.sum(1, keepdim=True)
-    seen = joint > 0
-    return float((joint[seen] * (joint[seen] / apart[seen]).log()).sum())
+    def _lean(self, change: Tensor, apart: Tensor, side: int) -> Tensor:
+        """How far `change` goes from one source towards the other, as a share of the way; smooth in space."""
+        window = (1 if self.flat else side, side, side)
+        near = (0 if self.flat else 1, 1, 1)
+        sums = F.avg_pool3d(torch.cat([change * apart, apart * apart], 1), window)
+        sums = F.avg_pool3d(
+            F.pad(sums, [n for n in near[::-1] for _ in "ab"], mode="replicate"), [2 * n + 1 for n in near], 1
+        )
+        share = sums[:, :1] / (sums[:, 1:] + 1e-5)
+        return F.interpolate(share, size=apart.shape[2:], mode="trilinear", align_corners=False)
 
 
 SWITCHES = ("displacement", "attention", "convolution", "context")
@@ -350,17 +311,3 @@ def switch_off(network: FusionNetwork, part: str) -> None:
                 silenced.append(attention if part == "attention" else conv)
     for weight in silenced:
         weight.zero_()
-
-
-def warp(image: Tensor, field: Tensor) -> Tensor:
-    """Sample `image` (B, 1, D, H, W) at voxel + displacement, given in voxels on any grid (B, d, h, w, 3)."""
-    size = image.shape[2:]
-    field = field.permute(0, 4, 1, 2, 3)
-    if field.shape[2:] != size:
-        field = F.interpolate(field, size=size, mode="trilinear", align_corners=False)
-    axes = [(2 * torch.arange(n, device=image.device, dtype=image.dtype) + 1) / n - 1 for n in size]
-    grid = [
-        f * (2 / n) + axis.view([-1 if j == i else 1 for j in range(3)])
-        for i, (f, n, axis) in enumerate(zip(field.unbind(1), size, axes, strict=True))
-    ]
-    return F.grid_sample(image, torch.stack(grid[::-1], -1), padding_mode="border", align_corners=False)

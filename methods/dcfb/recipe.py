@@ -1,8 +1,8 @@
 """How `dcfb` is trained: the recipe `balanced` (shipped) and `paper` (the published loss).
 
 Targets are the clean, aligned sources themselves; the inputs are changed.  The functional input is moved
-against the structural one, so the network learns to find and undo a displacement.  No ground truth of the
-phantom is in any loss.
+a little against the structural one, so the blocks learn to undo what the coarse displacement, which the
+recipe `align` trains on whole heads, leaves behind.  No ground truth of the phantom is in any loss.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
+from fusebench.errors import InputError
+
 from ..training import augment, losses
 from ..training.recipe import Batch, Hyperparameters, Recipe
 from ..training.samples import Sample, Subjects, collate
+from .alignment import STRIDE, Coarse, warp
 from .block import Parts
-from .network import STRIDE, Coarse, Design, FusionNetwork, warp
+from .network import Design, FusionNetwork
 
 ABLATIONS: dict[str, Design] = {
     "none": Design(),
@@ -39,11 +42,9 @@ class _DCFBRecipe(Recipe):
     without : str
         Leave a part out: features (no DCFB at all), deform, attention, conv; flat is the same net in 2D.
     misalign, chance : float
-        Largest shift of the functional input in mm (a third of it is the largest smooth warp); how often.
+        Largest shift of the functional input in mm (half of it is the largest smooth warp); how often.
     patch : int
         Voxels per axis of a training patch, a multiple of 16.
-    frozen : bool
-        Keep the coarse displacement as it is (`align` trains it on whole heads, which patches are not).
     checkpointing : bool
         Less memory, more time.
     """
@@ -61,15 +62,15 @@ class _DCFBRecipe(Recipe):
     )
     margin = 8
     val_batches = 8
+    balance = 8
 
     def __init__(
         self,
         *,
         without: str = "none",
-        misalign: float = 8.0,
-        chance: float = 0.3,
+        misalign: float = 4.0,
+        chance: float = 0.4,
         patch: int = 48,
-        frozen: bool = False,
         checkpointing: bool = False,
     ) -> None:
         if without not in ABLATIONS:
@@ -77,56 +78,66 @@ class _DCFBRecipe(Recipe):
         if patch < 32 or patch % STRIDE:
             raise TypeError(f"patch={patch} is not a multiple of {STRIDE} from 32 on")
         self.without, self.misalign, self.chance, self.patch = without, misalign, chance, patch
-        self.frozen, self.checkpointing = frozen, checkpointing
+        self.checkpointing = checkpointing
         self.crop = (patch,) * 3
         self._disturb = augment.compose(
             augment.gamma(0.8, 1.25, p=0.3, keys=("a",)), augment.bias(0.2, p=0.3), augment.noise(0.03, p=0.3)
         )
-        self._change = augment.compose(
-            augment.flip(),
-            self._disturb,
-            augment.misalign(shift=misalign, warp=misalign / 3, p=chance if misalign else 0.0),
-        )
+        self._change = augment.compose(augment.flip(), augment.lesion(), self._disturb)
+        self._move = augment.misalign(shift=misalign, warp=misalign / 2, p=chance if misalign else 0.0)
 
-    def model(self) -> nn.Module:
+    def model(self) -> FusionNetwork:
         network = FusionNetwork(ABLATIONS[self.without])
         if network.design.features:
             network.features.checkpointing = self.checkpointing
-            if self.frozen and hasattr(network.features, "coarse"):
+            if hasattr(network.features, "coarse"):
+                # It needs whole heads, which patches are not; `align` trains it.
                 network.features.coarse.requires_grad_(False)
         return network
 
     def augment(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        return self._change(sample, rng)
+        sample = self._change(sample, rng)
+        moved = self._move(sample, rng)
+        # As in use, the functional image is resampled only if it has been moved.
+        return {**moved, "moved": torch.tensor(float(moved["b"] is not sample["b"]))}
+
+    def fuse(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """What the network makes of a batch."""
+        out: dict[str, Tensor] = model.explain(  # type: ignore[operator]
+            batch["a"], batch["b"], align=batch.get("moved", 0.0), balance=self.balance
+        )
+        return out
 
 
 class Balanced(_DCFBRecipe):
-    """Both sources alike: SSIM and squared error to each, the stronger edges, and the alignment itself.
+    """Both sources alike: SSIM and squared error to each, stronger edges, lesions, and the alignment.
 
     Parameters
     ----------
-    mse, worst, edges, align : float
+    mse, worst, edges, lesion, align : float
         Weights beside the two SSIM terms: squared errors, the smaller SSIM once more, the stronger of the
-        sources' edges, and the error of the aligned image.
+        sources' edges, the squared error to the functional image in lesions (put there by the augmentation,
+        relative to `mse`), and the error of the aligned image.
     """
 
     notes = (
         "loss: (1-SSIM_a) + (1-SSIM_b) + worst (1 - min SSIM) + mse (MSE_a + MSE_b) + edges max-gradient "
-        "+ align MSE(aligned input, clean source), half of the weight inside the foreground; no ground truth"
+        "+ mse lesion MSE_b(synthetic lesions) + align MSE(aligned input, clean source), "
+        "half of the weight inside the foreground; no ground truth"
     )
 
     def __init__(
         self,
         *,
-        mse: float = 30.0,
-        worst: float = 0.2,
+        mse: float = 60.0,
+        worst: float = 1.0,
         edges: float = 4.0,
+        lesion: float = 6.0,
         align: float = 20.0,
         without: str = "none",
-        misalign: float = 8.0,
-        chance: float = 0.3,
+        misalign: float = 4.0,
+        chance: float = 0.4,
         patch: int = 48,
-        frozen: bool = False,
         checkpointing: bool = False,
     ) -> None:
         super().__init__(
@@ -134,21 +145,22 @@ class Balanced(_DCFBRecipe):
             misalign=misalign,
             chance=chance,
             patch=patch,
-            frozen=frozen,
             checkpointing=checkpointing,
         )
-        self.mse, self.worst, self.edges, self.align = mse, worst, edges, align
+        self.mse, self.worst, self.edges, self.lesion, self.align = mse, worst, edges, lesion, align
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        out: dict[str, Tensor] = model.explain(batch["a"], batch["b"])  # type: ignore[operator]
+        out = self.fuse(model, batch)
         fused, a, b, mask = out["fused"], batch["a_clean"], batch["b_clean"], batch["mask"]
         weight = (1 + mask / mask.mean((1, 2, 3, 4), keepdim=True).clamp_min(0.05)) / 2
+        lesion = batch.get("lesion", torch.zeros(()))
         parts = {
             "ssim_a": losses.ssim(fused, a, weight),
             "ssim_b": losses.ssim(fused, b, weight),
             "mse_a": losses.mse(fused, a, weight),
             "mse_b": losses.mse(fused, b, weight),
             "edges": losses.max_gradient(fused, a, b, weight),
+            "lesion": (weight * lesion * (fused - b) ** 2).flatten(1).mean(1),
             "align": losses.mse(out["aligned"], b, weight),
         }
         total = (
@@ -156,6 +168,7 @@ class Balanced(_DCFBRecipe):
             + self.worst * (1 - torch.minimum(parts["ssim_a"], parts["ssim_b"]))
             + self.mse * (parts["mse_a"] + parts["mse_b"])
             + self.edges * parts["edges"]
+            + self.mse * self.lesion * parts["lesion"]
             + self.align * parts["align"]
         )
         return total.mean(), {k: v.detach().mean() for k, v in parts.items()}
@@ -171,6 +184,13 @@ class Align(_DCFBRecipe):
     unused_parameters = True
     notes = "loss: mean length of the error of the coarse displacement inside the foreground, in voxels"
     rigid, turn, warp = 14.0, 5.0, 4.0  # largest shift in mm, rotation in degrees, smooth warp in mm
+
+    def model(self) -> FusionNetwork:
+        network = super().model()
+        if not network.design.features or not network.design.parts.deform:
+            raise InputError("recipe 'align' trains the coarse displacement, which this ablation has not")
+        network.features.coarse.requires_grad_(True)
+        return network
 
     def sample(self, subjects: Subjects, step: int, rng: np.random.Generator) -> Sample:
         subject = subjects.pick(step, rng)
@@ -225,10 +245,12 @@ class Align(_DCFBRecipe):
 class Paper(_DCFBRecipe):
     """The published loss, 2:1 in favour of the MRI: squared LNCC (3^3 box), SSIM and L1, whole patch."""
 
+    balance = 0  # it asks for twice as much likeness to the MRI
+
     notes = "loss: sum over sources, MRI weighted 2 and PET 1, of -LNCC + (1 - SSIM) + L1"
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        fused: Tensor = model(batch["a"], batch["b"])
+        fused = self.fuse(model, batch)["fused"]
         total = fused.new_zeros(fused.shape[0])
         logs: dict[str, Tensor] = {}
         for weight, name in ((2.0, "a"), (1.0, "b")):

@@ -107,6 +107,39 @@ def misalign(shift: float = 4.0, warp: float = 2.0, spacing: float = 20.0, p: fl
     return apply
 
 
+def lesion(p: float = 0.5, radius: tuple[float, float] = (4.0, 14.0), change: float = 0.6) -> Step:
+    """Lower or raise the functional image in a soft ellipsoid, in input and target alike.
+
+    What is only in the functional image is what a reader looks for there.  The sample gets ``lesion``, the
+    ellipsoid's profile in [0, 1]; zero without one.
+
+    Parameters
+    ----------
+    radius : (float, float)
+        Of the half-axes, in mm.
+    change : float
+        Largest share of the uptake lost or gained, from a third of it on.
+    """
+
+    def apply(sample: Sample, rng: np.random.Generator) -> Sample:
+        b, mm = sample["b"], sample["spacing"].numpy()
+        profile = torch.zeros_like(b)
+        inside = torch.nonzero(sample["mask"][0] * b[0] > 0.2)
+        if rng.random() < p and len(inside):
+            centre = inside[int(rng.integers(len(inside)))].tolist()
+            reach = torch.zeros(b.shape[1:])
+            for axis, (n, c, m) in enumerate(zip(b.shape[1:], centre, mm.tolist(), strict=True)):
+                away = (torch.arange(n) - c) * (m / float(rng.uniform(*radius)))
+                reach = reach + (away**2).view([-1 if i == axis else 1 for i in range(b.ndim - 1)])
+            profile = torch.sigmoid((1 - reach) * 4)[None]
+            share = float(rng.uniform(change / 3, change)) * (-1 if rng.random() < 0.7 else 1)
+            gain = 1 + share * profile
+            sample = {**sample, **{k: (sample[k] * gain).clamp(0, 1) for k in ("b", "b_clean")}}
+        return {**sample, "lesion": profile}
+
+    return apply
+
+
 def _each(change: Callable[[Tensor, np.random.Generator], Tensor], p: float, keys: Sequence[str]) -> Step:
     def apply(sample: Sample, rng: np.random.Generator) -> Sample:
         return {**sample, **{k: change(sample[k], rng) for k in keys if rng.random() < p}}

@@ -153,7 +153,8 @@ def trim(sample: Sample, margin: int) -> Sample:
     if not margin:
         return sample
     inner = slice(margin, -margin)
-    return {k: v if k == "spacing" else v[(slice(None), *[inner] * (v.ndim - 1))] for k, v in sample.items()}
+    # What has one axis or none is no image.
+    return {k: v if v.ndim < 2 else v[(slice(None), *[inner] * (v.ndim - 1))] for k, v in sample.items()}
 
 
 def collate(samples: Sequence[Sample]) -> dict[str, Tensor]:

@@ -12,10 +12,13 @@ from safetensors.torch import save_file
 import fusebench
 from fusebench.errors import InputError
 
+alignment = importlib.import_module("fusebench.methods.dcfb.alignment")
 block = importlib.import_module("fusebench.methods.dcfb.block")
 net = importlib.import_module("fusebench.methods.dcfb.network")
 recipe = importlib.import_module("fusebench.methods.dcfb.recipe")
 tiles = importlib.import_module("fusebench.methods.dcfb.tiles")
+samples = importlib.import_module("fusebench.methods.training.samples")
+Subjects, collate = samples.Subjects, samples.collate
 plugin = importlib.import_module("fusebench.methods.dcfb.dcfb")
 
 
@@ -121,13 +124,13 @@ def test_training_starts_at_the_average():
 def test_any_size_bounded_and_black_stays_black(shape):
     network = lively(net.FusionNetwork())
     a, b = pair(*shape)
-    out = network.explain(a[None, None], b[None, None])
+    out = network.explain(a[None, None], b[None, None], align=1.0)
     fused, moved = out["fused"][0, 0], out["aligned"][0, 0]
     assert fused.shape == a.shape
     assert out["residual"].abs().max() > 0.001
     lit = torch.maximum(a, b) > 0.01
-    assert (fused >= torch.minimum(a, moved) - 0.1 - 1e-6)[lit].all()
-    assert (fused <= torch.maximum(a, moved) + 0.1 + 1e-6).all()
+    plain = (a + moved) / 2
+    assert ((fused - plain).abs() <= 1.1 * (a - moved).abs() + 0.1 + 1e-6)[lit].all()
     assert fused.min() >= 0 and fused.max() <= 1
     assert fused[(a == 0) & (b == 0)].abs().sum() == 0
     black = torch.zeros_like(a)
@@ -152,7 +155,7 @@ def test_displacement_points_to_the_counterpart():
     with torch.no_grad():
         last.offset_out.bias.copy_(torch.tensor([0.0, 0.0, 0.5]).atanh())
     b = torch.rand(1, 1, 16, 16, 32)
-    moved = network.explain(torch.zeros_like(b), b)["aligned"]
+    moved = network.explain(torch.zeros_like(b), b, align=1.0)["aligned"]
     torch.testing.assert_close(moved[..., 2:28], b[..., 4:30], atol=1e-4, rtol=0)  # 0.5 tokens: 2 voxels
 
 
@@ -164,8 +167,11 @@ def test_ablations_are_told_from_their_weights(without, tmp_path):
     method = fusebench.create_method("dcfb", weights=str(tmp_path / "w.safetensors"))
     method.setup("cpu")
     a, b = pair(17, 20, 9)
-    share = net.trust(network, a[None, None], b[None, None])
-    torch.testing.assert_close(method.fuse(a, b), network(a[None, None], b[None, None], share)[0, 0])
+    x, y, moved = a[None, None], b[None, None], False
+    if network.design.features and network.design.parts.deform:
+        y, moved = alignment.prealign(network.features.coarse, x, y)
+    expected = network(x, y, align=float(moved), strength=method.strength, balance=plugin.BALANCE)[0, 0]
+    torch.testing.assert_close(method.fuse(a, b), expected)
     assert method.info.weights is None
     assert "w.safetensors" in method.info.trained_on
 
@@ -173,13 +179,13 @@ def test_ablations_are_told_from_their_weights(without, tmp_path):
 def test_parts_switched_off():
     a, b = (x[None, None] for x in pair(32, 32, 32))
     whole = lively(net.FusionNetwork())
-    base = whole.explain(a, b)
+    base = whole.explain(a, b, align=1.0)
     assert (base["aligned"] - b).abs().max() > 0.01
     for part in net.SWITCHES:
         network = lively(net.FusionNetwork())
         network.load_state_dict(whole.state_dict())
         net.switch_off(network, part)
-        out = network.explain(a, b)
+        out = network.explain(a, b, align=1.0)
         assert (out["fused"] - base["fused"]).abs().max() > 1e-4, part
         if part == "displacement":
             torch.testing.assert_close(out["aligned"], b)
@@ -189,15 +195,45 @@ def test_parts_switched_off():
         fusebench.create_method("dcfb", without="nose")
 
 
-def test_the_displacement_is_trusted_where_it_helps():
+def test_the_coarse_displacement_is_trusted_where_it_helps():
     """A forced shift of two voxels: taken where it undoes one, left where there is none to undo."""
-    network = net.FusionNetwork().eval().requires_grad_(False)
-    network.features.coarse.out.bias.copy_(torch.tensor([0.0, 0.0, 0.5]))  # times 4: two voxels
-    a, _ = pair(48, 48, 48, seed=3)
+    coarse = net.FusionNetwork().eval().requires_grad_(False).features.coarse
+    coarse.out.bias.copy_(torch.tensor([0.0, 0.0, 0.25]))  # times 4, twice: two voxels
+    a, _ = pair(48, 48, 47, seed=3)
     b = 1 - a
-    assert net.trust(network, a[None, None], b[None, None]) == 0
-    assert net.trust(network, a[None, None], b.roll(2, 2)[None, None]) == 1
-    assert net.trust(network, a[None, None, :1], b[None, None, :1]) == 0
+    left, moved = alignment.prealign(coarse, a[None, None], b[None, None])
+    assert not moved
+    assert torch.equal(left[0, 0], b)
+    found, moved = alignment.prealign(coarse, a[None, None], b.roll(2, 2)[None, None])
+    assert moved
+    torch.testing.assert_close(found[0, 0, ..., :40], b[..., :40], atol=1e-4, rtol=0)
+    assert not alignment.prealign(coarse, a[None, None, :1], b[None, None, :1])[1]
+
+
+def test_equally_far_from_both_sources():
+    """The change adds the same squared error to either source, everywhere; its scale is `strength`."""
+    network = lively(net.FusionNetwork())
+    a, b = (0.2 + 0.6 * x[None, None] for x in pair(64, 64, 64))
+    out = network.explain(a, b)
+    change = out["fused"] - (a + b) / 2
+    assert change.abs().mean() > 0.005
+    for part in (slice(None), slice(0, 32), slice(32, 64)):
+        to_a, to_b = (((out["fused"] - x) ** 2)[:, :, part].mean() for x in (a, b))
+        raw = ((out["weight"] - 0.5).abs() * (a - b) ** 2)[:, :, part].mean()
+        assert abs(to_a - to_b) < 0.2 * raw
+    free = network.explain(a, b, balance=0)["fused"] - (a + b) / 2
+    assert abs((free * (a - b)).mean()) > 10 * abs((change * (a - b)).mean())
+    half = network.explain(a, b, strength=0.5)["fused"] - (a + b) / 2
+    torch.testing.assert_close(half, change / 2, atol=1e-5, rtol=0)
+    assert torch.equal(network(a, b, strength=0.0), (b + 0.5 * (a - b)).clamp(0, 1))
+    leaning = network.explain(a, b, strength=0.0, alpha=1.0)["fused"]
+    torch.testing.assert_close(leaning, a)
+
+
+def test_strength_and_alpha_out_of_range_are_refused():
+    for wrong in ({"strength": 2.0}, {"alpha": -0.1}):
+        with pytest.raises(InputError, match=r"must lie in \[0, 1\]"):
+            fusebench.create_method("dcfb", **wrong)
 
 
 def test_flat_design_treats_slices_alone():
@@ -269,18 +305,18 @@ def test_recipes_learn(cls):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        history.append(float(loss))
+        history.append(float(loss.detach()))
     assert history[-1] < history[0]
     assert all(v.ndim == 0 for v in logs.values())
 
 
 def test_every_parameter_learns():
     rec = recipe.Balanced(patch=32)
-    a, b = (x[None, None] for x in pair(32, 32, 32))
-    moved = b.roll(2, 2)
+    a, b = (0.2 + 0.6 * x[None, None] for x in pair(32, 32, 32))
     batch = {
+        "moved": torch.ones(1),
         "a": a,
-        "b": moved,
+        "b": b.roll(2, 2),
         "a_clean": a,
         "b_clean": b,
         "mask": (a > 0).float(),
@@ -288,12 +324,21 @@ def test_every_parameter_learns():
     }
     network = lively(rec.model()).requires_grad_(True)
     rec.loss(network, batch)[0].backward()
-    assert {n for n, p in network.named_parameters() if p.grad is None or p.grad.abs().max() == 0} == set()
+    asleep = {n for n, p in network.named_parameters() if p.grad is None or p.grad.abs().max() == 0}
+    assert asleep == {n for n, _ in network.named_parameters() if "coarse" in n}  # `align` trains it
+
+
+def test_align_trains_the_coarse_displacement_alone():
+    network = recipe.Align().model()
+    subjects = Subjects(fusebench.create_dataset("phantom", size=64, subjects=1).cases("val"))
+    batch = collate([recipe.Align().sample(subjects, 0, np.random.default_rng(0))])
+    recipe.Align().loss(network, batch)[0].backward()
+    assert {n.split(".")[1] for n, p in network.named_parameters() if p.grad is not None} == {"coarse"}
+    with pytest.raises(InputError, match="has not"):
+        recipe.Align(without="deform").model()
 
 
 def test_align_target_undoes_the_displacement():
-    from fusebench.methods.training.samples import Subjects
-
     subjects = Subjects(fusebench.create_dataset("phantom", size=64, subjects=1).cases("val"))
     rec = recipe.Align()
     rec._disturb = lambda sample, rng: sample
@@ -316,7 +361,7 @@ def test_balanced_loss_treats_the_sources_alike():
     ones = torch.ones_like(a)
 
     class Given(torch.nn.Module):
-        def explain(self, x, y):
+        def explain(self, x, y, align, balance):
             return {"fused": self.fused, "aligned": y}
 
     model = Given()
@@ -333,15 +378,20 @@ def test_augmentation_leaves_the_targets_clean():
     a, b = pair(48, 48, 48)
     sample = {"a": a[None], "b": b[None], "mask": (a > 0).float()[None], "spacing": torch.ones(3)}
     sample |= {"a_clean": sample["a"].clone(), "b_clean": sample["b"].clone()}
-    moved = 0
+    moved = lesions = 0
     for seed in range(12):
         out = rec.augment(dict(sample), np.random.default_rng(seed))
         straight = torch.equal(out["a_clean"], sample["a_clean"])
         mirrored = torch.equal(out["a_clean"], sample["a_clean"].flip(-1))
         assert straight or mirrored
-        assert torch.equal(out["b_clean"], sample["b_clean"] if straight else sample["b_clean"].flip(-1))
+        target = sample["b_clean"] if straight else sample["b_clean"].flip(-1)
+        healthy = out["lesion"] < 1e-3
+        # A synthetic lesion is in the target too.
+        torch.testing.assert_close(out["b_clean"][healthy], target[healthy], rtol=1e-3, atol=1e-6)
+        lesions += int((out["b_clean"] - target).abs().max() > 0.05)
         moved += int((out["b"] - out["b_clean"]).abs().max() > 0.1)
-    assert 3 <= moved <= 11
+    assert 2 <= moved <= 11
+    assert 2 <= lesions <= 11
 
 
 def test_recipe_options_are_checked():
