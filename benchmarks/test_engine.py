@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from fusebench.execute import run_local
-from fusebench.plan import Options, make_plan, method_specs
+from fusebench.execute import LocalPool
+from fusebench.plan import Options, make_plan, method_specs, metric_infos
 from fusebench.plugins import find_plugins
 from fusebench.results import Row, RunStore
 
@@ -31,7 +31,8 @@ def plan(folder: Path, cases: int) -> list:
     plugins = find_plugins(PLUGINS)
     dataset = plugins.datasets.load("tiny")(count=cases, size=2)
     specs = method_specs(plugins, ["healthy"], {})
-    return make_plan(plugins, dataset.cases(), specs, Options(run="r", metrics=METRICS), folder)
+    infos = metric_infos(plugins, METRICS)
+    return make_plan(plugins, dataset.cases(), specs, infos, Options(run="r", metrics=METRICS), folder)
 
 
 @pytest.mark.benchmark(group="engine", min_rounds=3)
@@ -44,8 +45,8 @@ def test_no_op_tasks(benchmark, tmp_path: Path) -> None:
 
     def run() -> None:
         begin, useful = time.perf_counter(), 0.0
-        with tempfile.TemporaryDirectory() as folder, RunStore(Path(folder)) as store:
-            for done, (_, made) in enumerate(run_local(tasks, jobs=1)):
+        with tempfile.TemporaryDirectory() as folder, RunStore(Path(folder)) as store, LocalPool(1) as pool:
+            for done, (_, made) in enumerate(pool.run(tasks, jobs=1)):
                 store.append(made)
                 if done == 0:  # the worker is up
                     begin, useful = time.perf_counter(), 0.0
@@ -95,11 +96,11 @@ def test_parent_memory(benchmark, cases: int) -> None:
     """Peak resident memory of the parent while it plans and runs 10 and 1000 cases (printed)."""
     script = (
         "import sys, resource, tempfile; sys.path[:0] = [sys.argv[1], sys.argv[1] + '/benchmarks']\n"
-        "from pathlib import Path; from test_engine import plan, run_local, RunStore\n"
+        "from pathlib import Path; from test_engine import plan, LocalPool, RunStore\n"
         "with tempfile.TemporaryDirectory() as folder:\n"
         "    tasks = plan(Path(folder), int(sys.argv[2]))\n"
-        "    with RunStore(Path(folder)) as store:\n"
-        "        for _, rows in run_local(tasks, jobs=1): store.append(rows)\n"
+        "    with RunStore(Path(folder)) as store, LocalPool(1) as pool:\n"
+        "        for _, rows in pool.run(tasks, jobs=1): store.append(rows)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
     )
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .case import Case, Volume
     from .dataset import Dataset, DatasetInfo
-    from .method import Method, MethodInfo, SliceMethod
+    from .method import Method, SliceMethod
+    from .method_info import MethodInfo
     from .metric import MetricInfo
     from .plugins import (
         create_dataset,
@@ -38,7 +39,7 @@ _PUBLIC = {
     "Dataset": "dataset",
     "DatasetInfo": "dataset",
     "Method": "method",
-    "MethodInfo": "method",
+    "MethodInfo": "method_info",
     "SliceMethod": "method",
     "MetricInfo": "metric",
     "create_dataset": "plugins",

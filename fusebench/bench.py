@@ -6,11 +6,11 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -26,13 +26,32 @@ from .manifest import read_manifest
 from .plan import Task
 from .results import RunStore
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Execute = Callable[[Sequence[Task]], Iterator[Result]]
 
 
-def run_tasks(tasks: Sequence[Task], store: RunStore, execute: Execute, console: Console) -> None:
-    """Run `tasks`, store rows as they come, show progress."""
-    for _task, rows in _shown(execute(tasks), tasks, console):
-        store.append(rows)
+def run_tasks(
+    tasks: Sequence[Task], store: RunStore, execute: Execute, console: Console, *, idle: bool = False
+) -> None:
+    """Run `tasks`, store rows as they come, show progress.
+
+    Parameters
+    ----------
+    idle : bool
+        Tasks run in other processes, so that this one can get ready what the end of the run needs: it
+        imports the leaderboard, and draws the contact sheet when its volumes are there.
+    """
+    left = Counter(t.case.id for t in tasks if t.save)
+    with ThreadPoolExecutor(1) as aside:
+        if idle:
+            aside.submit(import_module, "fusebench.leaderboard.tables")
+        for task, rows in _shown(execute(tasks), tasks, console):
+            store.append(rows)
+            left[task.case.id] -= task.save
+            if idle and task.save and not left[task.case.id]:
+                aside.submit(contact_sheet, store.folder)
 
 
 def _shown(results: Iterable[Result], tasks: Sequence[Task], console: Console) -> Iterator[Result]:
@@ -115,25 +134,8 @@ def write_board(
 
 def contact_sheet(folder: Path) -> Path | None:
     """Draw sources and every kept fused volume of the first kept case; None where none is kept."""
-    import nibabel as nib
-    import numpy as np
-
-    sources = sorted(folder.glob("fused/*/*/sources"))
-    if not sources:
-        return None
-    case = sources[0].parent
-    files = [("MRI", sources[0] / "mri.nii.gz"), ("PET", sources[0] / "pet.nii.gz")]
-    files += [(p.name.removesuffix(".nii.gz"), p) for p in sorted(case.glob("*.nii.gz"))]
-    images = []
-    for label, path in files:
-        image = nib.Nifti1Image.from_filename(path)
-        images.append((label, np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0)))
-    out = folder / "figures" / f"{case.name}.png"
-    out.parent.mkdir(exist_ok=True)
-    colour = sources[0] / "chroma.nii.gz"
-    chroma = np.asarray(nib.Nifti1Image.from_filename(colour).dataobj).T if colour.exists() else None
-    import_module("fusebench.leaderboard.contact").sheet(images, out, chroma)
-    return out
+    sheet: Path | None = import_module("fusebench.leaderboard.contact").of_run(folder)
+    return sheet
 
 
 def any_failed(table: pd.DataFrame, tasks: Sequence[Task]) -> bool:

@@ -39,7 +39,7 @@ def run_dask(
     scheduler : str, optional
         ``tcp://host:port`` of a running scheduler; None starts a local cluster of `jobs` workers.
     threads, memory_mb
-        As in `run_local`, per worker.
+        As of `LocalPool`, per worker.
 
     Raises
     ------

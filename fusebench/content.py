@@ -7,6 +7,7 @@ weights file and the core contract; a metric's key covers its source likewise.
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import inspect
 import json
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+from .source import nodes_with
 
 
 def digest(*parts: object) -> str:
@@ -39,13 +41,11 @@ def source_files(path: Path) -> list[Path]:
         if file in found or not file.is_file():
             continue
         found[file] = None
-        try:
-            tree = ast.parse(file.read_text(encoding="utf-8", errors="replace"))
-        except SyntaxError:
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and node.level:
-                todo += _targets(file, node)
+        # A file that cannot be read as Python has no imports to follow.
+        with contextlib.suppress(SyntaxError):
+            for node in nodes_with(file.read_text(encoding="utf-8", errors="replace"), "from"):
+                if isinstance(node, ast.ImportFrom) and node.level:
+                    todo += _targets(file, node)
     return sorted(found)
 
 

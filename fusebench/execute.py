@@ -2,94 +2,169 @@
 
 from __future__ import annotations
 
+import math
 import queue
+import sys
 import threading
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import psutil
 
-from .case import Case
-from .plan import Task
-from .results import Row
 from .worker import IsolatedWorker
 
-Result = tuple[Task, list[Row]]
+if TYPE_CHECKING:  # workers are to start before this process imports anything else
+    from .case import Case
+    from .plan import Task
+    from .results import Row
+
+Result = tuple["Task", "list[Row]"]
+Key = tuple[str, str]
+T = TypeVar("T")
+
+# The next case is loaded while this many tasks of the current one are left.
+ANNOUNCED = 3
 
 
 class CaseQueue:
-    """Tasks grouped by case: a worker stays with its case, so that each case is loaded once."""
+    """Tasks grouped by case: a worker stays with its case, so that each case is loaded once.
+
+    Of a case the slowest method goes first, as far as is known, so that short tasks are left for the end
+    and the workers finish together.
+    """
 
     def __init__(self, tasks: Iterable[Task]) -> None:
-        self._cases: dict[tuple[str, str], deque[Task]] = {}
+        self._cases: dict[Key, list[Task]] = {}
         for task in tasks:
-            self._cases.setdefault((task.case.dataset, task.case.id), deque()).append(task)
-        self._taken: set[tuple[str, str]] = set()
+            self._cases.setdefault((task.case.dataset, task.case.id), []).append(task)
+        self._taken: set[Key] = set()
+        self._next: dict[Key, Key] = {}  # announced to the worker of a case, which loads it meanwhile
+        self._seconds: dict[str, float] = {}  # by method, of its last task
         self._lock = threading.Lock()
+
+    def took(self, task: Task, seconds: float) -> None:
+        """Note what a task took, for the order of later ones."""
+        with self._lock:
+            self._seconds[task.method.name] = seconds
 
     def take(self, current: Case | None) -> tuple[Task, Case | None] | None:
         """Next task for a worker whose last case was `current`, and the case it will need after it."""
         with self._lock:
             key = (current.dataset, current.id) if current else None
             if key not in self._cases:
-                fresh = [k for k in self._cases if k not in self._taken]
+                key = self._next.pop(key, None) if key else None
+            if key not in self._cases:
                 # Nothing untouched is left: help with the case that has most left to do.
-                key = fresh[0] if fresh else max(self._cases, key=lambda k: len(self._cases[k]), default=None)
+                key = self._fresh() or max(self._cases, key=lambda k: len(self._cases[k]), default=None)
             if key is None:
                 return None
             self._taken.add(key)
             tasks = self._cases[key]
-            task = tasks.popleft()
-            upcoming = None
+            slowest = max(range(len(tasks)), key=lambda i: self._seconds.get(tasks[i].method.name, math.inf))
+            task = tasks.pop(slowest)
             if not tasks:
                 del self._cases[key]
-                ahead = next((k for k in self._cases if k not in self._taken), None)
-                upcoming = self._cases[ahead][0].case if ahead else None
-            return task, upcoming
+            if len(tasks) < ANNOUNCED and key not in self._next and (ahead := self._fresh()):
+                self._taken.add(ahead)
+                self._next[key] = ahead
+            upcoming = self._cases.get(self._next[key]) if key in self._next else None
+            return task, upcoming[0].case if upcoming else None
+
+    def _fresh(self) -> Key | None:
+        return next((k for k in self._cases if k not in self._taken), None)
 
 
-def run_local(
-    tasks: Sequence[Task], jobs: int, threads: int = 1, memory_mb: float | None = None
-) -> Iterator[Result]:
-    """Run tasks in `jobs` worker processes; yields (task, rows) in order of completion.
+class LocalPool:
+    """Worker processes of this machine, started at once, since torch takes seconds to import.
 
     Parameters
     ----------
+    jobs : int
+        Workers; with 0 questions and tasks are for this process.
     threads : int
         Threads per worker.  Values do not depend on `jobs`; they may differ in the last bits between
         thread counts.
-    memory_mb : float, optional
-        Resident memory limit per worker.
     """
-    waiting = CaseQueue(tasks)
-    results: queue.SimpleQueue[Result | BaseException] = queue.SimpleQueue()
-    workers = [IsolatedWorker(threads, memory_mb) for _ in range(max(1, min(jobs, len(tasks))))]
-    stopped = threading.Event()
 
-    def serve(worker: IsolatedWorker) -> None:
-        current: Case | None = None
-        try:
-            while not stopped.is_set() and (taken := waiting.take(current)) is not None:
-                task, upcoming = taken
-                current = task.case
-                results.put((task, worker.run(task, upcoming)))
-        # A fault of the engine itself must reach the caller, not die with its thread.
-        except BaseException as error:
-            results.put(error)
+    def __init__(self, jobs: int, threads: int = 1) -> None:
+        self.threads = threads
+        self.workers = [IsolatedWorker(threads) for _ in range(jobs)]
+        for worker in self.workers:
+            worker.start()
 
-    servers = [threading.Thread(target=serve, args=(w,), daemon=True) for w in workers]
-    for server in servers:
-        server.start()
-    try:
-        for _ in tasks:
-            result = results.get()
-            if isinstance(result, BaseException):
-                raise result
-            yield result
-    finally:
-        stopped.set()
-        for worker in workers:
+    def __enter__(self) -> LocalPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self.workers:
             worker.stop()
+
+    def ask(self, question: Callable[[], T]) -> Callable[[], T]:
+        """Ask every worker, so that each has imported what the question needs; the first answer counts.
+
+        Returns
+        -------
+        callable
+            Waits for the answer, and raises `FuseBenchError` where the question did or its process died.
+        """
+        if not self.workers:
+            return question
+        asked = {worker.ask(question): worker for worker in self.workers}
+
+        def answer() -> T:
+            first: T = asked[wait(list(asked))[0]].answer()  # type: ignore[index]
+            return first
+
+        return answer
+
+    def run(self, tasks: Sequence[Task], jobs: int, memory_mb: float | None = None) -> Iterator[Result]:
+        """Run tasks in `jobs` workers; yields (task, rows) in order of completion.
+
+        Parameters
+        ----------
+        memory_mb : float, optional
+            Resident memory limit per worker.
+        """
+        wanted = max(1, min(jobs, len(tasks)))
+        for surplus in self.workers[wanted:]:
+            surplus.stop()
+        self.workers = self.workers[:wanted]
+        self.workers += [IsolatedWorker(self.threads) for _ in range(wanted - len(self.workers))]
+        for worker in self.workers:
+            worker.memory_mb = memory_mb
+        waiting = CaseQueue(tasks)
+        results: queue.SimpleQueue[Result | BaseException] = queue.SimpleQueue()
+        stopped = threading.Event()
+
+        def serve(worker: IsolatedWorker) -> None:
+            current: Case | None = None
+            try:
+                while not stopped.is_set() and (taken := waiting.take(current)) is not None:
+                    task, upcoming = taken
+                    current = task.case
+                    begin = time.monotonic()
+                    rows = worker.run(task, upcoming)
+                    waiting.took(task, time.monotonic() - begin)
+                    results.put((task, rows))
+            # A fault of the engine itself must reach the caller, not die with its thread.
+            except BaseException as error:
+                results.put(error)
+
+        for worker in self.workers:
+            threading.Thread(target=serve, args=(worker,), daemon=True).start()
+        try:
+            for _ in tasks:
+                result = results.get()
+                if isinstance(result, BaseException):
+                    raise result
+                yield result
+        finally:
+            stopped.set()
+            for worker in self.workers:
+                worker.stop()
 
 
 def run_here(tasks: Iterable[Task]) -> Iterator[Result]:
@@ -104,6 +179,12 @@ def run_here(tasks: Iterable[Task]) -> Iterator[Result]:
 def default_jobs(device: str) -> int:
     """One worker per core; one per accelerator."""
     return 1 if device.startswith("cuda") else psutil.cpu_count(logical=False) or 1
+
+
+def may_have_gpu() -> bool:
+    """Whether there are device files of a GPU: a hint at no cost, where asking torch takes seconds."""
+    files = ("nvidiactl", "nvhost-gpu", "kfd", "dxg")
+    return sys.platform == "win32" or any(Path("/dev", name).exists() for name in files)
 
 
 def default_memory_mb(jobs: int) -> float:

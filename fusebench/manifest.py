@@ -12,9 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
-import torch
-
 from . import __version__
 from .cache import atomic_path
 from .errors import InputError
@@ -32,6 +29,8 @@ def describe_run(
     methods: Sequence[MethodSpec],
     metrics: Mapping[str, MetricInfo],
     dataset: Mapping[str, Any],
+    hardware: Mapping[str, Any],
+    git: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The manifest of a run, ready for JSON."""
     return {
@@ -41,9 +40,9 @@ def describe_run(
             "command": list(command),
         },
         "options": dict(options),
-        "git": _git(),
+        "git": dict(git),
         "versions": {"fusebench": __version__, "python": platform.python_version(), **_versions()},
-        "hardware": hardware(),
+        "hardware": dict(hardware),
         "dataset": dict(dataset),
         "methods": {
             m.name: {
@@ -83,29 +82,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return content
 
 
-def hardware() -> dict[str, Any]:
-    """Processor, cores, memory and accelerators."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "processor": _processor(),
-        "cores": psutil.cpu_count(logical=False),
-        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": gpus,
-    }
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor()
-
-
 def _versions() -> dict[str, str]:
     found = {}
     for package in _PACKAGES:
@@ -116,7 +92,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _git() -> dict[str, Any]:
+def git_state() -> dict[str, Any]:
+    """Commit of the checkout and whether files differ from it; empty where there is none."""
     root = Path(__file__).resolve().parent.parent
 
     def ask(*arguments: str) -> str:

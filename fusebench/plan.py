@@ -11,7 +11,7 @@ from typing import Any
 from .case import Case
 from .content import digest, method_key, path_of, source_key
 from .errors import InputError, PluginError
-from .method import MethodInfo
+from .method_info import MethodInfo
 from .metric import MetricId, MetricInfo, ranking_set
 from .plugins import Plugins
 from .protocol import PROTOCOLS
@@ -161,16 +161,27 @@ class Options:
     save: str = "first"  # fused volumes to keep: "first" case, "all", "none"
 
 
+def scored(protocols: Iterable[str], metrics: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Metric ids that each protocol scores: the prescribed ones, else `metrics`."""
+    return {p: PROTOCOLS[p].metrics(metrics) for p in protocols}
+
+
 def make_plan(
     plugins: Plugins,
     cases: Sequence[Case],
     methods: Sequence[MethodSpec],
+    infos: Mapping[str, MetricInfo],
     options: Options,
     folder: Path,
 ) -> list[Task]:
-    """Cross methods, cases, protocols and metrics into tasks, case by case."""
-    ids = {p: PROTOCOLS[p].metrics(options.metrics) for p in options.protocols}
-    infos = metric_infos(plugins, (m for chosen in ids.values() for m in chosen))
+    """Cross methods, cases, protocols and metrics into tasks, case by case; imports no plugin.
+
+    Parameters
+    ----------
+    infos : mapping
+        Of every metric that is `scored`, by name.
+    """
+    ids = scored(options.protocols, options.metrics)
     core = [source_key(Path(__file__).with_name(f"{n}.py")) for n in ("metric", "protocol")]
     sources = {name: _metric_source(plugins, name) for name in infos}
     tasks = []

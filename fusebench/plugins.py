@@ -12,6 +12,7 @@ from typing import Any
 
 from .dataset import Dataset, DatasetInfo
 from .errors import InputError
+from .method_info import MethodInfo
 from .metric import MetricInfo
 from .registry import Registry
 
@@ -45,8 +46,6 @@ def find_plugins(paths: tuple[str, ...] = ()) -> Plugins:
     InputError
         A path does not exist.
     """
-    from .method import MethodInfo  # imports torch; not needed to score with fusebench.metrics
-
     kinds: dict[str, Registry[Any]] = {
         "methods": Registry("method", MethodInfo),
         "metrics": Registry("metric", MetricInfo),

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from .case import Case
 from .metric import MetricInfo, evaluate, evaluate_slices
 from .plugins import Plugins
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Scores = dict[str, Any]  # metric id -> float, or the exception that it raised
 Truth = Mapping[str, Any] | None
@@ -40,6 +41,8 @@ class Scene:
     @classmethod
     def of(cls, case: Case, fused: NDArray[np.float32], device: str = "cpu") -> Scene:
         """Take a case and its fused image to `device`; on the CPU nothing is copied."""
+        import torch  # where scores are made; a plan is made without
+
         a, b, f, mask = (
             torch.from_numpy(np.require(x, requirements="W")).to(device)
             for x in (case.a.data, case.b.data, fused, case.mask)

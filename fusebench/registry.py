@@ -24,6 +24,7 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from .errors import DuplicateNameError, InputError, PluginError, UnknownNameError
+from .source import nodes_with
 
 T = TypeVar("T")
 
@@ -201,7 +202,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 def _literal_names(source: str, info_class: str) -> Iterator[tuple[str, int]]:
     """Yield (name, line) of every ``InfoClass(name="literal", ...)`` call in `source`."""
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes_with(source, info_class):
         if not isinstance(node, ast.Call):
             continue
         callee = node.func

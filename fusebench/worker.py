@@ -7,20 +7,23 @@ over two pipes.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from .errors import FuseBenchError, InputError
 from .registry import module_from_path
 
 if TYPE_CHECKING:
@@ -46,6 +49,38 @@ class IsolatedWorker:
     def __init__(self, threads: int = 1, memory_mb: float | None = None) -> None:
         self.threads, self.memory_mb = threads, memory_mb
         self._process: subprocess.Popen[bytes] | None = None
+        self._due = 0  # answers that the child has not been heard to give
+
+    def ask(self, question: Callable[[], Any]) -> Connection:
+        """Have the child call `question`; `answer` is due when the connection returned is readable."""
+        self.start()
+        # A child that is dead already says so in `answer`.
+        with contextlib.suppress(OSError):
+            self._writer.send(question)
+        self._due += 1
+        return self._reader
+
+    def answer(self) -> Any:
+        """What the question asked last returned.
+
+        Raises
+        ------
+        FuseBenchError
+            As the question raised it, or the child died of it.
+        """
+        content = None
+        try:
+            while self._due:
+                _, content = self._reader.recv()
+                self._due -= 1
+        except (EOFError, OSError):
+            _, reason = self._post_mortem()
+            raise InputError(
+                f"a plugin cannot be imported, {reason}; leave it out (`check method NAME` imports one alone)"
+            ) from None
+        if isinstance(content, FuseBenchError):
+            raise content
+        return content
 
     def run(self, task: Task, upcoming: Case | None = None) -> list[Row]:
         """Rows of `task`; a dead, hanging or oversized child gives rows that say so.
@@ -55,7 +90,7 @@ class IsolatedWorker:
         upcoming : Case, optional
             Loaded in the background while this task fuses.
         """
-        self._start()
+        self.start()
         try:
             self._writer.send(pack(task, upcoming))
             return self._wait(task)
@@ -72,7 +107,10 @@ class IsolatedWorker:
                 if kind == "rows":
                     rows: list[Row] = content
                     return rows
-                fusing_since = time.monotonic() if content == "fuse" else None
+                if kind == "answer":  # another worker gave it first
+                    self._due -= 1
+                else:
+                    fusing_since = time.monotonic() if content == "fuse" else None
             elif self._process.poll() is not None:
                 raise EOFError
             limit = task.timeout * max(1, task.repeats) if task.timeout else None
@@ -105,7 +143,8 @@ class IsolatedWorker:
             return "error", f"the worker died of {signal.Signals(-code).name}"
         return "error", f"the worker exited with code {code}"
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the child, unless it runs."""
         if self._process is not None and self._process.poll() is None:
             return
         child_reads, self_writes = os.pipe()
@@ -128,6 +167,7 @@ class IsolatedWorker:
         )
         os.close(child_reads)
         os.close(child_writes)
+        self._due = 0
         self._writer = Connection(self_writes, readable=False)
         self._reader = Connection(self_reads, writable=False)
 
@@ -198,8 +238,16 @@ def _load(case: Case) -> tuple[Case, float]:
     return case, time.perf_counter() - begin
 
 
+def _attempt(question: Callable[[], Any]) -> Any:
+    """The answer, or the error that the user is to read."""
+    try:
+        return question()
+    except FuseBenchError as error:
+        return error
+
+
 def _die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent dies, so that a killed run leaves nothing behind."""
+    """Ask Linux to kill this process when its parent dies, so that a killed run leaves no hanging fuse."""
     if sys.platform == "linux":
         import ctypes
 
@@ -209,15 +257,18 @@ def _die_with_parent() -> None:
 
 def main(arguments: list[str]) -> None:
     """Run tasks from one pipe, answer on the other, until the parent closes it."""
+    _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     reader = Connection(int(arguments[0]), writable=False)
     writer = Connection(int(arguments[1]), readable=False)
     os.dup2(2, 1)  # what a plugin prints must not mix with the parent's output
 
+    gc.disable()  # nothing that an import makes is garbage, and looking for it takes a tenth of the time
     import torch
 
     from .task import TaskRunner
 
+    gc.enable()
     torch.set_num_threads(int(arguments[2]))
     cases = _Cases()
 
@@ -227,9 +278,13 @@ def main(arguments: list[str]) -> None:
     runner = TaskRunner(stage)
     while True:
         try:
-            task, upcoming = unpack(reader.recv())
+            received = reader.recv()
         except EOFError:
             return
+        if callable(received):
+            writer.send(("answer", _attempt(received)))
+            continue
+        task, upcoming = unpack(received)
         if upcoming is not None:
             cases.get(task.case)
             cases.prefetch(upcoming)

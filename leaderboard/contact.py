@@ -2,19 +2,58 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
+from fusebench.cache import atomic_path
 from fusebench.colour import to_rgb
+
+from .volumes import StoredCase, geometry, read, stored_cases
 
 PLANES = ("axial", "coronal", "sagittal")
 # Images per line before a new band of rows starts; keeps labels legible on an A4 page.
 PER_BAND = 8
+# In pixels: width of a panel, space between panels, height of a label and of its letters.
+WIDTH, GAP, LABEL, LETTERS = 250, 6, 24, 17
+
+
+def of_run(folder: Path) -> Path | None:
+    """Draw the first case of a run folder whose volumes are kept, unless the sheet there is up to date.
+
+    Returns
+    -------
+    Path or None
+        ``figures/<case>.png``; None where no case is kept.
+    """
+    case = next(stored_cases(folder), None)
+    if case is None:
+        return None
+    out = folder / "figures" / f"{case.case}.png"
+    newest = _newest(case)
+    if out.exists() and out.stat().st_mtime_ns == newest:
+        return out
+    labels = {"mri": "MRI", "pet": "PET"}
+    images = [
+        (labels.get(name, name), read(path)[0]) for name, path in {**case.sources, **case.fused}.items()
+    ]
+    chroma = np.asarray(read(case.chroma)[0], np.uint8) if case.chroma else None
+    sheet(images, out, chroma, tuple(geometry(case.sources["mri"])["spacing"]))
+    # The time of what it shows: a volume written while it was drawn makes it out of date.
+    os.utime(out, ns=(newest, newest))
+    return out
+
+
+def _newest(case: StoredCase) -> int:
+    files = [*case.sources.values(), *case.fused.values(), *([case.chroma] if case.chroma else [])]
+    # A folder's time changes with its list of files.
+    return max(p.stat().st_mtime_ns for p in [*files, *{f.parent for f in files}])
 
 
 def sheet(
@@ -42,30 +81,57 @@ def sheet(
     Path
     """
     volumes = [(label, np.asarray(getattr(v, "data", v), dtype=np.float32)) for label, v in images]
-    flat = all(v.shape[0] == 1 for _, v in volumes)
-    planes = PLANES[:1] if flat else PLANES
-    per_band = min(PER_BAND, len(volumes))
-    bands = -(-len(volumes) // per_band)
-    figure = Figure(figsize=(1.7 * per_band, (1.75 * len(planes) + 0.3) * bands), dpi=150, facecolor="white")
-    axes = figure.subplots(bands * len(planes), per_band, squeeze=False)
-    for axis in axes.ravel():
-        axis.set_axis_off()
-    for i, (label, volume) in enumerate(volumes):
-        band, column = divmod(i, per_band)
-        for row, plane in enumerate(planes):
-            axis = axes[band * len(planes) + row, column]
-            picture, aspect = centre_slice(volume, plane, spacing)
-            if chroma is not None and i > 0:
-                picture = to_rgb(picture, np.stack([centre_slice(c, plane)[0] for c in chroma]))
-            axis.imshow(picture, cmap="gray", vmin=0, vmax=1, aspect=aspect, interpolation="nearest")
-            if row == 0:
-                # A "$" in a plugin's name is text, not mathematics.
-                axis.set_title(_shorten(label), fontsize=8, parse_math=False)
-    figure.tight_layout(pad=0.3)
+    planes = PLANES[:1] if all(v.shape[0] == 1 for _, v in volumes) else PLANES
+    columns = [
+        (label, [_panel(volume, plane, spacing, chroma if i else None) for plane in planes])
+        for i, (label, volume) in enumerate(volumes)
+    ]
+    per_band = min(PER_BAND, len(columns))
+    heights = [max(panels[row].height for _, panels in columns) for row in range(len(planes))]
+    band = LABEL + sum(heights) + GAP * len(planes)
+    bands = -(-len(columns) // per_band)
+    page = Image.new(
+        "L" if chroma is None else "RGB", (per_band * (WIDTH + GAP) + GAP, bands * band + GAP), "white"
+    )
+    draw, font = ImageDraw.Draw(page), _font()
+    for i, (label, panels) in enumerate(columns):
+        x, top = GAP + i % per_band * (WIDTH + GAP), GAP + i // per_band * band
+        draw.text((x + WIDTH / 2, top + LABEL / 2), _shorten(label), "black", font, anchor="mm")
+        top += LABEL
+        for panel, height in zip(panels, heights, strict=True):
+            page.paste(panel, (x + (WIDTH - panel.width) // 2, top + (height - panel.height) // 2))
+            top += height + GAP
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with atomic_path(path) as temporary:
+        page.save(temporary, "png", dpi=(150, 150))
     return path
+
+
+def _panel(
+    volume: NDArray[np.float32],
+    plane: str,
+    spacing: tuple[float, float, float],
+    chroma: NDArray[np.uint8] | None,
+) -> Image.Image:
+    picture, aspect = centre_slice(volume, plane, spacing)
+    if chroma is not None:
+        levels = to_rgb(picture, np.stack([centre_slice(c, plane)[0] for c in chroma]))
+    else:
+        levels = np.rint(np.clip(np.nan_to_num(picture), 0, 1) * 255).astype(np.uint8)
+    height, width = picture.shape[0] * aspect, picture.shape[1]
+    scale = WIDTH / max(width, height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return Image.fromarray(np.ascontiguousarray(levels)).resize(size, Image.Resampling.NEAREST)
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """DejaVu Sans as matplotlib ships it: knows Greek, Cyrillic and symbols.  matplotlib is not imported."""
+    spec = find_spec("matplotlib")
+    for folder in spec.submodule_search_locations or () if spec else ():
+        file = Path(folder, "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
+        if file.exists():
+            return ImageFont.truetype(str(file), LETTERS)
+    return ImageFont.load_default(LETTERS)
 
 
 def centre_slice(

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import scikit_posthocs as sp
 from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
@@ -64,6 +63,8 @@ def _wilcoxon(difference: Floats) -> float:
 
 def pairwise_nemenyi(blocks: pd.DataFrame) -> pd.DataFrame:
     """Nemenyi's test after Friedman's, on scores where larger is better (Demšar 2006)."""
+    import scikit_posthocs as sp  # brings all of pyplot and seaborn, which tables do without
+
     result: pd.DataFrame = sp.posthoc_nemenyi_friedman(blocks.to_numpy())
     return result.set_axis(list(blocks.columns), axis=0).set_axis(list(blocks.columns), axis=1)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import ast
 from collections.abc import Iterable
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..plugins import Plugins, find_plugins
+
+if TYPE_CHECKING:
+    from ..plugins import Plugins
 
 
 def add_plugin_option(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +25,8 @@ def add_plugin_option(parser: argparse.ArgumentParser) -> None:
 
 def plugins_of(args: argparse.Namespace) -> Plugins:
     """Everything registered, ``--plugin`` included."""
+    from ..plugins import find_plugins
+
     return find_plugins(tuple(args.plugin))
 
 
@@ -34,16 +36,9 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
 
 def device_of(args: argparse.Namespace) -> str:
     """The device asked for, checked."""
-    text: str = args.device
-    if text == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(text)
-    except RuntimeError:
-        raise InputError(f"--device {text}: give auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"--device {text}: this machine has no CUDA device that torch can use; try cpu")
-    return text
+    from ..hardware import checked_device  # imports torch
+
+    return checked_device(args.device)
 
 
 def add_settings_option(parser: argparse.ArgumentParser, what: str) -> None:

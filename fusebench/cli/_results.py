@@ -18,8 +18,9 @@ def score_results(args: argparse.Namespace) -> int:
     from ..bench import any_failed, contact_sheet, write_board
     from ..byor import FileRunner, file_specs, file_tasks, find_results
     from ..errors import InputError
-    from ..manifest import describe_run, write_manifest
-    from ..plan import Options, default_metrics, make_plan, metric_infos, pending
+    from ..hardware import describe_hardware
+    from ..manifest import describe_run, git_state, write_manifest
+    from ..plan import Options, default_metrics, make_plan, metric_infos, pending, scored
     from ..results import RunStore
     from .run import chosen_metrics, make_dataset
 
@@ -39,8 +40,9 @@ def score_results(args: argparse.Namespace) -> int:
         run=datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"), metrics=tuple(metrics), protocols=(args.protocol,)
     )
     specs = file_specs(results, args.results_dir, wanted)
-    planned = make_plan(plugins, cases, specs, options, folder)
-    infos = metric_infos(plugins, (s.metric for t in planned for s in t.scores))
+    ids = scored(options.protocols, metrics)
+    infos = metric_infos(plugins, (m for chosen in ids.values() for m in chosen))
+    planned = make_plan(plugins, cases, specs, infos, options, folder)
     tasks = list(file_tasks(planned, results, infos))
     runner = FileRunner(results, wanted)
     with RunStore(folder) as store:
@@ -57,6 +59,8 @@ def score_results(args: argparse.Namespace) -> int:
                 "cases": len(cases),
                 **asdict(dataset.info),
             },
+            hardware=describe_hardware(),
+            git=git_state(),
         )
         for entry in manifest["methods"].values():
             entry["dims"] = None  # slices or volumes: the images do not say

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -22,6 +22,9 @@ from ._options import (
     settings_of,
     split_commas,
 )
+
+if TYPE_CHECKING:
+    from ..execute import LocalPool
 
 
 def add(subparsers: Any) -> None:
@@ -107,15 +110,33 @@ def _not_negative(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    # Heavy imports wait until the arguments are known to be sound.
+    from ..execute import LocalPool
+
+    # First of all: workers import torch while this process, which never does, finds out what to run.
+    with LocalPool(_first_workers(args), args.threads) as pool:
+        return _run(args, pool)
+
+
+def _first_workers(args: argparse.Namespace) -> int:
+    """Workers to start at once; how many it takes is known when one of them has looked for a GPU."""
+    from ..execute import default_jobs, may_have_gpu
+
+    if args.executor == "dask" or args.scheduler or args.dry_run or args.collect:
+        return 0 if args.jobs == 0 else 1
+    if args.jobs is not None:
+        return int(args.jobs)
+    return default_jobs("cuda" if args.device == "auto" and may_have_gpu() else args.device)
+
+
+def _run(args: argparse.Namespace, pool: LocalPool) -> int:
     from ..bench import any_failed, contact_sheet, run_tasks, write_board
     from ..errors import InputError
     from ..execute import default_jobs
-    from ..manifest import describe_run, write_manifest
-    from ..plan import Options, default_metrics, make_plan, method_specs, metric_infos, pending
+    from ..manifest import describe_run, git_state, write_manifest
+    from ..plan import Options, make_plan, pending
     from ..protocol import PROTOCOLS
     from ..results import RunStore
-    from ._options import device_of
+    from ..survey import survey
 
     console = Console(width=None if sys.stdout.isatty() else 160)
     plugins = plugins_of(args)
@@ -137,26 +158,29 @@ def run(args: argparse.Namespace) -> int:
     cases = list(dataset.cases(args.split))[: args.cases]
     if not cases:
         raise InputError(f"dataset {args.dataset} has no cases in split {args.split!r}")
+    asked = chosen_metrics(plugins, args.metrics) if args.metrics else None
     with_truth = any(c.truth_loader for c in cases)
-    metrics = chosen_metrics(plugins, args.metrics) if args.metrics else default_metrics(plugins, with_truth)
-    device = device_of(args)
+    answer = pool.ask(
+        partial(survey, plugins.paths, names, settings, asked, protocols, with_truth, args.device)
+    )
+    git = git_state()
+    found = answer()
     folder = args.out or Path("runs") / f"{args.dataset}-{args.split}"
     options = Options(
         run=datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"),
-        metrics=tuple(metrics),
+        metrics=found.metrics,
         protocols=tuple(protocols),
         seed=args.seed,
-        device=device,
+        device=found.device,
         repeats=args.repeats,
         timeout=args.timeout or None,
         save="all" if args.save_fused else "first",
     )
-    specs = method_specs(plugins, names, settings)
-    tasks = make_plan(plugins, cases, specs, options, folder)
+    tasks = make_plan(plugins, cases, found.methods, found.infos, options, folder)
     if args.dry_run:
         return dry_run(tasks, folder, args.force, console)
 
-    jobs = default_jobs(device) if args.jobs is None else args.jobs
+    jobs = default_jobs(found.device) if args.jobs is None else args.jobs
     with RunStore(folder) as store:
         for note in store.notes:
             console.print(f"note: {note}", markup=False)
@@ -172,8 +196,8 @@ def run(args: argparse.Namespace) -> int:
                 run=options.run,
                 command=sys.argv,
                 options={**asdict(options), "jobs": jobs, "threads": args.threads},
-                methods=specs,
-                metrics=metric_infos(plugins, (s.metric for t in tasks for s in t.scores)),
+                methods=found.methods,
+                metrics=found.infos,
                 dataset={
                     "name": args.dataset,
                     "split": args.split,
@@ -181,26 +205,28 @@ def run(args: argparse.Namespace) -> int:
                     "cases": len(cases),
                     **asdict(dataset.info),
                 },
+                hardware=found.hardware,
+                git=git,
             ),
         )
         stored = sum(len(t.scores) for t in tasks) - sum(len(t.scores) for t in todo)
         console.print(
             f"{len(names)} methods, {len(cases)} cases, protocol {', '.join(protocols)}: {len(todo)} fusions "
-            f"to do, {stored} results stored; {jobs or 'no'} worker{'s' * (jobs != 1)} on {device}",
+            f"to do, {stored} results stored; {jobs or 'no'} worker{'s' * (jobs != 1)} on {found.device}",
             highlight=False,
         )
-        run_tasks(todo, store, executor(args, jobs), console)
+        run_tasks(todo, store, executor(args, jobs, pool), console, idle=jobs > 0)
         table = store.consolidate()
-        paths = write_board(folder, table, console, metrics if args.metrics else None)
+        paths = write_board(folder, table, console, asked)
         sheet = contact_sheet(folder)
     for path in [*paths, *([sheet] if sheet else []), folder / "rows.csv", folder / "manifest.json"]:
         console.print(str(path), highlight=False, soft_wrap=True)
     return int(any_failed(table, tasks))
 
 
-def executor(args: argparse.Namespace, jobs: int) -> Any:
+def executor(args: argparse.Namespace, jobs: int, pool: LocalPool) -> Any:
     """What runs the tasks: this machine's cores, Dask, or this process."""
-    from ..execute import default_memory_mb, run_here, run_local
+    from ..execute import default_memory_mb, run_here
 
     if args.executor == "dask" or args.scheduler:
         from ..cluster import run_dask
@@ -211,7 +237,7 @@ def executor(args: argparse.Namespace, jobs: int) -> Any:
     if not jobs:
         return run_here
     memory = args.memory or default_memory_mb(jobs)
-    return partial(run_local, jobs=jobs, threads=args.threads, memory_mb=memory)
+    return partial(pool.run, jobs=jobs, memory_mb=memory)
 
 
 def make_dataset(plugins: Any, args: argparse.Namespace) -> Any:
