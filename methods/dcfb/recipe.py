@@ -62,7 +62,7 @@ class _DCFBRecipe(Recipe):
     )
     margin = 8
     val_batches = 8
-    balance = 8
+    balance: int
 
     def __init__(
         self,
@@ -118,6 +118,8 @@ class Balanced(_DCFBRecipe):
         Weights beside the two SSIM terms: squared errors, the smaller SSIM once more, the stronger of the
         sources' edges, the squared error to the functional image in lesions (put there by the augmentation,
         relative to `mse`), and the error of the aligned image.
+    balance : int
+        Of the network, in training.
     """
 
     notes = (
@@ -134,6 +136,7 @@ class Balanced(_DCFBRecipe):
         edges: float = 4.0,
         lesion: float = 6.0,
         align: float = 20.0,
+        balance: int = 8,
         without: str = "none",
         misalign: float = 4.0,
         chance: float = 0.4,
@@ -148,6 +151,7 @@ class Balanced(_DCFBRecipe):
             checkpointing=checkpointing,
         )
         self.mse, self.worst, self.edges, self.lesion, self.align = mse, worst, edges, lesion, align
+        self.balance = balance
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         out = self.fuse(model, batch)
