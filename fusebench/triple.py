@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .errors import InputError
 
 T = TypeVar("T")
+
+_NAMES = ("a", "b", "fused")
 
 # Networks overshoot [0, 1] by rounding; more than this is a wrong range.
 _SLACK = 1e-4
@@ -24,32 +28,41 @@ _CHUNK = 1 << 19
 class Triple:
     """What every metric works on.
 
-    Attributes
+    Parameters
     ----------
-    images : Tensor, shape (3, N, H, W) or (3, N, D, H, W)
-        Structural, functional, fused; values 0..255.  float64 in 2D, float32 in 3D.
-    a, b, fused : Tensor, shape (N, H, W) or (N, D, H, W)
-        Views of `images`.
-    mask : Tensor of bool or None
-        Foreground, same shape.
-    scale : tuple of float
+    given : Tensor, shape (3, N, H, W) or (3, N, D, H, W)
+        Structural, functional, fused; values 0..255: uint8 where all are whole numbers, else floating.
+    mask : Tensor of bool, optional
+        Foreground, shape (N, H, W) or (N, D, H, W).
+    scale : tuple of float, optional
         Per axis, how many voxels make one voxel of the finest axis: a filter of sigma voxels has
         ``sigma * scale`` along that axis.  All 1 on isotropic grids and in 2D.
-    truth : mapping or None
+    truth : mapping, optional
         Ground truth by name.
+
+    Attributes
+    ----------
+    images : Tensor, shape as `given`
+        float64 in 2D, float32 in 3D.
+    a, b, fused : Tensor, shape (N, H, W) or (N, D, H, W)
+        Views of `images`.
+    whole : bool
+        All values are whole numbers: 8-bit images, given as bytes or as floats.
     """
 
     def __init__(
         self,
-        images: Tensor,
+        given: Tensor,
         mask: Tensor | None = None,
         scale: tuple[float, ...] | None = None,
         truth: Mapping[str, Any] | None = None,
     ) -> None:
-        self.images = images
-        self.a, self.b, self.fused = images
+        self.given = given
         self.mask = mask
-        self.dims = self.a.ndim - 1
+        self.dims = given.ndim - 2
+        self.shape = tuple(given.shape[2:])
+        self.device = given.device
+        self.whole = given.dtype == torch.uint8
         self.scale = scale or (1.0,) * self.dims
         self.truth = truth
         self._cache: dict[Any, Any] = {}
@@ -80,43 +93,56 @@ class Triple:
         InputError
             See `fusebench.metric.Metric.__call__`.
         """
-        given = {"a": a, "b": b, "fused": fused}
-        device = next((x.device for x in given.values() if isinstance(x, Tensor)), torch.device("cpu"))
-        planes = {name: _tensor(x, name).to(device) for name, x in given.items()}
-        shape = planes["a"].shape
+        planes = _arrays({"a": a, "b": b, "fused": fused})
+        shape = tuple(planes["a"].shape)
         for name, plane in planes.items():
-            if plane.shape != shape:
+            if tuple(plane.shape) != shape:
                 raise InputError(
-                    f"{name} has shape {tuple(plane.shape)} but a has {tuple(shape)}; resample to one grid"
+                    f"{name} has shape {tuple(plane.shape)} but a has {shape}; resample to one grid"
                 )
         if len(shape) not in ((3,) if batch else (2, 3)) or min(shape, default=0) < 1:
             wanted = "(N, H, W)" if batch else "(H, W) or (D, H, W)"
-            raise InputError(f"images of shape {tuple(shape)} cannot be scored; the shape is {wanted}")
+            raise InputError(f"images of shape {shape} cannot be scored; the shape is {wanted}")
         flat = batch or len(shape) == 2 or shape[0] == 1
         view = shape if len(shape) == 3 and flat else (1, *shape)
-        dtype = torch.float64 if flat else torch.float32
-        region = None if mask is None else _region(mask, shape).to(device).reshape(view)
-        images = torch.empty(3, *shape, dtype=dtype, device=device)
-        for out, (name, plane) in zip(images, planes.items(), strict=True):
-            _put(plane, name, out)
+        given = _stack(planes, torch.float64 if flat else torch.float32).view(3, *view)
         return cls(
-            images.view(3, *view),
-            mask=region,
+            given,
+            mask=None if mask is None else _region(mask, shape).to(given.device).reshape(view),
             scale=None if flat or spacing is None else _axis_scale(spacing),
             truth=truth,
         )
 
     def __len__(self) -> int:
-        return len(self.a)
+        return self.given.shape[1]
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Spatial shape."""
-        return tuple(self.a.shape[1:])
+    def images(self) -> Tensor:
+        """All three images, floating."""
+        if not self.whole:
+            return self.given
+        # Volumes would need twice the memory in float64.
+        dtype = torch.float64 if self.dims == 2 else torch.float32
+        return self.cached("images", lambda: self.given.to(dtype))
+
+    @property
+    def a(self) -> Tensor:
+        """Structural image."""
+        return self.images[0]
+
+    @property
+    def b(self) -> Tensor:
+        """Functional image."""
+        return self.images[1]
+
+    @property
+    def fused(self) -> Tensor:
+        """Fused image."""
+        return self.images[2]
 
     def image(self, name: str) -> Tensor:
         """``a``, ``b`` or ``fused`` by name."""
-        return getattr(self, name)  # type: ignore[no-any-return]
+        return self.images[_NAMES.index(name)]
 
     def cached(self, key: Any, make: Callable[[], T]) -> T:
         """Value of ``make()``, computed once per triple and key."""
@@ -128,12 +154,12 @@ class Triple:
 
     def points(self, name: str) -> Tensor:
         """Voxels of an image as ``(N, P)``: inside the mask where N is 1, else all, see `weights`."""
-        return self.stacked[("a", "b", "fused").index(name)]
+        return self.cached("points", lambda: self._gather(self.images))[_NAMES.index(name)]
 
     @property
-    def stacked(self) -> Tensor:
-        """`points` of all three images, ``(3, N, P)``."""
-        return self.cached("stacked", lambda: self._gather(self.images))
+    def given_points(self) -> Tensor:
+        """Voxels of all three images ``(3, N, P)``, uint8 where they are whole, see `points`."""
+        return self.cached("given points", lambda: self._gather(self.given))
 
     def pick(self, x: Tensor) -> Tensor:
         """A map ``(N, *shape)`` as ``(N, P)``, as `points`."""
@@ -184,7 +210,7 @@ class Triple:
             return self
         at = tuple(box)
         return Triple(
-            self.images[(slice(None), *at)].contiguous(), self.mask[at].contiguous(), self.scale, self.truth
+            self.given[(slice(None), *at)].contiguous(), self.mask[at].contiguous(), self.scale, self.truth
         )
 
     def inner(self, margin: Sequence[int]) -> Tensor | None:
@@ -224,19 +250,19 @@ class Triple:
     def foreground(self) -> Tensor:
         """Indices of the images of the batch that hold foreground."""
         if self.mask is None:
-            return torch.arange(len(self), device=self.a.device)
+            return torch.arange(len(self), device=self.device)
         return self.mask.flatten(1).any(1).nonzero()[:, 0]
 
     def chunks(self, rows: Tensor) -> Iterator[tuple[Tensor, Triple]]:
         """Yield (rows, sub-triple) over the images `rows` of the batch, a few at a time."""
-        count = max(1, _CHUNK // max(1, self.a[0].numel()))
+        count = max(1, _CHUNK // max(1, math.prod(self.shape)))
         for start in range(0, len(rows), count):
             part = rows[start : start + count]
             if len(part) == len(self):
                 yield part, self
                 continue
             mask = None if self.mask is None else self.mask[part]
-            yield part, Triple(self.images[:, part], mask, self.scale, self.truth)
+            yield part, Triple(self.given[:, part], mask, self.scale, self.truth)
 
     def slice_mean(self, core: Callable[[Triple], Tensor]) -> Tensor:
         """Mean of a 2D metric over the axial slices that hold foreground: ``(1,)``."""
@@ -244,32 +270,50 @@ class Triple:
 
     def _slices(self) -> list[Triple]:
         def make() -> list[Triple]:
-            stack = Triple(self.images[:, 0].double(), None if self.mask is None else self.mask[0])
+            stack = Triple(
+                self.given[:, 0] if self.whole else self.given[:, 0].double(),
+                None if self.mask is None else self.mask[0],
+            )
             return [chunk for _, chunk in stack.chunks(stack.foreground())]
 
         return self.cached("slices", make)
 
 
-def _tensor(x: Any, name: str) -> Tensor:
+Plane = NDArray[Any] | Tensor
+
+
+def _array(x: Any, name: str) -> NDArray[Any]:
+    """An array of an image that lies in the memory of the CPU."""
     if isinstance(x, Tensor):
-        return x.detach()
+        x = x.detach().cpu()
+        host: NDArray[Any] = (x.float() if x.dtype == torch.bfloat16 else x).numpy()
+        return host
     try:
-        array = np.asarray(x)
-        if not array.flags.writeable or any(s < 0 for s in array.strides):
-            array = array.copy()
-        return torch.from_numpy(array)
+        return np.asarray(x)
     except (TypeError, ValueError) as error:
         raise InputError(f"{name}: {error}".splitlines()[0]) from None
 
 
-def _put(x: Tensor, name: str, out: Tensor) -> None:
-    """Check an image and write it to `out` on the 8-bit scale."""
-    if x.dtype == torch.uint8:
-        out.copy_(x)
-        return
-    if not x.dtype.is_floating_point:
-        raise InputError(f"{name} is {x.dtype}; give uint8, or floats scaled to [0, 1]".replace("torch.", ""))
-    low, high = (float(v) for v in x.aminmax())
+def _arrays(given: Mapping[str, Any]) -> dict[str, Plane]:
+    """NumPy arrays, whose calls cost less on small images; tensors where one lies on another device."""
+    devices = (x.device for x in given.values() if isinstance(x, Tensor))
+    device = next((d for d in devices if d.type != "cpu"), None)
+    if device is None:
+        return {name: _array(x, name) for name, x in given.items()}
+    return {
+        name: (x.detach() if isinstance(x, Tensor) else torch.tensor(_array(x, name))).to(device)
+        for name, x in given.items()
+    }
+
+
+def _checked(x: Plane, name: str) -> tuple[Plane, bool]:
+    """The image, as bytes where all its 8-bit levels are whole, and whether they are."""
+    if x.dtype == (torch.uint8 if isinstance(x, Tensor) else np.uint8):
+        return x, True
+    kind = str(x.dtype).removeprefix("torch.")
+    if "float" not in kind:
+        raise InputError(f"{name} is {kind}; give uint8, or floats scaled to [0, 1]")
+    low, high = float(x.min()), float(x.max())
     # NaN compares false with everything, so this refuses it as well.
     if not (low >= -_SLACK and high <= 1 + _SLACK):
         if np.isfinite(low) and np.isfinite(high):
@@ -278,15 +322,37 @@ def _put(x: Tensor, name: str, out: Tensor) -> None:
                 "scale it, or give 8-bit data as uint8"
             )
         raise InputError(f"{name} has values that are not finite; replace NaN and inf first")
-    out.copy_(x).mul_(255).clamp_(0, 255)
-    whole = out.round()
-    torch.where((out - whole).abs_() < _SNAP, whole, out, out=out)
+    levels = x * 255
+    rest = levels - levels.round()
+    if not max(float(rest.max()), -float(rest.min())) < _SNAP:
+        return x, False
+    levels -= rest
+    return (levels.to(torch.uint8) if isinstance(levels, Tensor) else levels.astype(np.uint8)), True
+
+
+def _scaled(x: Plane, dtype: torch.dtype) -> Tensor:
+    """A checked image on the 8-bit scale, floating."""
+    x = x if isinstance(x, Tensor) else torch.tensor(x)
+    if x.dtype == torch.uint8:
+        return x.to(dtype)
+    out = x.to(dtype, copy=True).mul_(255).clamp_(0, 255)
+    levels = out.round()
+    return torch.where((out - levels).abs_() < _SNAP, levels, out)
+
+
+def _stack(planes: Mapping[str, Plane], dtype: torch.dtype) -> Tensor:
+    """Checked images on the 8-bit scale as one tensor: bytes, or `dtype` where one is not whole."""
+    checked = [_checked(x, name) for name, x in planes.items()]
+    if not all(whole for _, whole in checked):
+        return torch.stack([_scaled(x, dtype) for x, _ in checked])
+    images: Any = [x for x, _ in checked]
+    return torch.stack(images) if isinstance(images[0], Tensor) else torch.from_numpy(np.array(images))
 
 
 def _region(mask: Any, shape: tuple[int, ...]) -> Tensor:
-    region = _tensor(mask, "mask")
+    region = mask if isinstance(mask, Tensor) else torch.tensor(_array(mask, "mask"))
     if region.shape != shape:
-        raise InputError(f"mask has shape {tuple(region.shape)} but the images have {tuple(shape)}")
+        raise InputError(f"mask has shape {tuple(region.shape)} but the images have {shape}")
     if region.dtype != torch.bool:
         region = region > 0
     if not bool(region.any()):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,52 +19,90 @@ from ._combine import mean_of_two
 Array = NDArray[np.float64]
 
 _PEAK = 255.0
-
-
-# Below this a difference of sums is no longer exact, and the error is computed voxel by voxel.
-_SURE = 1e-3
-# Voxels in double precision at once.
+# Voxels worked on at once.
 _CHUNK = 1 << 20
+# So many products of two bytes add up without rounding in single precision.
+_EXACT = 256
 _ROWS = {"a": 0, "b": 1, "fused": 2}
 
 
-def _moments(t: Triple) -> tuple[Array, Array]:
-    """Means ``(N, 3)`` and mean products ``(N, 3, 3)`` of (a, b, fused) over the foreground.
+def _parts(t: Triple) -> Iterator[NDArray[Any]]:
+    """Foreground ``(3, N, P)`` in NumPy, which costs less on 2D images than torch, a part at a time."""
+    points = t.given_points
+    for start in range(0, points.shape[2], _CHUNK):
+        yield points[:, :, start : start + _CHUNK].cpu().numpy()
 
-    In NumPy: on a handful of numbers torch's calls would cost more than the sums over the images.
-    """
+
+def _dot(x: NDArray[Any], y: NDArray[Any]) -> Any:
+    """Sum of products over the last axis in double precision; of float32, which hold bytes, exact."""
+    if x.dtype == np.float64:
+        return np.vecdot(x, y)
+    n = x.shape[-1] // _EXACT * _EXACT
+    blocks = [v[..., :n].reshape(*v.shape[:-1], -1, _EXACT) for v in (x, y)]
+    return np.vecdot(*blocks).sum(-1, dtype=np.float64) + np.vecdot(x[..., n:], y[..., n:])
+
+
+def _moments(t: Triple) -> tuple[Array, Array]:
+    """Means ``(N, 3)`` and mean products ``(N, 3, 3)`` of (a, b, fused) over the foreground."""
 
     def make() -> tuple[Array, Array]:
-        w = t.weights
-        if w is None and len(t) == 1:
-            mean, product = np.zeros(3), np.zeros((3, 3))
-            count = t.stacked.shape[2]
-            for start in range(0, count, _CHUNK):
-                rows = t.stacked[:, 0, start : start + _CHUNK].double()
-                mean = mean + rows.sum(1).cpu().numpy()
-                product = product + (rows @ rows.mT).cpu().numpy()
-            return mean[None] / count, product[None] / count
-        x = t.stacked.double().transpose(0, 1)
-        y = x / x.shape[2] if w is None else x * (w / w.sum(1, keepdim=True))[:, None]
-        return y.sum(2).cpu().numpy(), (y @ x.mT).cpu().numpy()
+        if t.weights is not None:
+            x = t.given_points.double().transpose(0, 1)
+            y = x * (t.weights / t.weights.sum(1, keepdim=True))[:, None]
+            return y.sum(2).cpu().numpy(), (y @ x.mT).cpu().numpy()
+        mean, product = np.zeros((3, len(t))), np.zeros((3, 3, len(t)))
+        for part in _parts(t):
+            rows = part.astype(np.float32 if t.whole else np.float64)
+            mean += _dot(rows, np.ones_like(rows[0]))
+            for k in range(3):
+                product[k, k:] += _dot(rows[k], rows[k:])
+        for i, j in ((1, 0), (2, 0), (2, 1)):
+            product[i, j] = product[j, i]
+        count = t.given_points.shape[2]
+        return mean.T / count, product.T / count
 
     return t.cached("moments of points", make)
 
 
-def _mse(t: Triple, source: str) -> Tensor:
-    def make() -> Tensor:
-        _, p = _moments(t)
-        k = _ROWS[source]
-        mse = p[:, k, k] + p[:, 2, 2] - 2 * p[:, k, 2]
-        if mse.min() > _SURE:
-            return torch.from_numpy(mse).to(t.a.device)
-        return t.mean((t.points(source).double() - t.points("fused")).square_())
+def _errors(t: Triple) -> Array:
+    """Mean squared errors ``(2, N)`` of F against A and B over the foreground."""
 
-    return t.cached(("mse", source), make)
+    def make() -> Array:
+        if t.weights is not None:
+            gaps = t.given_points[:2].double() - t.given_points[2].double()
+            return np.stack([t.mean(x.square_()).cpu().numpy() for x in gaps])
+        total = np.zeros((2, len(t)))
+        for part in _parts(t):
+            sources, f = part[:2], part[2]
+            if t.whole:
+                # The size of a difference of bytes is a byte.
+                size = np.maximum(sources, f)
+                size -= np.minimum(sources, f)
+                gap = size.astype(np.float32)
+            else:
+                gap = sources.astype(np.float64) - f
+            total += _dot(gap, gap)
+        return total / t.given_points.shape[2]
+
+    return t.cached("errors", make)
 
 
-def decibel(mse: Tensor, peak: float | Tensor = _PEAK) -> Tensor:
-    return 10 * torch.log10(peak**2 / mse)
+def _error(t: Triple, part: str) -> Array:
+    """The error against one source, the larger, or the mean of both."""
+    errors = _errors(t)
+    both: Array = errors.max(0) if part == "worst" else errors.mean(0)
+    return errors[_ROWS[part]] if part in _ROWS else both
+
+
+def decibel(error: Array) -> Array:
+    """PSNR of mean squared errors; inf for 0."""
+    with np.errstate(divide="ignore"):
+        out: Array = 10 * np.log10(_PEAK**2 / error)
+    return out
+
+
+def _tensor(t: Triple, x: Array) -> Tensor:
+    return torch.from_numpy(x).to(t.device)
 
 
 def _psnr_cddfuse(t: Triple, part: str) -> Tensor:
@@ -76,7 +116,7 @@ def _psnr_cddfuse(t: Triple, part: str) -> Tensor:
         mse = max(errors) if part == "worst" else sum(errors) / len(errors)
         with np.errstate(divide="ignore"):
             out.append(float(10 * np.log10(np.max(f) ** 2 / mse)) if mse else math.inf)
-    return torch.tensor(out, dtype=torch.float64, device=t.a.device)
+    return torch.tensor(out, dtype=torch.float64, device=t.device)
 
 
 @metric(
@@ -101,17 +141,12 @@ def _psnr_cddfuse(t: Triple, part: str) -> Tensor:
 )
 def psnr(t: Triple, part: str, variant: str) -> Tensor:
     """Peak signal-to-noise ratio against both sources, pooled."""
-    a, b = (_mse(t, part if part in ("a", "b") else s) for s in ("a", "b"))
-    if part == "worst":
-        a = b = torch.maximum(a, b)
-    if variant == "paper":
-        return (decibel(a) + decibel(b)) / 2
     if variant == "cddfuse":
         return _psnr_cddfuse(t, part)
-    mse = (a + b) / 2
-    if variant == "tang":
-        return decibel(mse / 255**2)
-    return decibel(mse)
+    if variant == "paper" and not part:
+        return _tensor(t, decibel(_errors(t)).mean(0))
+    error = _error(t, part)
+    return _tensor(t, decibel(error / 255**2 if variant == "tang" else error))
 
 
 @metric(
@@ -130,13 +165,11 @@ def psnr(t: Triple, part: str, variant: str) -> Tensor:
 )
 def rmse(t: Triple, part: str, variant: str) -> Tensor:
     """Root of the mean of the two mean squared errors."""
-    a, b = (_mse(t, part if part in ("a", "b") else s) for s in ("a", "b"))
-    if part == "worst":
-        a = b = torch.maximum(a, b)
     if variant == "vifb":
-        count = t.points("a").shape[1] if t.weights is None else t.weights.sum(1)
-        return (a.sqrt() + b.sqrt()) / 2 / count**0.5
-    return ((a + b) / 2).sqrt()
+        count = t.given_points.shape[2] if t.weights is None else t.weights.sum(1).cpu().numpy()
+        roots = np.sqrt(_error(t, part)) if part else np.sqrt(_errors(t)).mean(0)
+        return _tensor(t, roots / count**0.5)
+    return _tensor(t, np.sqrt(_error(t, part)))
 
 
 def _covariance(t: Triple) -> tuple[Array, Array]:
@@ -176,7 +209,7 @@ def cc(t: Triple, part: str, variant: str) -> Tensor:
 
     def one(source: str) -> Tensor:
         k = _ROWS[source]
-        return torch.from_numpy(correlation(c[:, k, 2], c[:, k, k], c[:, 2, 2], scale)).to(t.a.device)
+        return _tensor(t, correlation(c[:, k, 2], c[:, k, k], c[:, 2, 2], scale))
 
     return mean_of_two(one, part)
 
@@ -203,4 +236,4 @@ def scd(t: Triple, part: str, variant: str) -> Tensor:
         variance = c[:, 2, 2] + c[:, y, y] - 2 * c[:, 2, y]
         return correlation(c[:, 2, x] - c[:, y, x], variance, c[:, x, x], scale)
 
-    return torch.from_numpy(one(0, 1) + one(1, 0)).to(t.a.device)
+    return _tensor(t, one(0, 1) + one(1, 0))

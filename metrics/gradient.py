@@ -86,7 +86,7 @@ def qabf(t: Triple, part: str, variant: str) -> Tensor:
     if variant == "liu":
         return _liu(t) if t.dims == 2 else t.slice_mean(_liu)
     c = t.crop((1,) * t.dims)
-    top = bottom = torch.zeros(len(t), dtype=torch.float64, device=t.a.device)
+    top = bottom = torch.zeros(len(t), dtype=torch.float64, device=t.device)
     for source in (part,) if part else ("a", "b"):
         g = magnitude(c, source)
         top = top + c.map_sum(_preservation(c, source) * g, (0,) * t.dims)
@@ -97,7 +97,7 @@ def qabf(t: Triple, part: str, variant: str) -> Tensor:
 def _artefacts(t: Triple, a: Tensor, b: Tensor, f: Tensor, aligned: list[Tensor]) -> Tensor:
     """Weighted loss of preservation where F has a stronger edge than both sources."""
     added = (f > a) & (f > b)
-    top = bottom = torch.zeros(len(t), dtype=torch.float64, device=t.a.device)
+    top = bottom = torch.zeros(len(t), dtype=torch.float64, device=t.device)
     for g, along in zip((a, b), aligned, strict=True):
         low, high = torch.minimum(g, f), torch.maximum(g, f)
         strength = torch.where(low == 0, 0.0, low / high)
@@ -126,7 +126,7 @@ def nabf(t: Triple, part: str, variant: str) -> Tensor:
     """Share of edge information in F that comes from neither source."""
     c = t.crop((1,) * t.dims)
     if variant == "tang":
-        c = Triple(c.images[[1, 2, 0]], c.mask, c.scale)
+        c = Triple(c.given[[1, 2, 0]], c.mask, c.scale)
     a, b, f = (magnitude(c, name, "reflect") / 8 for name in ("a", "b", "fused"))
     if t.dims == 3:
         return _artefacts(c, a, b, f, [parallel(c, s, "reflect") for s in ("a", "b")])

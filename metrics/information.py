@@ -158,7 +158,7 @@ def nmi(t: Triple, part: str, variant: str) -> Tensor:
 )
 def q_ncie(t: Triple, part: str, variant: str) -> Tensor:
     """Entropy of the eigenvalues of the nonlinear correlation matrix of A, B and F."""
-    matrix = torch.eye(3, dtype=torch.float64, device=t.a.device).repeat(len(t), 1, 1)
+    matrix = torch.eye(3, dtype=torch.float64, device=t.device).repeat(len(t), 1, 1)
     for i, j, x, y in ((0, 1, "a", "b"), (0, 2, "a", "fused"), (1, 2, "b", "fused")):
         matrix[:, i, j] = matrix[:, j, i] = _mutual(t, x, y, stretched_joint) / 8
     values = torch.linalg.eigvalsh(matrix).clamp_min(0) / 3

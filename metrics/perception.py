@@ -17,7 +17,7 @@ _VIFF_WEIGHTS = (1.0, 0.0, 0.15, 1.0)
 
 
 def _vifp(t: Triple, source: str) -> Tensor:
-    top = bottom = torch.zeros(len(t), dtype=torch.float64, device=t.a.device)
+    top = bottom = torch.zeros(len(t), dtype=torch.float64, device=t.device)
     for m in scales(t):
         _, kept, whole = information(m, source, _VIFP_NOISE)
         top = top + m.triple.map_sum(kept, m.margin)
@@ -62,7 +62,7 @@ def vifp(t: Triple, part: str, variant: str) -> Tensor:
 )
 def viff(t: Triple, part: str, variant: str) -> Tensor:
     """Share of the visual information of the sources that F keeps."""
-    total = torch.zeros(len(t), dtype=torch.float64, device=t.a.device)
+    total = torch.zeros(len(t), dtype=torch.float64, device=t.device)
     weights = 0.0
     for weight, m in zip(_VIFF_WEIGHTS, scales(t), strict=False):
         if not weight:

@@ -78,7 +78,7 @@ def q_p(t: Triple, part: str, variant: str) -> Tensor:
     seen = [x[0] > _FEATURE for x in (a, b, best)]
     inside = seen[2] if t.mask is None else seen[2] & t.mask
     count = inside.sum((1, 2))
-    value = torch.ones(len(t), dtype=torch.float64, device=t.a.device)
+    value = torch.ones(len(t), dtype=torch.float64, device=t.device)
     for k in range(3):
         maps = [_local_correlation(x[k], f[k], s) for x, s in zip((a, b, best), seen, strict=True)]
         result = torch.maximum(torch.maximum(maps[0], maps[1]), maps[2])

@@ -46,7 +46,7 @@ def _bell(sigma: float) -> tuple[float, ...]:
 
 def _masked_contrast(t: Triple, name: str) -> Tensor:
     """Contrast of an image as the eye sees it: CSF filter, local contrast, masking."""
-    r = _radius((t.shape[0], t.shape[1]), 30.0, t.a.device)
+    r = _radius((t.shape[0], t.shape[1]), 30.0, t.device)
     transfer = torch.exp(-((r / 15.3870) ** 2)) - 0.7622 * torch.exp(-((r / 1.3456) ** 2))
     x = functional.pad(_filtered(stretched(t, name), transfer), (15, 15, 15, 15))
     wide = separable(x, [_bell(4.0)] * 2)
@@ -108,7 +108,7 @@ def _blocks(x: Tensor) -> Tensor:
 )
 def q_cv(t: Triple, part: str, variant: str) -> Tensor:
     """Perceived error of F against both sources, weighted by block saliency."""
-    r = 0.144 * _radius((t.shape[0], t.shape[1]), 8.0, t.a.device)
+    r = 0.144 * _radius((t.shape[0], t.shape[1]), 8.0, t.device)
     transfer = 2.6 * (0.0192 + r) * torch.exp(-(r**1.1))
     counts = None
     if t.mask is not None:
@@ -116,7 +116,7 @@ def q_cv(t: Triple, part: str, variant: str) -> Tensor:
         inside = share >= _blocks(torch.ones_like(t.mask, dtype=share.dtype)) / 2
         counts = torch.where(inside.flatten(1).any(1)[:, None, None], inside, share > 0)
     f = stretched(t, "fused")
-    top = bottom = torch.zeros(len(t), dtype=torch.float64, device=t.a.device)
+    top = bottom = torch.zeros(len(t), dtype=torch.float64, device=t.device)
     for name in ("a", "b"):
         x = stretched(t, name)
         edges = norm([derivative(x, k, (1.0, 1.0), "constant") for k in range(2)])

@@ -51,7 +51,7 @@ def _difference(x: Tensor, offsets: tuple[int, ...]) -> Tensor:
 def _mean_square(t: Triple, squares: Tensor, offsets: tuple[int, ...]) -> Tensor:
     """Mean over the steps whose two ends lie inside the mask."""
     if squares.shape[1:].numel() == 0:
-        return torch.zeros(len(t), dtype=torch.float64, device=t.a.device)
+        return torch.zeros(len(t), dtype=torch.float64, device=t.device)
     if t.mask is None:
         return squares.flatten(1).mean(1, dtype=torch.float64)
     p, q = _step(t.mask, offsets)
@@ -75,7 +75,7 @@ def _mean_square(t: Triple, squares: Tensor, offsets: tuple[int, ...]) -> Tensor
 )
 def sf(t: Triple, part: str, variant: str) -> Tensor:
     """Spatial frequency of the fused image."""
-    total = torch.zeros(len(t), dtype=torch.float64, device=t.a.device)
+    total = torch.zeros(len(t), dtype=torch.float64, device=t.device)
     for axis in range(t.dims):
         offsets = tuple(int(k == axis) for k in range(t.dims))
         mean = _mean_square(t, _difference(t.fused, offsets).square_() * t.scale[axis] ** 2, offsets)
@@ -100,7 +100,7 @@ def ag(t: Triple, part: str, variant: str) -> Tensor:
     """Average gradient of the fused image."""
     axes = [k for k in range(t.dims) if t.shape[k] > 1]
     if not axes:
-        return torch.zeros(len(t), dtype=torch.float64, device=t.a.device)
+        return torch.zeros(len(t), dtype=torch.float64, device=t.device)
     parts = [torch.gradient(t.fused, dim=k + 1)[0] * t.scale[k] for k in axes]
     value = t.map_mean(norm(parts) / math.sqrt(2), (0,) * t.dims)
     if variant == "tang":
@@ -142,7 +142,7 @@ def ei(t: Triple, part: str, variant: str) -> Tensor:
 )
 def q_sf(t: Triple, part: str, variant: str) -> Tensor:
     """Relative error of the spatial frequency of F against the stronger source gradients."""
-    have = want = torch.zeros(len(t), dtype=torch.float64, device=t.a.device)
+    have = want = torch.zeros(len(t), dtype=torch.float64, device=t.device)
     count = float(math.prod(t.shape))
     for offsets in ((0, 1), (1, 0), (1, 1), (1, -1)):
         f, a, b = (_difference(x, offsets).abs_() for x in (t.fused, t.a, t.b))
@@ -180,7 +180,7 @@ def q_m(t: Triple, part: str, variant: str) -> Tensor:
     """Haar detail of the sources kept in F, weighted by its energy."""
     low = {name: t.image(name) for name in ("a", "b", "fused")}
     mask = None if t.mask is None else t.mask.double()[:]
-    value = torch.ones(len(t), dtype=torch.float64, device=t.a.device)
+    value = torch.ones(len(t), dtype=torch.float64, device=t.device)
     for power in (2 / 3, 1 / 3):
         if min(low["a"].shape[1:]) < 2:
             return torch.zeros_like(value)

@@ -146,7 +146,7 @@ def _ms_ssim(t: Triple, source: str) -> Tensor:
     levels = pyramid(t, 5)
     weights = _SCALE_WEIGHTS[: len(levels)]
     total = math.fsum(weights)
-    value = torch.ones(len(t), dtype=torch.float64, device=t.a.device)
+    value = torch.ones(len(t), dtype=torch.float64, device=t.device)
     for weight, level in zip(weights, levels, strict=True):
         m = moments(level)
         make = ssim_map if level is levels[-1] else _contrast_map
@@ -225,7 +225,7 @@ def mef_ssim(t: Triple, part: str, variant: str) -> Tensor:
         return _mef_ssim(t)
     levels = pyramid(t, 3)
     weights = _SCALE_WEIGHTS[: len(levels)]
-    value = torch.ones(len(t), dtype=torch.float64, device=t.a.device)
+    value = torch.ones(len(t), dtype=torch.float64, device=t.device)
     for weight, level in zip(weights, levels, strict=True):
         value = value * _mef_ssim(level).clamp_min(0) ** (weight / math.fsum(weights))
     return value

@@ -60,7 +60,7 @@ def _inside(t: Triple) -> NDArray[np.bool_]:
 
 
 def _value(t: Triple, x: float) -> Tensor:
-    return torch.tensor([x], dtype=torch.float64, device=t.a.device)
+    return torch.tensor([x], dtype=torch.float64, device=t.device)
 
 
 def auc(low: NDArray[Any], high: NDArray[Any]) -> float:
@@ -179,7 +179,7 @@ def wm_edge(t: Triple, part: str, variant: str) -> Tensor:
     x = x - x.mean(1, keepdim=True)
     c = (x @ x.mT / x.shape[1]).cpu().numpy()[None]
     r = correlation(c[:, 0, 1], c[:, 0, 0], c[:, 1, 1], np.array([1e-9]))
-    return torch.from_numpy(r).to(t.a.device)
+    return torch.from_numpy(r).to(t.device)
 
 
 @metric(
@@ -206,4 +206,4 @@ def psnr_clean(t: Triple, part: str, variant: str) -> Tensor:
     mse = t.mean((t.pick(clean[None] * 255) - f).square_())
     if part != "b":
         mse = (mse + t.mean((t.points("a") - f).square_())) / 2
-    return decibel(mse)
+    return torch.from_numpy(decibel(mse.cpu().numpy())).to(t.device)

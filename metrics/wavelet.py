@@ -38,7 +38,7 @@ def _bands(t: Triple, name: str) -> Bands:
                 if isinstance(key, tuple) and key[1] in _BANDS:
                     h, w = (n // _BLOCK * _BLOCK for n in band.shape)
                     stacks.setdefault(key, []).append(torch.from_numpy(np.ascontiguousarray(band[:h, :w])))
-        return [(level, torch.stack(x).to(t.a.device)) for (level, _), x in stacks.items()]
+        return [(level, torch.stack(x).to(t.device)) for (level, _), x in stacks.items()]
 
     return t.cached(("steerable", name), make)
 
@@ -58,7 +58,7 @@ def _source_model(y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _vif(t: Triple, source: str) -> Tensor:
-    top = bottom = torch.zeros(len(t), dtype=torch.float64, device=t.a.device)
+    top = bottom = torch.zeros(len(t), dtype=torch.float64, device=t.device)
     for (level, x), (_, f) in zip(_bands(t, source), _bands(t, "fused"), strict=True):
         radius = 2 ** (_LEVELS - level - 1)
         size = 2 * radius + 1
