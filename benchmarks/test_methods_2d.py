@@ -47,13 +47,13 @@ def test_pair(benchmark, name):
     run(benchmark, method.fuse_slices, *pair(), rounds=2 if name == "swinfuse" else 5)
 
 
-@pytest.mark.parametrize("way", ["padded", "bordered"])
+@pytest.mark.parametrize("way", ["layer by layer", "strip by strip"])
 def test_densefuse_addition(benchmark, way):
     net = module("densefuse").DenseFuseNet().eval()
     a, b = pair()
     ways = {
-        "padded": lambda: net.decode((net.encode(a) + net.encode(b)) / 2),
-        "bordered": lambda: net.add_fast(a, b),
+        "layer by layer": lambda: net.decode((net.encode(a) + net.encode(b)) / 2),
+        "strip by strip": lambda: net.add_fast(a, b),
     }
     run(benchmark, ways[way])
 

@@ -31,6 +31,8 @@ class LearnedSliceMethod(SliceMethod):
     """
 
     layouts: ClassVar[Sequence[Layout]] = ()
+    # Pixels from what is not black at which black gives the same value everywhere; 0 where there is no such.
+    reach: int = 0
     network: nn.Module
 
     def __init__(self, weights: str | None = None, compat: bool = False, planes: str = "axial") -> None:
@@ -74,12 +76,32 @@ class LearnedSliceMethod(SliceMethod):
                 f"{self.info.name}: an input holds NaN or infinite values; clean the images first"
             )
         with torch.inference_mode():
-            fused = self.run(a, b)
+            fused = self._run_content(a, b) if self.reach and not a.is_cuda else self.run(a, b)
         return fused.clamp(0, 1)
+
+    def _run_content(self, a: Tensor, b: Tensor) -> Tensor:
+        """`run` on the box around what is not black; beyond its reach lies what black gives."""
+        black = a.new_zeros(1, 1, 4, 4)
+        fused = torch.empty_like(a)
+        fused[:] = self.run(black, black)[..., :1, :1]
+        for x, y, out in zip(a, b, fused, strict=True):
+            box = content_box(x[0], y[0], self.reach)
+            if box is not None:
+                out[:, *box] = self.run(x[None, :, *box], y[None, :, *box])[0]
+        return fused
 
     def run(self, a: Tensor, b: Tensor) -> Tensor:
         """Fuse checked slices (N, 1, H, W); the result is clipped to [0, 1] afterwards."""
         raise NotImplementedError
+
+
+def content_box(a: Tensor, b: Tensor, margin: int = 0) -> tuple[slice, slice] | None:
+    """Box of what is not black in both images (H, W), and `margin` pixels more; None: all is black."""
+    where = torch.nonzero((a != 0) | (b != 0), as_tuple=True)
+    if not len(where[0]):
+        return None
+    rows, columns = (slice(max(int(i.min()) - margin, 0), int(i.max()) + 1 + margin) for i in where)
+    return rows, columns
 
 
 def choose(what: str, value: str, known: Sequence[str]) -> str:

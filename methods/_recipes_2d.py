@@ -36,7 +36,7 @@ class SliceRecipe(Recipe):
 class DenseFuseRecipe(SliceRecipe):
     """Auto-encoder on single images: pixel loss and SSIM."""
 
-    defaults = Hyperparameters(steps=600, batch=4, lr=2e-3, warmup=50, val_every=60)
+    defaults = Hyperparameters(steps=2400, batch=4, lr=2e-3, warmup=50, val_every=150)
     crop = (64, 64)
     val_batches = 6
     notes = (
@@ -126,7 +126,7 @@ class MATRRecipe(SliceRecipe):
 class DILRANRecipe(SliceRecipe):
     """Auto-encoder on single images: pixel and Sobel loss."""
 
-    defaults = Hyperparameters(steps=350, batch=2, lr=1e-3, warmup=30, val_every=35)
+    defaults = Hyperparameters(steps=700, batch=2, lr=1e-3, warmup=30, val_every=50)
     crop = (96, 96)
     val_batches = 6
     notes = (

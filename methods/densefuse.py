@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
@@ -9,9 +12,11 @@ from torch import Tensor, nn
 from fusebench.errors import InputError
 from fusebench.method import MethodInfo, Weights
 
-from ._conv import ReflectConv2d, pad_reflect
+from ._conv import Maps, Memory, ReflectConv2d, pad_reflect
 from ._learned import LearnedSliceMethod, choose
 from ._weights import Layout
+
+STRIP = 64  # rows
 
 
 class DenseFuseNet(nn.Module):
@@ -23,6 +28,7 @@ class DenseFuseNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.memory = Memory()
         self.first = ReflectConv2d(1, 16)
         self.dense = nn.ModuleList(ReflectConv2d(16 * k, 16) for k in (1, 2, 3))
         self.decoder = nn.ModuleList(ReflectConv2d(i, o) for i, o in ((64, 64), (64, 32), (32, 16), (16, 1)))
@@ -41,20 +47,41 @@ class DenseFuseNet(nn.Module):
         return x
 
     def add_fast(self, x: Tensor, y: Tensor) -> Tensor:
-        """Fuse one pair (1, 1, H, W) by addition, without gradients and without padding or joining any maps.
+        """Fuse one pair (1, 1, H, W) by addition on a CPU, without gradients.
 
-        All maps carry a border of one pixel that is kept reflected.
+        All layers advance together, a strip of rows at a time, so that maps are still in the processor's
+        cache when the next layer reads them; each layer lags a row behind the one before.
         """
-        h, w = x.shape[-2] + 2, x.shape[-1] + 2
-        both = x.new_empty(2, 1, 64, h, w)
-        for image, maps in zip((x, y), both, strict=True):
-            maps[:, :16] = _bordered(pad_reflect(image), self.first)
-            for k, layer in enumerate(self.dense, start=1):
-                maps[:, 16 * k : 16 * (k + 1)] = _bordered(maps[:, : 16 * k], layer)
-        z = both[0].add_(both[1]).div_(2)
-        for layer in self.decoder:
-            z = _bordered(z, layer)
-        return z[..., 1:-1, 1:-1]
+        h, w = x.shape[-2:]
+        images = Maps(self.memory, "images", 1, h, w, 2)
+        images.bordered[:] = torch.cat((pad_reflect(x), pad_reflect(y)), -1)
+        dense = Maps(self.memory, "dense", 64, h, w, 2)
+        total = Maps(self.memory, "total", 64, h, w)
+        decoded = [Maps(self.memory, f"decoded {c}", c, h, w) for c in (64, 32, 16, 1)]
+        grown = nnf.conv2d(images.bordered, self.first.weight, self.first.bias)
+        torch.clamp_min(grown, 0, out=dense.inside(slice(0, h))[:, :16])
+        dense.reflect(slice(0, h), slice(0, 16))
+        steps: list[Callable[[slice], None]] = [partial(self._grow, dense, k) for k in range(3)]
+        steps.append(partial(_add, dense, total))
+        steps += map(partial, [_decode] * 4, self.decoder, [total, *decoded], decoded)
+        lags = (0, 1, 2, 2, 3, 4, 5, 6)
+        for top in range(0, h + lags[-1], STRIP):
+            for step, lag in zip(steps, lags, strict=True):
+                rows = slice(max(top - lag, 0), min(top + STRIP - lag, h))
+                if rows.start < rows.stop:
+                    step(rows)
+        return decoded[-1].each(slice(0, h)).clone()
+
+    def _grow(self, dense: Maps, k: int, rows: slice) -> None:
+        """Dense layer `k`, and what its input gives to later ones: more outputs keep a processor busier."""
+        old, new = slice(16 * k, 16 * (k + 1)), slice(16 * (k + 1), 16 * (k + 2))
+        kernels = torch.cat([layer.get_parameter("weight")[:, old] for layer in list(self.dense)[k:]])
+        bias = None if k else torch.cat([layer.get_parameter("bias") for layer in self.dense])
+        given = nnf.conv2d(dense.around(rows)[:, old], kernels, bias)
+        rest = dense.inside(rows)[:, new.start :]
+        rest.add_(given) if k else rest.copy_(given)
+        rest[:, :16].relu_()
+        dense.reflect(rows, new)
 
     def forward(self, x: Tensor) -> Tensor:
         """Auto-encode single images, which is how the network is trained."""
@@ -90,11 +117,12 @@ class DenseFuse(LearnedSliceMethod):
         trained_on="phantom (24 train subjects, slices in three planes)",
         weights=Weights(
             file="weights/densefuse.safetensors",
-            sha256="6f6a3699b6b7a5946f3f25caa7cd90e2bd0836fedcec25aea387bd3510eb2d7b",
+            sha256="f34264cd8414c821953f24e101ad5b01d8fc49c5becec279e128e203febd1c07",
         ),
         params=74_193,
     )
     recipes = {"default": "._recipes_2d:DenseFuseRecipe"}
+    reach = 10  # eight layers and an average, and one for the border
     layouts = (
         Layout(
             "authors'",
@@ -128,22 +156,25 @@ class DenseFuse(LearnedSliceMethod):
         return DenseFuseNet()
 
     def run(self, a: Tensor, b: Tensor) -> Tensor:
-        if self.strategy == "addition":
-            pairs = zip(torch.split(b, 1), torch.split(a, 1), strict=True)
-            return torch.cat([self.network.add_fast(x, y) for x, y in pairs])
+        if self.strategy == "addition" and not a.is_cuda:
+            return self.network.add_fast(b, a)
         f1, f2 = self.network.encode(b), self.network.encode(a)
+        if self.strategy == "addition":
+            return self.network.decode((f1 + f2) / 2)
         fused = _softmax_fusion(f1, f2) if self.compat else l1_fusion(f1, f2, self.average3x3)
         return self.network.decode(fused)
 
 
-def _bordered(x: Tensor, layer: nn.Module) -> Tensor:
-    """A layer and its ReLU on maps with a border; an axis of one pixel is repeated."""
-    y = nnf.conv2d(x, layer.get_parameter("weight"), layer.get_parameter("bias"), padding=1).relu_()
-    for axis in (2, 3):
-        last = y.shape[axis] - 1
-        y.select(axis, 0).copy_(y.select(axis, min(2, last - 1)))
-        y.select(axis, last).copy_(y.select(axis, max(last - 2, 1)))
-    return y
+def _add(dense: Maps, total: Maps, rows: slice) -> None:
+    first, second = dense.each(rows)
+    torch.lerp(first, second, 0.5, out=total.each(rows)[0])
+    total.reflect(rows)
+
+
+def _decode(layer: nn.Module, maps: Maps, out: Maps, rows: slice) -> None:
+    y = nnf.conv2d(maps.around(rows), layer.get_parameter("weight"), layer.get_parameter("bias"))
+    torch.clamp_min(y, 0, out=out.inside(rows))
+    out.reflect(rows)
 
 
 def l1_fusion(f1: Tensor, f2: Tensor, average3x3: bool = True) -> Tensor:

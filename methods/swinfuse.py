@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fusebench.method import MethodInfo, Weights
 
-from ._learned import LearnedSliceMethod
+from ._learned import LearnedSliceMethod, content_box
 from ._weights import Layout
 
 WIDTH, WINDOW, HEADS, DEPTH, TILE = 96, 7, (1, 2, 4), 6, 224
@@ -174,9 +174,8 @@ class SwinFuse(LearnedSliceMethod):
 
     def _fuse_content(self, first: Tensor, second: Tensor) -> Tensor:
         out = torch.zeros_like(first)
-        content = (first > 0) | (second > 0)
-        if content.any():
-            box = tuple(slice(int(i.min()), int(i.max()) + 1) for i in torch.nonzero(content, as_tuple=True))
+        box = content_box(first, second)
+        if box is not None:
             f1, f2 = (self.network.encode(2 * x[box][None] - 1) for x in (first, second))
             a1, a2 = f1.abs(), f2.abs()
             row = (a1.mean((1, 2), keepdim=True) - a2.mean((1, 2), keepdim=True)).sigmoid()

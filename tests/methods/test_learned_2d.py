@@ -154,3 +154,35 @@ def test_shipped_weights(name):
     fused = method.fuse_slices(a[None, None], b[None, None])[0, 0]
     assert fused[b > 0].mean() > fused[(a > 0) & (b == 0)].mean() > fused[disc == 0].mean()
     assert fused[:8, :8].max() < 0.12
+
+
+@pytest.mark.parametrize("name", ["densefuse", "u2fusion"])
+def test_only_the_box_that_content_reaches_is_computed_and_nothing_changes(name, folder):
+    method = with_random_weights(name, folder)
+    a, b = torch.zeros(2, 3, 1, 61, 70)
+    inner = (slice(None), slice(None), slice(20, 31), slice(30, 45))
+    a[inner], b[inner] = images(3, 11, 15)
+    b[1, 0, 0, 3] = 1.0  # at the very border
+    a[2], b[2] = 0, 0
+    reach, method.reach = method.reach, 0
+    whole = torch.cat([method.fuse_slices(x, y) for x, y in zip(a.split(1), b.split(1), strict=True)])
+    method.reach = reach
+    assert torch.allclose(method.fuse_slices(a, b), whole, atol=2e-6)
+    assert whole[0].std() > 0.01
+    box = module("_learned").content_box(a[0, 0], b[0, 0], reach)
+    assert box == (slice(22 - reach, 31 + reach), slice(30 - reach, 45 + reach))  # two rows are black
+    method.reach = 5  # too little is seen, so that the test could fail
+    assert not torch.allclose(method.fuse_slices(a, b), whole, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["densefuse", "u2fusion"])
+@pytest.mark.parametrize("size", [*SIZES, (66, 131)])
+def test_shortcuts_give_what_the_network_gives(name, size, folder):
+    net = with_random_weights(name, folder).network
+    x, y = (image.split(1)[0] for image in images(1, *size, seed=5))
+    with torch.no_grad():
+        if name == "densefuse":
+            fast, slow = net.add_fast(x, y), net.decode((net.encode(x) + net.encode(y)) / 2)
+        else:
+            fast, slow = net.forward_fast(x, y), net(x, y)
+    assert torch.allclose(fast, slow, atol=1e-5 * max(1.0, float(slow.abs().max())))
