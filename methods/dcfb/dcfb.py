@@ -38,7 +38,7 @@ class DCFBFusion(Method):
         Fusion rule of `compat`: L1NW (published default), AL1NW, FL1N, FER, addition or average.
     strength : float
         Of the network's departure from the plain average, which no image can beat in pooled PSNR: 0 is the
-        average itself, 1 shows structure best.  The default keeps pooled PSNR within 0.001 dB of the best possible.
+        average itself, 1 shows structure best.  The default keeps pooled PSNR within 0.001 dB of the best.
     alpha : float
         Share of the structural image in that average.
     balance : bool

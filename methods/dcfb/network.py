@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -253,13 +253,15 @@ class FusionNetwork(nn.Module):
                 b = warp(b, field * (align.view(-1, 1, 1, 1, 1) if isinstance(align, Tensor) else align))
             context = self.context(tokens).permute(0, 4, 1, 2, 3)
             context = F.interpolate(context, size=a.shape[2:], mode="trilinear", align_corners=False)
-        hidden = torch.cat([self.stem_a(a), self.stem_b(b)], 1)
+        hidden = self._stems(a, b)
         for layer in self.head:
             # oneDNN is about twice as fast on channels-last here.
             hidden = layer(act(hidden).contiguous(memory_format=torch.channels_last_3d))
             if context is not None:
                 hidden, context = hidden + context, None
-        logit, raw = self.out(act(hidden)).chunk(2, 1)
+        # On channels-last a linear layer is ten times faster than the same 1x1x1 convolution.
+        last = F.linear(act(hidden).permute(0, 2, 3, 4, 1), self.out.weight.flatten(1), self.out.bias)
+        logit, raw = last.permute(0, 4, 1, 2, 3).contiguous().chunk(2, 1)
         peak = torch.maximum(a, b)
         residual = strength * self.design.residual * torch.tanh(raw) * (peak / (peak + FAINT))
         weight = strength * (torch.sigmoid(logit) - 0.5)
@@ -273,6 +275,15 @@ class FusionNetwork(nn.Module):
         if self.flat:
             out = {k: v.reshape(batch, size[0], 1, *size[1:]).transpose(1, 2) for k, v in out.items()}
         return out
+
+    def _stems(self, a: Tensor, b: Tensor) -> Tensor:
+        """Both stems as one convolution: of one channel each they would miss oneDNN's fast path."""
+        wa, wb = self.stem_a.weight, self.stem_b.weight
+        none = torch.zeros_like(wa)
+        weight = torch.cat([torch.cat([wa, none], 1), torch.cat([none, wb], 1)])
+        bias = torch.cat([cast(Tensor, stem.bias) for stem in (self.stem_a, self.stem_b)])
+        both = torch.cat([a, b], 1).contiguous(memory_format=torch.channels_last_3d)
+        return F.conv3d(both, weight, bias, padding=self.stem_a.padding)
 
     def _lean(self, change: Tensor, apart: Tensor, side: int) -> Tensor:
         """How far `change` goes from one source towards the other, as a share of the way; smooth in space."""
