@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import resource
 import sys
 from pathlib import Path
@@ -15,8 +17,9 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 class PeakMemory:
     """Context that measures peak resident memory of this process, and peak memory of a CUDA device.
 
-    On Linux the kernel's high-water mark is reset on entry; elsewhere it is the peak of the process so
-    far, which is an upper bound.
+    On entry, garbage is collected and the allocator's free pages are given back, so that a method does not
+    answer for what ran before it.  On Linux the kernel's high-water mark is reset then; elsewhere it is the
+    peak of the process so far, which is an upper bound.
 
     Attributes
     ----------
@@ -30,6 +33,9 @@ class PeakMemory:
         self.gpu_memory_mb: float | None = None
 
     def __enter__(self) -> PeakMemory:
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError, TypeError):
+            ctypes.CDLL(None).malloc_trim(0)  # glibc only
         with contextlib.suppress(OSError):
             _CLEAR.write_text("5")
         if self._device:

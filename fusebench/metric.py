@@ -7,7 +7,8 @@ A metric id is ``name[.part][@variant]``: ``psnr``, ``psnr.a`` (against the stru
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
@@ -180,9 +181,13 @@ class Metric:
         """Values ``(N,)`` on a prepared triple; slice mean where the definition is 2D only."""
         if self.info.needs_truth and triple.truth is None:
             raise InputError(f"{self.info.name} needs the ground truth of simulated data")
-        if triple.dims in self.info.dims or self.info.needs_truth:
-            return self.core(triple, part, variant)
-        return triple.slice_mean(lambda slices: self.core(slices, part, variant))
+        if self.by_slices(triple):
+            return triple.slice_mean(lambda slices: self.core(slices, part, variant))
+        return self.core(triple, part, variant)
+
+    def by_slices(self, triple: Triple) -> bool:
+        """Whether a triple is a volume and the definition is 2D only."""
+        return triple.dims not in self.info.dims and not self.info.needs_truth
 
     def __repr__(self) -> str:
         return f"<metric {self.info.name}: {self.info.title}>"
@@ -212,9 +217,15 @@ def _known(key: str) -> tuple[MetricId, Metric]:
     return parsed.check(found.info), found
 
 
-def ranking_set() -> list[str]:
-    """Ids of the default ranking set: every metric with ``ranked``, and the worst source of PSNR and SSIM."""
-    registry = metric_registry()
+def ranking_set(registry: Registry[Metric] | None = None) -> list[str]:
+    """Ids of the default ranking set: every metric with ``ranked``, and the worst source of PSNR and SSIM.
+
+    Parameters
+    ----------
+    registry : Registry, optional
+        Metrics to choose from; default: the metrics folder and installed packages.
+    """
+    registry = registry or metric_registry()
     infos = [registry.load(name).info for name in registry.names()]
     ids = [i.name for i in infos if i.ranked and not i.needs_truth]
     return ids + [f"{name}.worst" for name in ("psnr", "ssim") if name in ids]
@@ -307,19 +318,47 @@ def evaluate_slices(
 def _evaluate(
     triple: Triple, metrics: Sequence[str] | None, on_error: str, plugins: Plugins | None
 ) -> dict[str, Tensor | Exception]:
+    """Values ``(N,)`` by id.  Metrics of a family follow each other, so that what they share is at hand."""
+    import torch
+
+    texts = ranking_set() if metrics is None else metrics
     out: dict[str, Tensor | Exception] = {}
-    for text in ranking_set() if metrics is None else metrics:
+    asked: dict[str, tuple[MetricId, Metric]] = {}
+    columns: dict[str, list[Tensor]] = {}
+
+    @contextmanager
+    def caught(text: str) -> Iterator[None]:
         try:
-            if plugins is None:
-                key, found = _known(text)
-            else:
-                key = MetricId.parse(text)
-                found = plugins.metrics.load(key.name)
-                key.check(found.info)
-            out[text] = found.on(triple, key.part, key.variant)
+            yield
         # A metric plugin is foreign code; with "keep" whatever it raises is that metric's result.
         except Exception as error:
             if on_error == "raise":
                 raise
             out[text] = error
-    return out
+
+    for text in texts:
+        with caught(text):
+            asked[text] = _find(text, plugins)
+    for text, (key, metric) in sorted(asked.items(), key=lambda item: item[1][1].info.family):
+        if metric.by_slices(triple):
+            columns[text] = []
+            continue
+        with caught(text):
+            out[text] = metric.on(triple, key.part, key.variant)
+        triple.trim()
+    for slices in triple.slices() if columns else ():
+        for text in columns.keys() - out.keys():
+            key, metric = asked[text]
+            with caught(text):
+                columns[text].append(metric.core(slices, key.part, key.variant))
+    for text in columns.keys() - out.keys():
+        out[text] = torch.cat(columns[text]).mean(0, keepdim=True)
+    return {text: out[text] for text in texts}
+
+
+def _find(text: str, plugins: Plugins | None) -> tuple[MetricId, Metric]:
+    if plugins is None:
+        return _known(text)
+    key = MetricId.parse(text)
+    found = plugins.metrics.load(key.name)
+    return key.check(found.info), found

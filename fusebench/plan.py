@@ -140,7 +140,7 @@ def metric_infos(plugins: Plugins, ids: Iterable[str]) -> dict[str, MetricInfo]:
 
 def default_metrics(plugins: Plugins, with_truth: bool) -> list[str]:
     """The ranking set, and the ranked task metrics where there is ground truth."""
-    ids = ranking_set()
+    ids = ranking_set(plugins.metrics)
     if with_truth:
         infos = (plugins.metrics.load(name).info for name in plugins.metrics.names())
         ids += [info.name for info in infos if info.ranked and info.needs_truth]

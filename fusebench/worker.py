@@ -76,7 +76,8 @@ class IsolatedWorker:
         except (EOFError, OSError):
             _, reason = self._post_mortem()
             raise InputError(
-                f"a plugin cannot be imported, {reason}; leave it out (`check method NAME` imports one alone)"
+                f"a plugin ends the process that imports it ({reason}); leave it out: `check method NAME` "
+                "imports one alone"
             ) from None
         if isinstance(content, FuseBenchError):
             raise content
@@ -268,6 +269,7 @@ def main(arguments: list[str]) -> None:
 
     from .task import TaskRunner
 
+    gc.freeze()  # what is imported stays, and need not be looked at again before every fuse
     gc.enable()
     torch.set_num_threads(int(arguments[2]))
     cases = _Cases()
@@ -283,6 +285,7 @@ def main(arguments: list[str]) -> None:
             return
         if callable(received):
             writer.send(("answer", _attempt(received)))
+            gc.freeze()
             continue
         task, upcoming = unpack(received)
         if upcoming is not None:

@@ -22,16 +22,6 @@ from fusebench.case import Case, Pair, Volume
 from fusebench.dataset import Dataset, DatasetInfo
 from fusebench.errors import InputError
 
-from .subject import (
-    STEPS,
-    affine,
-    dequantise,
-    make_subject,
-    quantise,
-    subject_displacement,
-    subject_misalignment,
-)
-
 _HERE = Path(__file__).parent
 # What the voxels depend on.
 _SOURCES = ("fields.py", "anatomy.py", "mri.py", "pet.py", "subject.py")
@@ -133,6 +123,8 @@ def phantom_key(parameters: Mapping[str, Any]) -> str:
 
 def _stored(key: str, parameters: Mapping[str, Any], names: Sequence[str]) -> dict[str, NDArray[Any]]:
     """Arrays of the cached subject; made once, all at a time."""
+    # Here and below: listing cases, as the runner does, goes without scipy's filters and nibabel.
+    from .subject import STEPS, dequantise, make_subject, quantise
 
     def make() -> dict[str, NDArray[Any]]:
         subject = make_subject(**parameters)
@@ -153,6 +145,8 @@ def _same_as(name: str, parameters: Mapping[str, Any]) -> str:
 
 def load_pair(key: str, parameters: Mapping[str, Any]) -> Pair:
     """Images of one subject, from the cache where they are there."""
+    from .subject import affine
+
     arrays = _stored(key, parameters, ("a", "b", "mask"))
     grid = affine(parameters["size"])
     return Pair(Volume(arrays["a"], grid), Volume(arrays["b"], grid), arrays["mask"])
@@ -184,6 +178,8 @@ class Truth(Mapping[str, NDArray[Any]]):
         return self._held[name]
 
     def _get(self, name: str) -> NDArray[Any]:
+        from .subject import subject_displacement, subject_misalignment
+
         seed, size = self._parameters["seed"], self._parameters["size"]
         if name == "displacement":
             return subject_displacement(seed, size)
