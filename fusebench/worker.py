@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -239,6 +240,13 @@ def _load(case: Case) -> tuple[Case, float]:
     return case, time.perf_counter() - begin
 
 
+@lru_cache(maxsize=1)
+def _settle() -> None:
+    """After the first job: what it imported stays, and need not be looked at again before every fuse."""
+    gc.collect()
+    gc.freeze()
+
+
 def _attempt(question: Callable[[], Any]) -> Any:
     """The answer, or the error that the user is to read."""
     try:
@@ -269,7 +277,7 @@ def main(arguments: list[str]) -> None:
 
     from .task import TaskRunner
 
-    gc.freeze()  # what is imported stays, and need not be looked at again before every fuse
+    gc.freeze()
     gc.enable()
     torch.set_num_threads(int(arguments[2]))
     cases = _Cases()
@@ -285,7 +293,7 @@ def main(arguments: list[str]) -> None:
             return
         if callable(received):
             writer.send(("answer", _attempt(received)))
-            gc.freeze()
+            _settle()
             continue
         task, upcoming = unpack(received)
         if upcoming is not None:
@@ -293,6 +301,7 @@ def main(arguments: list[str]) -> None:
             cases.prefetch(upcoming)
         case, load_seconds = cases.get(task.case)
         writer.send(("rows", runner.run(replace(task, case=case), load_seconds)))
+        _settle()
 
 
 if __name__ == "__main__":

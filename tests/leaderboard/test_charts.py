@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import io
+import os
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from conftest import EFFECTS, make_run
@@ -102,3 +105,27 @@ def test_chroma_colours_all_but_the_structural_image(tmp_path: Path) -> None:
     )
     left, right = pixels[-60, pixels.shape[1] // 4], pixels[-60, 3 * pixels.shape[1] // 4]
     assert left[0] == left[1] == left[2] and right[0] > int(right[2]) + 50
+
+
+def keep(path: Path, data: Any, spacing: tuple[float, float, float] = (1, 1, 1)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.Nifti1Image(data, np.diag([*spacing, 1.0])).to_filename(path)
+
+
+def test_sheet_of_a_run_is_drawn_again_only_when_a_volume_is_new(tmp_path: Path) -> None:
+    assert contact.of_run(tmp_path) is None
+    case = tmp_path / "fused" / "set" / "case1"
+    volume = np.full((8, 8, 4), 0.5, np.float32)  # (W, H, D) on disk
+    for name in ("sources/mri", "sources/pet", "average"):
+        keep(case / f"{name}.nii.gz", volume, (1, 1, 2))
+    path = contact.of_run(tmp_path)
+    assert path == tmp_path / "figures" / "case1.png"
+    first, time = path.read_bytes(), path.stat().st_mtime_ns
+    path.write_bytes(b"as it was")
+    os.utime(path, ns=(time, time))
+    assert contact.of_run(tmp_path) == path and path.read_bytes() == b"as it was"
+    keep(case / "max.nii.gz", volume, (1, 1, 2))
+    contact.of_run(tmp_path)
+    assert Image.open(path).width > Image.open(io.BytesIO(first)).width
+    # 4 slices of 2 mm are as high as 8 voxels of 1 mm are wide: three square panels, each WIDTH high.
+    assert Image.open(path).height >= 3 * contact.WIDTH
