@@ -21,6 +21,10 @@ _NAMES = ("a", "b", "fused")
 _SLACK = 1e-4
 # A float32 k/255 comes back as k plus at most 2e-5: it is put on k, so that uint8 and float inputs agree.
 _SNAP = 5e-5
+# Images that are smaller than this never fill the memory.
+_SMALL = 1 << 20
+# What `Triple.trim` keeps: so many bytes, or so many maps of the size of an image.
+_KEPT_BYTES, _KEPT_MAPS = 1 << 29, 12
 # Pixels worked on at once where a batch of slices is scored: bounds memory and stays near the cache.
 _CHUNK = 1 << 19
 
@@ -146,9 +150,21 @@ class Triple:
 
     def cached(self, key: Any, make: Callable[[], T]) -> T:
         """Value of ``make()``, computed once per triple and key."""
-        if key not in self._cache:
-            self._cache[key] = make()
-        return self._cache[key]  # type: ignore[no-any-return]
+        value = self._cache.pop(key) if key in self._cache else make()
+        # Back at the end: `trim` drops what was used longest ago.
+        self._cache[key] = value
+        return value  # type: ignore[no-any-return]
+
+    def trim(self) -> None:
+        """Drop the intermediates of large images that were used longest ago, beyond a fixed amount."""
+        if self.given[0].numel() < _SMALL:
+            return
+        room = max(_KEPT_BYTES, _KEPT_MAPS * 4 * self.given[0].numel())
+        seen: set[int] = {self.given.untyped_storage().data_ptr(), id(self)}
+        for key in reversed(list(self._cache)):
+            room -= _size(self._cache[key], seen)
+            if room < 0:
+                room += _size(self._cache.pop(key), set())
 
     # -- point-wise views ------------------------------------------------------------------------
 
@@ -266,17 +282,31 @@ class Triple:
 
     def slice_mean(self, core: Callable[[Triple], Tensor]) -> Tensor:
         """Mean of a 2D metric over the axial slices that hold foreground: ``(1,)``."""
-        return torch.cat([core(chunk) for chunk in self._slices()]).mean(0, keepdim=True)
+        return torch.cat([core(chunk) for chunk in self.slices()]).mean(0, keepdim=True)
 
-    def _slices(self) -> list[Triple]:
-        def make() -> list[Triple]:
-            stack = Triple(
-                self.given[:, 0] if self.whole else self.given[:, 0].double(),
-                None if self.mask is None else self.mask[0],
-            )
-            return [chunk for _, chunk in stack.chunks(stack.foreground())]
+    def slices(self) -> Iterator[Triple]:
+        """Batches of the axial slices that hold foreground."""
+        stack = Triple(self.given[:, 0], None if self.mask is None else self.mask[0])
+        for _, chunk in stack.chunks(stack.foreground()):
+            yield chunk if chunk.whole else Triple(chunk.given.double(), chunk.mask)
 
-        return self.cached("slices", make)
+
+def _size(x: Any, seen: set[int]) -> int:
+    """Bytes of the tensors that `x` refers to and that were not `seen` before."""
+    if isinstance(x, Tensor):
+        storage = x.untyped_storage()
+        if storage.data_ptr() in seen:
+            return 0
+        seen.add(storage.data_ptr())
+        return storage.nbytes()
+    if id(x) in seen:
+        return 0
+    seen.add(id(x))
+    if isinstance(x, Mapping):
+        x = list(x.values())
+    elif hasattr(x, "__dict__"):
+        x = list(vars(x).values())
+    return sum(_size(v, seen) for v in x) if isinstance(x, list | tuple) else 0
 
 
 Plane = NDArray[Any] | Tensor

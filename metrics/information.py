@@ -52,7 +52,7 @@ def _saturated(t: Triple, source: str) -> Tensor:
         low=0.0,
         high=8.0,
         unit="bit",
-        paper="Roberts, van Aardt and Ahmed 2008, doi:10.1117/1.2945910",
+        paper="Roberts, van Aardt and Ahmed 2008, Journal of Applied Remote Sensing 2, 023522",
         notes="Shannon entropy of the 256 grey levels of F. Uses no source: noise has the most.",
     )
 )

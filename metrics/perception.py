@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -32,7 +34,7 @@ def _vifp(t: Triple, source: str) -> Tensor:
         family="perception",
         direction="higher",
         low=0.0,
-        high=2.0,
+        high=math.inf,
         paper="Sheikh and Bovik 2006, doi:10.1109/TIP.2005.859378; code vifp_mscale",
         parts=("a", "b"),
         notes="Sum over the two sources, noise variance 2. F = A = B gives 2; more contrast than the source "
@@ -51,13 +53,13 @@ def vifp(t: Triple, part: str, variant: str) -> Tensor:
         family="perception",
         direction="higher",
         low=0.0,
-        high=1.0,
-        paper="Han, Cai, Cao and Xu 2013, doi:10.1016/j.inffus.2011.08.002",
+        high=math.inf,
+        paper="Han, Cai, Cao and Xu 2013, Information Fusion 14, 127-135",
         ranked=True,
         symmetric=False,
         notes="Per pixel the source with the smaller gain, scales weighted (1, 0, .15, 1) / 2.15, noise "
         "variance 0.005 * 255^2. Where both gains are equal source B counts, so swapping the sources changes "
-        "about 1e-6. F = A = B gives 1.",
+        "about 1e-6. F = A = B gives 1; F with more contrast than flat sources gives far more.",
     )
 )
 def viff(t: Triple, part: str, variant: str) -> Tensor:

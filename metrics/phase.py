@@ -60,7 +60,7 @@ def _local_correlation(x: Tensor, f: Tensor, seen: Tensor) -> Tensor:
         title="Phase congruency quality",
         family="perception",
         direction="higher",
-        low=0.0,
+        low=-1.0,
         high=1.0,
         dims=(2,),
         paper="Zhao, Laganiere and Liu 2007, Int. J. Innovative Computing, Information and Control 3; code "

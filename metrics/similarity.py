@@ -162,8 +162,7 @@ def q_y(t: Triple, part: str, variant: str) -> Tensor:
         direction="higher",
         low=-1.0,
         high=1.0,
-        paper="Cvejic, Loza, Bull and Canagarajah 2006, Int. J. Information and Communication Engineering 2, "
-        "178-182",
+        paper="Cvejic, Loza, Bull and Canagarajah 2005, Int. J. Signal Processing 2, 178-182",
         variants={"liu": "a share outside [0, 1] sets the result, not the share (Liu's metricCvejic)"},
         notes="7-tap Gaussian windows; share of A is cov(A, F) / (cov(A, F) + cov(B, F)), clipped to [0, 1], "
         "0.5 where both vanish. No reference: Liu's program is NaN on flat windows.",

@@ -16,6 +16,7 @@ A case without lesion has no lesion score: NaN, which is "not defined", not a fa
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -79,15 +80,16 @@ def auc(low: NDArray[Any], high: NDArray[Any]) -> float:
         title="Lesion contrast recovery",
         family="task",
         direction="higher",
-        low=0.0,
-        high=1.0,
+        low=-math.inf,
+        high=math.inf,
         paper="FuseBench phantom; counterfactual twin",
         ranked=True,
         needs_truth=True,
         needs_twin=True,
         symmetric=False,
         notes="Relative deficit of F in the lesion against the fused twin without lesion, over the true "
-        "relative deficit of uptake. The structural image alone gives 0; more than 1 exaggerates the lesion.",
+        "relative deficit of uptake. The structural image alone gives 0; more than 1 exaggerates "
+        "the lesion, below 0 it looks brighter than healthy tissue, as in an inverted image.",
     )
 )
 def lesion_contrast(t: Triple, part: str, variant: str) -> Tensor:

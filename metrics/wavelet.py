@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -99,7 +101,7 @@ def _vif(t: Triple, source: str) -> Tensor:
         family="perception",
         direction="higher",
         low=0.0,
-        high=2.0,
+        high=math.inf,
         dims=(2,),
         paper="Sheikh and Bovik 2006, doi:10.1109/TIP.2005.859378; code vifvec",
         parts=("a", "b", "worst"),

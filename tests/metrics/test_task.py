@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fusebench.errors import InputError
-from fusebench.metrics import evaluate
+from fusebench.metrics import evaluate, metric_registry
 
 IDS = ["lesion_contrast", "lesion_auc", "gm_wm_auc", "wm_edge", "psnr_clean", "psnr_clean.b"]
 Array = NDArray[np.float32]
@@ -82,6 +82,24 @@ def test_twice_the_loss_is_twice_the_contrast(head: tuple[dict[str, Array], NDAr
         truth["mri"], truth["pet"], fused, ["lesion_contrast"], mask=mask, truth={**truth, "fused_twin": twin}
     )
     assert values["lesion_contrast"] == pytest.approx(2, abs=1e-3)
+
+
+def test_no_image_leaves_the_declared_range(head: tuple[dict[str, Array], NDArray[np.bool_]]) -> None:
+    rng = np.random.default_rng(1)
+    fuse = {
+        "inverted": lambda mri, pet: 1 - pet,
+        "stretched": lambda mri, pet: np.clip(4 * pet - 1, 0, 1),
+        "noise": lambda mri, pet: rng.random(pet.shape, np.float32),
+        "black": lambda mri, pet: np.zeros_like(pet),
+        "difference": lambda mri, pet: np.abs(mri - pet),
+    }
+    scores = {kind: _score(head, make) for kind, make in fuse.items()}
+    for kind, values in scores.items():
+        for key, value in values.items():
+            info = metric_registry().load(key.split(".")[0]).info
+            assert info.low - 1e-9 <= value <= info.high + 1e-9, (kind, key, value)
+    # Brighter than healthy tissue: the wrong way round.
+    assert scores["inverted"]["lesion_contrast"] < 0
 
 
 def test_a_case_without_lesion_is_not_defined(head: tuple[dict[str, Array], NDArray[np.bool_]]) -> None:
