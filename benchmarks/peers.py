@@ -1,7 +1,8 @@
 """The peers of the metrics benchmark: metric -> program -> a call on one triple, inputs prepared.
 
-Libraries are taken from the environment.  Two published programs are no packages: where
-``FUSEBENCH_PEERS`` names a folder that holds checkouts of ``IVIF_ZOO`` and ``MMIF-CDDFuse``, they take part.
+Libraries are taken from the environment.  Three published programs are no packages: where
+``FUSEBENCH_PEERS`` names a folder that holds checkouts of ``IVIF_ZOO``, ``MMIF-CDDFuse`` and ``dilran``, they
+take part.
 """
 
 from __future__ import annotations
@@ -61,8 +62,11 @@ def _checkout(folder: str, module: str) -> ModuleType | None:
     found = sorted(p for p in Path(root).glob(f"*{folder.split('/')[0]}") if p.is_dir()) if root else []
     if not found:
         return None
-    # The program imports OpenCV to read files, which this does not.
-    sys.modules.setdefault("cv2", ModuleType("cv2"))
+    # What the programs import for other purposes: OpenCV to read files, phase congruency for FSIM.
+    for unused in ("cv2", "phasepack", "phasepack.phasecong"):
+        if _library(unused) is None:
+            sys.modules[unused] = ModuleType(unused)
+    sys.modules["phasepack"].phasecong = sys.modules["phasepack.phasecong"]  # type: ignore[attr-defined]
     place = str(found[0].joinpath(*folder.split("/")[1:]))
     sys.path.insert(0, place)
     try:
@@ -121,6 +125,7 @@ def programs(a: Image, b: Image, f: Image) -> Iterator[tuple[str, str, Call]]:
         yield "vifp", "sewar", lambda: [sewar.vifp(s, f) for s in both]
     yield from _cddfuse(a, b, f)
     yield from _zoo(a, b, f)
+    yield from _dilran(a, b, f)
 
 
 def _cddfuse(a: Image, b: Image, f: Image) -> Iterator[tuple[str, str, Call]]:
@@ -151,6 +156,16 @@ def _zoo(a: Image, b: Image, f: Image) -> Iterator[tuple[str, str, Call]]:
     for metric, name, given in table:
         function = getattr(module, f"{name}_function")
         yield metric, "IVIF_ZOO", lambda function=function, given=given: function(*given)
+
+
+def _dilran(a: Image, b: Image, f: Image) -> Iterator[tuple[str, str, Call]]:
+    module = _checkout("dilran", "evaluation_metrics")
+    if module is None:
+        return
+    given = [torch.from_numpy(x).float() / 255 for x in (a, b, f)]
+    # 10 bins, and 100 for the normalised form: the defaults of the libraries it calls.
+    for metric, function in (("mi@dc2fusion", module.mutual_information), ("nmi@dc2fusion", module.nmi)):
+        yield metric, "dilran", lambda function=function: [function(given[2], x) for x in given[:2]]
 
 
 def volume_programs(a: Image, b: Image, f: Image) -> Iterator[tuple[str, str, Call]]:

@@ -2,6 +2,8 @@
 
     pytest benchmarks/test_metrics.py --benchmark-only              # every call, pytest-benchmark's tables
     python benchmarks/test_metrics.py [256|1024|128x128x128 ...]    # ratios to the fastest peer, interleaved
+    python benchmarks/test_metrics.py shares                        # one call for all against single calls
+    python benchmarks/test_metrics.py memory 256x256x256 [ids ...]  # peak memory of one call, default all ids
 
 One thread unless ``FUSEBENCH_THREADS`` says otherwise.  CPU time, so that a busy machine disturbs less.
 Published programs that are no packages take part where ``FUSEBENCH_PEERS`` holds their checkouts.
@@ -153,23 +155,53 @@ def ratios(size: tuple[int, ...]) -> None:
     print(f"geometric mean {np.exp(np.mean(np.log(found))):.2f}x")
 
 
+def all_ids() -> list[str]:
+    """Every metric, and its value against each source and the worse one."""
+    registry = metric_registry()
+    infos = [registry.load(n).info for n in all_metrics()]
+    return [i for info in infos for i in (info.name, *(f"{info.name}.{part}" for part in info.parts))]
+
+
 def shares() -> None:
-    """Print the cost of every metric alone at 256x256, and of all in one call."""
+    """Print what single calls cost at 256x256, and all in one call: metrics alone, and with their parts."""
     a, b, f = images((256, 256))
-    names = all_metrics()
-    single: dict[str, Callable[[], Any]] = {n: lambda n=n: evaluate(a, b, f, [n]) for n in names}
-    single["together"] = lambda: evaluate(a, b, f, names)
-    single["ranking set"] = lambda: evaluate(a, b, f, ranking_set())
+    names, ids = all_metrics(), all_ids()
+    single: dict[str, Callable[[], Any]] = {n: lambda n=n: evaluate(a, b, f, [n]) for n in ids}
+    joint = {"metrics": names, "metrics and parts": ids, "ranking set": ranking_set()}
+    single |= {label: lambda x=x: evaluate(a, b, f, x) for label, x in joint.items()}
     best = best_of(single, seconds=20, least=5)
-    together, ranked = best.pop("together"), best.pop("ranking set")
-    print("\n256x256, each metric alone:", ", ".join(f"{n} {v:.2f}" for n, v in best.items()))
-    total = sum(best.values())
-    print(f"sum {total:.1f} ms, one call {together:.1f} ms, {total / together:.2f}x")
-    print(f"ranking set {ranked:.1f} ms")
+    print(
+        "\n256x256, ms alone:", ", ".join(f"{n} {best[n]:.2f}" for n in sorted(ids, key=lambda n: -best[n]))
+    )
+    for label, asked in joint.items():
+        total = sum(best[n] for n in asked)
+        ratio = total / best[label]
+        print(f"{label}: {len(asked)} calls {total:.1f} ms, one call {best[label]:.1f} ms, {ratio:.2f}x")
+
+
+def memory(size: tuple[int, ...], ids: list[str]) -> None:
+    """Print CPU time and peak memory of the process for one call, inputs included, without and with mask."""
+    a, b, f = images(size)
+    for mask in (None, a > 0):
+        start = time.process_time()
+        evaluate(a, b, f, ids, mask=mask)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        spent = time.process_time() - start
+        where = "whole" if mask is None else "masked"
+        print(f"{_name(size)} {where}, {len(ids)} ids: {spent:.1f} s CPU, peak {peak:.2f} GiB", flush=True)
+
+
+def _sides(text: str) -> tuple[int, ...]:
+    sides = tuple(int(n) for n in text.split("x"))
+    return sides if len(sides) > 1 else sides * 2
 
 
 if __name__ == "__main__":
-    for text in sys.argv[1:] or ["256"]:
-        sides = tuple(int(n) for n in text.split("x"))
-        ratios(sides if len(sides) > 1 else sides * 2)
-    shares()
+    task, *rest = sys.argv[1:] or ["256"]
+    if task == "shares":
+        shares()
+    elif task == "memory":
+        memory(_sides(rest[0]), rest[1:] or all_ids())
+    else:
+        for text in (task, *rest):
+            ratios(_sides(text))
