@@ -24,7 +24,7 @@ from fusebench.metric import evaluate
 losses = importlib.import_module("fusebench.methods.training.losses")
 METRICS = ("psnr", "psnr.worst", "ssim", "ssim.worst", "qabf", "viff", "lesion_contrast", "gm_wm_auc")
 MULTIPLES = (1000.0, 300.0, 100.0, 30.0)
-STRENGTHS = (0.25, 0.5, 1.0)
+STRENGTHS = (0.125, 0.5, 1.0)
 
 
 def climb(a: Tensor, b: Tensor, mask: Tensor, multiple: float, steps: int) -> Tensor:
