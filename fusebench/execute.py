@@ -99,6 +99,10 @@ class LocalPool:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the processes; what they were doing is lost."""
         for worker in self.workers:
             worker.stop()
 
@@ -163,8 +167,7 @@ class LocalPool:
                 yield result
         finally:
             stopped.set()
-            for worker in self.workers:
-                worker.stop()
+            self.stop()
 
 
 def run_here(tasks: Iterable[Task]) -> Iterator[Result]:

@@ -231,6 +231,7 @@ def executor(args: argparse.Namespace, jobs: int, pool: LocalPool) -> Any:
     if args.executor == "dask" or args.scheduler:
         from ..cluster import run_dask
 
+        pool.stop()  # it has answered; Dask's workers do the rest
         return partial(
             run_dask, scheduler=args.scheduler, jobs=jobs or 1, threads=args.threads, memory_mb=args.memory
         )
