@@ -40,18 +40,25 @@ def _features(t: Triple, name: str) -> Tensor:
     return torch.stack([energy / (amplitude + epsilon), (xx + yy + spread) / 2, (xx + yy - spread) / 2])
 
 
-def _local_correlation(x: Tensor, f: Tensor, seen: Tensor) -> Tensor:
-    """Correlation in 11-tap Gaussian windows, 0 outside `seen`; border zero."""
+def _local_correlations(xs: list[Tensor], f: Tensor, seen: list[Tensor]) -> list[Tensor]:
+    """Correlations of F in 11-tap Gaussian windows, 0 outside `seen`; border zero."""
     kernels = [gaussian(1.5, 11)] * 2
+
+    def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+        mean = smooth(x)
+        return mean, smooth(x * x) - mean * mean
 
     def smooth(y: Tensor) -> Tensor:
         return separable(functional.pad(y, (5, 5, 5, 5)), kernels)
 
-    x = x * seen
-    mx, mf = smooth(x), smooth(f)
-    vx, vf = smooth(x * x) - mx * mx, smooth(f * f) - mf * mf
-    value = (smooth(x * f) - mx * mf + 0.0001) / ((vx * vf).abs().sqrt() + 0.0001)
-    return value * seen
+    mf, vf = moments(f)
+    out = []
+    for x, inside in zip(xs, seen, strict=True):
+        x = x * inside
+        mx, vx = moments(x)
+        value = (smooth(x * f) - mx * mf + 0.0001) / ((vx * vf).abs().sqrt() + 0.0001)
+        out.append(value * inside)
+    return out
 
 
 @metric(
@@ -80,7 +87,7 @@ def q_p(t: Triple, part: str, variant: str) -> Tensor:
     count = inside.sum((1, 2))
     value = torch.ones(len(t), dtype=torch.float64, device=t.device)
     for k in range(3):
-        maps = [_local_correlation(x[k], f[k], s) for x, s in zip((a, b, best), seen, strict=True)]
+        maps = _local_correlations([x[k] for x in (a, b, best)], f[k], seen)
         result = torch.maximum(torch.maximum(maps[0], maps[1]), maps[2])
         if t.mask is not None:
             result = result * t.mask
