@@ -124,7 +124,7 @@ class DILRAN(LearnedSliceMethod):
         trained_on="phantom (24 train subjects, slices in three planes)",
         weights=Weights(
             file="weights/dilran.safetensors",
-            sha256="f5d631e1c8ab640744052abcc73ea116e1cf788016a22e5a6c31eb2a4c2b336e",
+            sha256="df3cb92a44582c9443776a0bcccc644705e2815db47ef9c7959c4e10b8c14244",
         ),
         params=216_001,
     )
