@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pywt
@@ -11,10 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fusebench.metric import MetricInfo, metric
+from fusebench.metric import Metric, MetricInfo
 from fusebench.triple import Triple
 
 from ._gradients import derivative
+
+Feature = Callable[[Tensor], Tensor]
 
 # Windows worked on at once: their 9x9 joint tables stay in the cache.
 _CHUNK = 2048
@@ -109,7 +112,7 @@ def _information(x: Tensor, flat_x: Tensor, f: Tensor, flat_f: Tensor) -> Tensor
     return torch.where(mutual == 0, 0.0, 2 * mutual / total)
 
 
-def _fmi(t: Triple, feature: Callable[[Tensor], Tensor], local: bool) -> Tensor:
+def _fmi(t: Triple, feature: Feature, local: bool) -> Tensor:
     a, b, f = (feature(t.image(name)).contiguous() for name in ("a", "b", "fused"))
     n, h, w = a.shape
     same_a, same_b = _all_in_window(a == f), _all_in_window(b == f)
@@ -134,106 +137,70 @@ def _fmi(t: Triple, feature: Callable[[Tensor], Tensor], local: bool) -> Tensor:
     return t.map_mean(mean, (1, 1)) if local else mean.mean((1, 2))
 
 
-_PAPER = "Haghighat, Aghagolzadeh and Seyedarabi 2011, doi:10.1016/j.compeleceng.2011.07.012; Fast-FMI 2014"
 _NOTES = (
     "3x3 windows; equal windows score 1, so a common background raises it. Not symmetric: the comparison "
     "with A changes F before it is compared with B. Two flat windows of different grey count as equal. In "
     "3D: slice mean. "
 )
+_WHOLE = "The transform is of the whole image: a mask has no effect."
+_FACTS: dict[str, Any] = {
+    "family": "information",
+    "direction": "higher",
+    "low": 0.0,
+    "high": 1.0,
+    "dims": (2,),
+    "symmetric": False,
+    "paper": "Haghighat, Aghagolzadeh and Seyedarabi 2011, doi:10.1016/j.compeleceng.2011.07.012; "
+    "Fast-FMI 2014",
+}
 
 
-@metric(
-    MetricInfo(
-        name="fmi_none",
-        title="Feature mutual information, grey values",
-        family="information",
-        direction="higher",
-        low=0.0,
-        high=1.0,
-        dims=(2,),
-        paper=_PAPER,
-        symmetric=False,
-        notes=_NOTES,
-    )
+def _metric(info: MetricInfo, feature: Feature, local: bool = True) -> Metric:
+    """The metric of one feature; a mask applies to its windows where they are `local`."""
+
+    def core(t: Triple, part: str, variant: str) -> Tensor:
+        return _fmi(t, feature, local)
+
+    core.__doc__ = f"{info.title}."
+    return Metric(info, core)
+
+
+fmi_none = _metric(
+    MetricInfo(name="fmi_none", title="Feature mutual information, grey values", notes=_NOTES, **_FACTS),
+    _raw,
 )
-def fmi_none(t: Triple, part: str, variant: str) -> Tensor:
-    """FMI of the grey values themselves."""
-    return _fmi(t, _raw, local=True)
-
-
-@metric(
-    MetricInfo(
-        name="fmi_gradient",
-        title="Feature mutual information, gradient",
-        family="information",
-        direction="higher",
-        low=0.0,
-        high=1.0,
-        dims=(2,),
-        paper=_PAPER,
-        symmetric=False,
-        notes=_NOTES,
-    )
+fmi_gradient = _metric(
+    MetricInfo(name="fmi_gradient", title="Feature mutual information, gradient", notes=_NOTES, **_FACTS),
+    _slope,
 )
-def fmi_gradient(t: Triple, part: str, variant: str) -> Tensor:
-    """FMI of the horizontal gradient."""
-    return _fmi(t, _slope, local=True)
-
-
-@metric(
+fmi_edge = _metric(
     MetricInfo(
         name="fmi_edge",
         title="Feature mutual information, edges",
-        family="information",
-        direction="higher",
-        low=0.0,
-        high=1.0,
-        dims=(2,),
-        paper=_PAPER,
-        symmetric=False,
         notes=_NOTES
         + "What Tang and others call FMI_pixel. The program leaves ties of the edge thinning to rounding, "
         "which moves it by up to 2e-3.",
-    )
+        **_FACTS,
+    ),
+    _edge,
 )
-def fmi_edge(t: Triple, part: str, variant: str) -> Tensor:
-    """FMI of thinned Sobel edges."""
-    return _fmi(t, _edge, local=True)
-
-
-@metric(
+fmi_dct = _metric(
     MetricInfo(
         name="fmi_dct",
         title="Feature mutual information, cosine transform",
-        family="information",
-        direction="higher",
-        low=0.0,
-        high=1.0,
-        dims=(2,),
-        paper=_PAPER,
-        symmetric=False,
-        notes=_NOTES + "The transform is of the whole image: a mask has no effect.",
-    )
+        notes=_NOTES + _WHOLE,
+        **_FACTS,
+    ),
+    _dct,
+    local=False,
 )
-def fmi_dct(t: Triple, part: str, variant: str) -> Tensor:
-    """FMI of the cosine transform."""
-    return _fmi(t, _dct, local=False)
-
-
-@metric(
+fmi_wavelet = _metric(
     MetricInfo(
         name="fmi_wavelet",
         title="Feature mutual information, wavelet transform",
-        family="information",
-        direction="higher",
-        low=0.0,
-        high=1.0,
-        dims=(2,),
-        paper=_PAPER,
-        symmetric=False,
-        notes=_NOTES + "The transform is of the whole image: a mask has no effect.",
-    )
+        notes=_NOTES + _WHOLE,
+        **_FACTS,
+    ),
+    _wavelet,
+    local=False,
 )
-def fmi_wavelet(t: Triple, part: str, variant: str) -> Tensor:
-    """FMI of one level of the discrete Meyer transform."""
-    return _fmi(t, _wavelet, local=False)
