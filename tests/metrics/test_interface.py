@@ -206,6 +206,29 @@ def test_shared_intermediates_are_made_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(calls) == 2 * alone
 
 
+def test_large_images_keep_a_bounded_amount(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fusebench import triple as module
+
+    images = triple((20, 24, 28), 5)
+    ids = names(dims=(2, 3))
+    wanted = evaluate(*images, ids)
+    sizes: list[int] = []
+    trim = module.Triple.trim
+
+    def watched(self: module.Triple) -> None:
+        trim(self)
+        sizes.append(sum(module._size(x, set()) for x in self._cache.values()))
+
+    monkeypatch.setattr(module.Triple, "trim", watched)
+    evaluate(*images, ids)
+    kept = max(sizes)
+    for name, value in (("_SMALL", 0), ("_KEPT_BYTES", 0), ("_KEPT_MAPS", 6)):
+        monkeypatch.setattr(module, name, value)
+    sizes.clear()
+    assert evaluate(*images, ids) == wanted
+    assert max(sizes) < kept / 2 and len(sizes) == len(ids)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (2, 3), (5, 5), (9, 30), (2, 2, 2), (3, 20, 20)])
 def test_small_images_have_values(shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
