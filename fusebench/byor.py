@@ -137,7 +137,7 @@ class FileRunner(TaskRunner):
         super().__init__()
         self.results, self.wanted = results, wanted
 
-    def _fused(self, task: Task, timing: dict[str, Any]) -> tuple[Image, Method | None]:
+    def _fused(self, task: Task, timing: dict[str, Any]) -> tuple[Image, None, None]:
         path = self.results[task.method.name].get(task.case.id)
         if path is None:
             raise InputError(f"no image of this case; add {task.case.id}.nii.gz (or .png, .tif)")
@@ -145,7 +145,7 @@ class FileRunner(TaskRunner):
         if task.save:
             _store(Path(task.fused_path), fused, task.case.a, task.fuse_key)
             _store_sources(Path(task.fused_path).parent, task.case)
-        return fused, None
+        return fused, None, None
 
     def _truth(self, task: Task, fused: Image, method: Method | None) -> Mapping[str, Any]:
         return dict(task.case.truth or {})

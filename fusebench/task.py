@@ -8,6 +8,7 @@ import statistics
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,14 @@ class TaskRunner:
     Parameters
     ----------
     stage : callable
-        Told the name of each stage ("load", "fuse", "store", "score") as it begins; the parent times
+        Told the name of each stage ("load", "fuse", "score") as it begins; the parent times
         fusing by it.
     """
 
     def __init__(self, stage: Stage = lambda _: None) -> None:
         self.stage = stage
         self._methods: dict[str, Method] = {}
+        self._background = ThreadPoolExecutor(1, "store")
 
     def run(self, task: Task, load_seconds: float | None = None) -> list[Row]:
         """Rows of a task; a failure is a row with its reason, never an exception.
@@ -73,11 +75,17 @@ class TaskRunner:
             case = task.case
             _ = case.pair
             timing["load_seconds"] = load_seconds or time.perf_counter() - begin
-            fused, method = self._fused(task, timing)
+            fused, method, stored = self._fused(task, timing)
             self.stage("score")
-            for protocol in dict.fromkeys(s.protocol for s in wanted):
-                scores = [s for s in wanted if s.protocol == protocol]
-                rows += self._score(task, protocol, [s.metric for s in scores], fused, method, timing)
+            scored: list[Row] = []
+            try:
+                for protocol in dict.fromkeys(s.protocol for s in wanted):
+                    scores = [s for s in wanted if s.protocol == protocol]
+                    scored += self._score(task, protocol, [s.metric for s in scores], fused, method, timing)
+            finally:
+                if stored is not None:
+                    stored.result()  # a full disk is said in every row
+                rows += scored
         # Whatever a plugin or a reader raises becomes rows; only the row says what went wrong.
         except Exception as error:
             done = {(row.protocol, row.metric) for row in rows}
@@ -90,13 +98,13 @@ class TaskRunner:
 
     # -- fusing ----------------------------------------------------------------------------------
 
-    def _fused(self, task: Task, timing: dict[str, Any]) -> tuple[Image, Method | None]:
-        """Read the fused volume where it is stored under the same key, else make it."""
+    def _fused(self, task: Task, timing: dict[str, Any]) -> tuple[Image, Method | None, Future[None] | None]:
+        """Read the fused volume stored under the same key, else make it and begin to store it."""
         stored = _read_stored(Path(task.fused_path), task.fuse_key) if task.reuse else None
         if stored is not None:
             fused, made = stored
             timing.update(made)
-            return fused, None
+            return fused, None, None
         self.stage("fuse")
         method = self._method(task)
         case = task.case
@@ -110,16 +118,11 @@ class TaskRunner:
             low, _, high = statistics.quantiles(seconds, n=4)
             timing["fuse_iqr"] = high - low
         timing["memory_mb"], timing["gpu_memory_mb"] = peak.memory_mb, peak.gpu_memory_mb
-        if task.save:
-            self.stage("store")
-            made = {k: v for k, v in timing.items() if k != "load_seconds"}
-            _store(Path(task.fused_path), fused, case.a, task.fuse_key, made)
-            if fused.shape[0] == 1:  # a picture, in the colours of its functional source
-                from .imageio import write_image
-
-                write_image(Path(task.fused_path.removesuffix(".nii.gz") + ".png"), fused, like=case.b)
-            _store_sources(Path(task.fused_path).parent, case)
-        return fused, method
+        if not task.save:
+            return fused, method, None
+        made = {k: v for k, v in timing.items() if k != "load_seconds"}
+        # Packing takes as long as a fast method; it goes on while the volume is scored.
+        return fused, method, self._background.submit(_save, task, fused, case, made)
 
     def _method(self, task: Task) -> Method:
         spec = task.method
@@ -265,6 +268,15 @@ def describe(error: BaseException) -> str:
 
 
 # -- stored volumes ------------------------------------------------------------------------------
+
+
+def _save(task: Task, fused: Image, case: Case, made: Mapping[str, Any]) -> None:
+    _store(Path(task.fused_path), fused, case.a, task.fuse_key, made)
+    if fused.shape[0] == 1:  # a picture, in the colours of its functional source
+        from .imageio import write_image
+
+        write_image(Path(task.fused_path.removesuffix(".nii.gz") + ".png"), fused, like=case.b)
+    _store_sources(Path(task.fused_path).parent, case)
 
 
 def _store(
