@@ -69,24 +69,15 @@ print(json.dumps({"seconds": min(seconds), "cpu": min(cpu), "peak_mb": peak}))
 
 def measured(which: str, size: int, weights: str = "", runs: int = 2) -> dict[str, float]:
     root = Path(__file__).resolve().parents[1]
+    numbers = map(str, (size, EMBED, runs, THREADS))
     out = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            RUNNER,
-            which,
-            str(size),
-            str(EMBED),
-            str(runs),
-            weights,
-            str(THREADS),
-            CHECKOUT,
-        ],
+        [sys.executable, "-c", RUNNER, which, weights, CHECKOUT, *numbers],
         capture_output=True,
         text=True,
-        check=True,
         cwd=root,
     )
+    if out.returncode:
+        raise RuntimeError(out.stderr)
     return json.loads(out.stdout.splitlines()[-1])
 
 

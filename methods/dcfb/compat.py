@@ -19,6 +19,7 @@ pairs; the two linear layers at the end collapse into one; nothing that is throw
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import cast
 
 import torch
@@ -98,6 +99,8 @@ def _unwindows(x: Tensor, window: tuple[int, ...], shape: torch.Size) -> Tensor:
     return x.permute(0, 1, 5, 2, 6, 3, 7, 4, 8).reshape(b, d, h, w, c)
 
 
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def reference_grid(shape: tuple[int, int, int], device: torch.device) -> Tensor:
     """Sampling positions (D, H, W, 3) in the order (z, y, x), on the axes the authors divide by."""
     d, h, w = shape
@@ -190,18 +193,15 @@ class Block(nn.Module):
         """GELU(BN(grouped 7^3 convolution of [x | sampled]))."""
         conv, norm = cast(nn.Conv3d, self.dwconv3x3[0]), cast(nn.BatchNorm3d, self.dwconv3x3[1])
         weight, bias = conv.weight, cast(Tensor, conv.bias)
-        if not self.training:
-            assert norm.running_mean is not None and norm.running_var is not None
-            scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-            weight = weight * scale.view(-1, 1, 1, 1, 1)
-            bias = (bias - norm.running_mean) * scale + norm.bias
         both = torch.cat([x, sampled], -1).permute(0, 4, 1, 2, 3)
         both = F.conv3d(both, weight.reshape(-1, 1, 7, 7, 7), padding=3, groups=both.shape[1])
         both = both.permute(0, 2, 3, 4, 1)
-        out = both[..., 0::2] + both[..., 1::2] + bias
+        out = both[..., 0::2] + both[..., 1::2]
         if self.training:
-            out = norm(out.permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1)
-        return F.gelu(out)
+            return F.gelu(norm((out + bias).permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1))
+        assert norm.running_mean is not None and norm.running_var is not None
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        return F.gelu(torch.addcmul((bias - norm.running_mean) * scale + norm.bias, out, scale))
 
     def _attend(self, x: Tensor, sampled: Tensor, gate: Tensor, window: tuple[int, ...]) -> Tensor:
         attn = self.cross_attn
