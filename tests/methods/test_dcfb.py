@@ -230,6 +230,23 @@ def test_equally_far_from_both_sources():
     torch.testing.assert_close(leaning, a)
 
 
+def test_bfloat16_is_near_float32(shipped):
+    half = fusebench.create_method("dcfb", bf16=True)
+    half.setup("cpu")
+    a, b = pair(32, 32, 32)
+    out = half.fuse(a, b)
+    assert out.dtype == torch.float32
+    assert 0 < (out - shipped.fuse(a, b)).abs().max() < 0.02
+
+
+def test_constant_images_and_equal_images(shipped):
+    a, _ = pair(32, 32, 32)
+    for x, y in ((a, torch.full_like(a, 0.5)), (a, torch.zeros_like(a)), (a, a)):
+        fused = shipped.fuse(x, y)
+        assert (fused - (x + y) / 2)[torch.maximum(x, y) > 0.01].abs().max() < 0.05
+    torch.testing.assert_close(shipped.fuse(a, a), a, atol=0.02, rtol=0)
+
+
 def test_strength_and_alpha_out_of_range_are_refused():
     for wrong in ({"strength": 2.0}, {"alpha": -0.1}):
         with pytest.raises(InputError, match=r"must lie in \[0, 1\]"):
