@@ -26,7 +26,6 @@ EXPECTED = {
         "masked_is_cropped": "phase congruency filters the whole image, and takes its noise level from it"
     },
     "q_sf": {"masked_is_cropped": "published as a sum over all pixels; inside a mask the mean is over pairs"},
-    "lesion_contrast": {"range_true": "0 to 1 is what faithful fusions give; an inverted lesion is negative"},
     "wm_edge": {"direction_true": "white-matter borders are not resolved on the small phantom of the kit"},
 }
 

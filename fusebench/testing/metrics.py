@@ -220,7 +220,7 @@ def identity_best(s: MetricSubject) -> None:
 @check("inputs_unchanged")
 def range_true(s: MetricSubject) -> None:
     """Values lie in the declared range, whatever the fused image."""
-    slack = 1e-6 * max(1.0, *(abs(x) for x in (s.info.low, s.info.high) if math.isfinite(x)))
+    slack = 1e-6 * max([1.0, *(abs(x) for x in (s.info.low, s.info.high) if math.isfinite(x))])
     candidates: dict[str, Callable[[Image, Image, Image], Image]] = {
         "a fair fusion": lambda a, b, f: f,
         "a": lambda a, b, f: a,
