@@ -2,7 +2,8 @@
 
     python benchmarks/prepare_scaling.py --subjects 40
 
-The subjects are phantoms whose PET headers are moved at random, as a BIDS tree in a temporary folder.
+The subjects are phantoms whose PET headers are moved at random, as a BIDS tree in a temporary folder.  Every
+worker has one thread; left alone, a single one would use two in parts.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ import numpy as np
 import fusebench
 
 grid: Any = importlib.import_module("fusebench.datasets.preprocessing.grid")
+_ONE = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+os.environ.update(dict.fromkeys(_ONE, "1"))
 _RUN = Path(__file__).resolve().parents[1] / "run_bench.py"
 
 
