@@ -242,7 +242,7 @@ def _load(case: Case) -> tuple[Case, float]:
 
 @lru_cache(maxsize=1)
 def _settle() -> None:
-    """After the first job: what it imported stays, and need not be looked at again before every fuse."""
+    """After a job: what it imported stays, and need not be looked at again before every fuse."""
     gc.collect()
     gc.freeze()
 

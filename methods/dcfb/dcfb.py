@@ -61,7 +61,7 @@ class DCFBFusion(Method):
         dims=3,
         paper="after DC2Fusion, 'Three-Dimensional Medical Image Fusion with Deformable Cross-Attention'",
         licence="MIT",
-        trained_on="phantom (48 train subjects)",
+        trained_on="phantom (64 train subjects)",
         weights=Weights(
             file="../weights/dcfb.safetensors",
             sha256="1f3123c1b9af25c5e8869568795ca7677fa1d3850abe0fbeff2643d1c5174e22",
