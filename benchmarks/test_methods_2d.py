@@ -47,13 +47,14 @@ def test_pair(benchmark, name):
     run(benchmark, method.fuse_slices, *pair(), rounds=2 if name == "swinfuse" else 5)
 
 
-@pytest.mark.parametrize("way", ["layer by layer", "strip by strip"])
+@pytest.mark.parametrize("way", ["direct", "winograd"])
 def test_densefuse_addition(benchmark, way):
     net = module("densefuse").DenseFuseNet().eval()
+    net.prepare()
     a, b = pair()
     ways = {
-        "layer by layer": lambda: net.decode((net.encode(a) + net.encode(b)) / 2),
-        "strip by strip": lambda: net.add_fast(a, b),
+        "direct": lambda: net.decode((net.encode(a) + net.encode(b)) / 2),
+        "winograd": lambda: net.add_fast(a, b),
     }
     run(benchmark, ways[way])
 

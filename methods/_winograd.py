@@ -1,16 +1,19 @@
-"""3x3 convolutions at a quarter of the multiplications, for wide layers on a CPU.
+"""3x3 convolutions at a quarter of the multiplications, on a CPU, all layers of a network together.
 
 Winograd's F(4x4, 3x3): 4x4 outputs come from 36 products instead of 144.  Each of the 36 is one matrix
-product over all tiles and channels, and so are the transforms before and after.  The rounding error is
+product over tiles and channels, and so are the transforms before and after.  The rounding error is
 about ten times that of the direct way.  Lavin & Gray, Fast Algorithms for Convolutional Neural Networks,
 CVPR 2016.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as nnf
-from torch import Tensor
+from torch import Tensor, nn
 
 from ._conv import Memory
 
@@ -31,108 +34,204 @@ _INPUT = (
     (0, 4, 0, -5, 0, 1),
 )
 _OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
+_ONES = 7  # what the output transform spreads over a whole tile, unchanged
+_KEPT = 4  # rows of tiles of feature maps in memory; the next layer needs two
+
+Layer = tuple[Tensor, Tensor]  # transformed kernels (36, outputs, inputs), bias
 
 
-def transform_kernel(weight: Tensor) -> Tensor:
-    """(outputs, inputs, 3, 3) to (36, outputs, inputs)."""
-    products = _twice(_KERNEL).double() @ weight.double().flatten(2).permute(2, 0, 1).flatten(1)
-    return products.view(36, *weight.shape[:2]).to(weight.dtype)
+def transform_layer(layer: nn.Module) -> Layer:
+    """A 3x3 convolution, as `Cascade` wants it."""
+    weight, bias = (layer.get_parameter(name).detach() for name in ("weight", "bias"))
+    kernels = _twice(_KERNEL) @ weight.double().flatten(2).permute(2, 0, 1).flatten(1)
+    return kernels.view(36, *weight.shape[:2]).float(), bias
 
 
-class Tiles:
-    """Feature maps of one picture, cut into tiles of 4x4 pixels, and convolutions of them.
+@dataclass
+class Maps:
+    """Feature maps; only the last `kept` rows of tiles are in memory.
 
-    Maps have a border of one pixel and lie by phase, shape (4, 4, channels * tiles): pixel (y, x) of the
-    bordered map is number ``(y // 4, x // 4)`` of phase ``(y % 4, x % 4)``.  So the tile below, or to the
-    right, is at a fixed distance, and all work is on long runs of memory.  The last tiles of a row and of a
-    column give nothing but rubbish, which the border overwrites.
+    Row y of the pictures is line ``y % (4 * kept) + 1``; the line before the first and the one after the
+    last hold the border, or a copy of the row there.  A line is (4, channels * pictures * tiles): column x
+    is number ``x // 4`` of phase ``x % 4``, so that all work is on long runs of memory.
+    """
+
+    lines: Tensor
+    channels: int
+    pictures: int
+    lag: int  # rows of tiles behind the first layer
+
+    @property
+    def kept(self) -> int:
+        return (len(self.lines) - 2) // 4
+
+
+@dataclass
+class Sums:
+    """What kernels multiply: 36 sums of each tile, of the last few rows of tiles."""
+
+    rows: list[Tensor]  # each (36, channels, pictures * tiles)
+    pictures: int
+    lag: int
+
+
+class Cascade:
+    """Convolutions of pictures of one size, where all layers advance together, a row of tiles at a time.
+
+    What a layer gives is still in the processor's cache when the next one takes it.  A layer lags a row of
+    tiles behind the one before, because it needs the pixels below.  The methods only put down what is to be
+    done for a row of tiles; `finish` does it for all.
 
     Parameters
     ----------
+    size : (int, int)
+        Height and width of the pictures.
+    slope : float
+        Of the leaky ReLU after every layer; 0 is ReLU.
     reflect : bool
         Reflected borders, else zeros.
+    memory : Memory
     """
 
-    def __init__(self, reflect: bool) -> None:
-        self.reflect = reflect
-        self.height, self.width = 0, 0
-        # Tiles in a column; tiles in a row, so the distance to the one below; room for a channel's tiles.
-        self.rows, self.below, self.count = 0, 0, 0
-        self.memory = Memory()
-        self._input, self._output = _twice(_INPUT), _twice(_OUTPUT)
+    def __init__(self, size: Sequence[int], slope: float, reflect: bool, memory: Memory) -> None:
+        self.height, self.width = size
+        self.rows, self.columns = (-(-length // 4) for length in size)  # of tiles
+        self.slope, self.reflect, self.memory = slope, reflect, memory
+        self._steps: list[tuple[int, Callable[[int], object]]] = []
+        self._input, self._output = torch.tensor(_INPUT).float(), _twice(_OUTPUT).float()
 
-    def load(self, x: Tensor) -> Tensor:
-        """Maps of a picture (C, H, W), whose size holds from here on."""
-        c, self.height, self.width = x.shape
-        self.rows, self.below = ((length + 1) // 4 + 1 for length in x.shape[1:])
-        self.count = -(-self.rows * self.below // 16) * 16  # whole cache lines
-        maps = self._maps("picture", c).zero_()
-        whole = x.new_zeros(c, 4 * self.rows, 4 * self.below)
-        whole[:, 1 : self.height + 1, 1 : self.width + 1] = x
-        self._by_tile(maps).copy_(whole.view(c, self.rows, 4, self.below, 4).permute(2, 4, 0, 1, 3))
-        self._border(maps)
+    def load(self, x: Tensor) -> Sums:
+        """Pictures (C, pictures, H, W)."""
+        channels, pictures = x.shape[:2]
+        maps = self._maps(channels, pictures, self.rows, -1)
+        whole = nnf.pad(x, (0, 4 * self.columns - self.width, 0, 4 * self.rows - self.height))
+        self._pixels(maps).copy_(whole.view(channels, pictures, self.rows, 4, self.columns, 4))
+        for row in {0, self.rows - 1}:
+            self._border(maps, row)
+        return self._transform(maps)
+
+    def dense(self, sums: Sums, layers: Sequence[Layer]) -> Sums:
+        """A layer, then layers each of which takes all that those before it gave; returns all of that."""
+        width = len(layers[0][1])
+        # The first layer is as many rows ahead of what comes next as there are layers.
+        grown = self._sums(width * len(layers), sums.pictures, len(layers), 0)
+        for i, (kernels, bias) in enumerate(layers):
+            maps = self._convolve(sums, kernels, bias)
+            new = slice(width * i, width * (i + 1))
+            lag = self._transform(maps, Sums([row[:, new] for row in grown.rows], sums.pictures, 0)).lag
+            sums = Sums([row[:, : new.stop] for row in grown.rows], sums.pictures, lag)
+        return sums
+
+    def mean(self, sums: Sums) -> Sums:
+        """The mean of two pictures; the sums are linear in the features."""
+        mean = self._sums(sums.rows[0].shape[1], 1, 1, sums.lag)
+        pairs = [torch.split(row, self.columns, -1) for row in sums.rows]
+
+        def step(row: int) -> None:
+            first, second = pairs[row % len(pairs)]
+            torch.lerp(first, second, 0.5, out=mean.rows[0])
+
+        self._steps.append((sums.lag, step))
+        return mean
+
+    def convolve(self, sums: Sums, layer: Layer) -> Sums:
+        """A layer."""
+        return self._transform(self._convolve(sums, *layer))
+
+    def finish(self, sums: Sums, layer: Layer) -> Tensor:
+        """A last layer, without ReLU; do it all, and return what it gives, (C, pictures, H, W)."""
+        maps = self._convolve(sums, *layer, last=True)
+        for time in range(self.rows + maps.lag):
+            for lag, step in self._steps:
+                if 0 <= time - lag < self.rows:
+                    step(time - lag)
+        self._steps.clear()  # they hold this object, so that only the garbage collector would end it
+        whole = self._pixels(maps).clone(memory_format=torch.contiguous_format)
+        return whole.flatten(4, 5).flatten(2, 3)[..., : self.height, : self.width]
+
+    def _transform(self, maps: Maps, out: Sums | None = None) -> Sums:
+        size, lag = maps.lines.shape[-1], maps.lag + 1
+        out = out or self._sums(maps.channels, maps.pictures, 1, 0)
+        into = [row.view(6, 6, -1) for row in out.rows]
+        windows = maps.lines.as_strided((maps.kept, 6, 4 * size), (16 * size, 4 * size, 1)).unbind()
+        # Columns -1 to 4 of every tile.  Lines hold 0 to 3; the others are a neighbour's 3 and 0, which lie
+        # one number before and after, except at the border.
+        columns = self.memory.take("columns", 6, 6, size)
+        inner = columns.flatten(1)[:, size : 5 * size]
+        before, after = (columns.as_strided((6, size), (6 * size, 1), at) for at in (4 * size - 1, size + 1))
+        each = columns.view(6, 6, -1, self.columns)
+        end = (self.width - 1) % 4 + 2
+        back = min(2, self.width)
+        zero = torch.zeros(())
+        left, right = (each[:, back, :, 0], each[:, end - back, :, -1]) if self.reflect else (zero, zero)
+        copies = (
+            (columns[:, 0], before),
+            (columns[:, 5], after),
+            (each[:, 0, :, 0], left),
+            (each[:, end, :, -1], right),
+        )
+        vertical, horizontal = self._input, self._input.expand(6, 6, 6)
+
+        def step(row: int) -> None:
+            torch.mm(vertical, windows[row % maps.kept], out=inner)
+            for target, source in copies:
+                target.copy_(source)
+            torch.bmm(horizontal, columns, out=into[row % len(into)])
+
+        self._steps.append((lag, step))
+        return Sums(out.rows, maps.pictures, lag)
+
+    def _convolve(self, sums: Sums, kernels: Tensor, bias: Tensor, last: bool = False) -> Maps:
+        outputs = len(bias)
+        maps = self._maps(outputs, sums.pictures, self.rows if last else min(self.rows, _KEPT), sums.lag)
+        lines, kept = maps.lines, maps.kept
+        products = self.memory.take("products", 36, outputs, sums.pictures * self.columns)
+        ones, flat, bias = products[_ONES], products.flatten(1), bias[:, None]
+        tiles = lines[1:-1].view(kept, 16, -1).unbind()
+
+        def step(row: int) -> None:
+            torch.bmm(kernels, sums.rows[row % len(sums.rows)], out=products)
+            ones.add_(bias)
+            tile = tiles[row % kept]
+            torch.mm(self._output, flat, out=tile)
+            if not last:
+                nnf.leaky_relu_(tile, self.slope)
+            if row and row % kept == 0:  # begin again: the first lines follow the last ones
+                lines[0] = lines[4 * kept]
+                lines[4 * kept + 1] = lines[1]
+            self._border(maps, row)
+
+        self._steps.append((sums.lag, step))
         return maps
 
-    def store(self, maps: Tensor) -> Tensor:
-        """The picture (C, H, W) of maps."""
-        whole = self._by_tile(maps).permute(2, 3, 0, 4, 1).reshape(-1, 4 * self.rows, 4 * self.below)
-        return whole[:, 1 : self.height + 1, 1 : self.width + 1]
+    def _border(self, maps: Maps, row: int) -> None:
+        """Renew the lines above the first row of tiles and below the last one."""
+        lines, back = maps.lines, min(2, self.height)
+        if row == 0:
+            lines[0] = lines[back] if self.reflect else 0
+        if row == self.rows - 1:
+            first = 4 * (row % maps.kept)
+            end = first + (self.height - 1) % 4 + 2
+            lines[first + 5] = 0  # read, and never written where it is below the border
+            lines[end] = lines[end - back] if self.reflect else 0
 
-    def transform(self, maps: Tensor, out: Tensor) -> None:
-        """Maps of C channels to the 36 sums of their tiles, `out` (36, C, tiles), which may be a slice."""
-        total = maps.shape[-1] - self.below - 1
-        step = self.count * max(1, 16384 // self.count)  # stays in the processor's cache
-        out = out.flatten(1)
-        for start in range(0, total, step):
-            stop = min(start + step, total)
-            patch = self.memory.take("patch", 6, 6, stop - start)
-            for i, down in ((slice(0, 4), 0), (slice(4, 6), self.below)):
-                for j, right in ((slice(0, 4), 0), (slice(4, 6), 1)):
-                    phases = maps[: i.stop - i.start, : j.stop - j.start]
-                    patch[i, j] = phases[..., start + down + right : stop + down + right]
-            torch.mm(self._input, patch.view(36, -1), out=out[:, start:stop])
+    def _pixels(self, maps: Maps) -> Tensor:
+        """View of maps as (channels, pictures, rows, 4, columns, 4)."""
+        shape = (maps.kept, 4, 4, maps.channels, maps.pictures, self.columns)
+        return maps.lines[1:-1].view(shape).permute(3, 4, 0, 1, 5, 2)
 
-    def convolve(self, sums: Tensor, kernels: Tensor, bias: Tensor, slope: float) -> Tensor:
-        """Convolve sums (36, C, tiles); maps after bias and leaky ReLU."""
-        outputs = kernels.shape[1]
-        products = self.memory.take("products", 36, outputs, self.count)
-        torch.bmm(kernels, sums, out=products)
-        maps = self._maps("maps", outputs)
-        step = max(1, 16384 // self.count)
-        for first in range(0, outputs, step):
-            few = products[:, first : first + step].flatten(1)
-            tile = self.memory.take("tile", 16, few.shape[1])
-            torch.mm(self._output, few, out=tile)
-            nnf.leaky_relu_(tile.view(16, -1, self.count).add_(bias[first : first + step, None]), slope)
-            pixels = tile.view(4, 4, -1)
-            start = first * self.count
-            # Pixel y of a tile is pixel y + 1 of the bordered maps.
-            for i, into, down in ((slice(0, 3), slice(1, 4), 0), (slice(3, 4), slice(0, 1), self.below)):
-                for j, to, right in ((slice(0, 3), slice(1, 4), 0), (slice(3, 4), slice(0, 1), 1)):
-                    at = start + down + right
-                    maps[into, to, at : at + few.shape[1]] = pixels[i, j]
-        self._border(maps)
-        return maps
+    def _maps(self, channels: int, pictures: int, kept: int, lag: int) -> Maps:
+        size = channels * pictures * self.columns
+        lines = self.memory.take(f"maps {len(self._steps)}", 4 * kept + 2, 4, size)
+        return Maps(lines, channels, pictures, lag)
 
-    def _maps(self, name: str, channels: int) -> Tensor:
-        maps = self.memory.take(name, 4, 4, channels * self.count + self.below + 1)
-        maps[..., channels * self.count :] = 0
-        return maps
-
-    def _by_tile(self, maps: Tensor) -> Tensor:
-        """View of maps as (4, 4, channels, rows, columns)."""
-        held = maps[..., : maps.shape[-1] - self.below - 1].view(4, 4, -1, self.count)
-        return held[..., : self.rows * self.below].view(4, 4, -1, self.rows, self.below)
-
-    def _border(self, maps: Tensor) -> None:
-        tiles = self._by_tile(maps)
-        rows, columns = tiles.permute(0, 3, 1, 2, 4), tiles.permute(1, 4, 0, 2, 3)
-        for lines, last in ((rows, self.height), (columns, self.width)):
-            for at, source in ((0, min(2, last)), (last + 1, max(last - 1, 1))):
-                lines[at % 4, at // 4] = lines[source % 4, source // 4] if self.reflect else 0
+    def _sums(self, channels: int, pictures: int, kept: int, lag: int) -> Sums:
+        name = f"sums {len(self._steps)}"
+        rows = self.memory.take(name, kept, 36, channels, pictures * self.columns)
+        return Sums(list(rows.unbind()), pictures, lag)
 
 
 def _twice(matrix: tuple[tuple[float, ...], ...]) -> Tensor:
     """A transform along both axes."""
     one = torch.tensor(matrix, dtype=torch.double)
-    return torch.kron(one, one).float()
+    return torch.kron(one, one)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
@@ -12,11 +9,10 @@ from torch import Tensor, nn
 from fusebench.errors import InputError
 from fusebench.method import MethodInfo, Weights
 
-from ._conv import Maps, Memory, ReflectConv2d, pad_reflect
+from ._conv import Memory, ReflectConv2d
 from ._learned import LearnedSliceMethod, choose
 from ._weights import Layout
-
-STRIP = 64  # rows
+from ._winograd import Cascade, transform_layer
 
 
 class DenseFuseNet(nn.Module):
@@ -28,7 +24,6 @@ class DenseFuseNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.memory = Memory()
         self.first = ReflectConv2d(1, 16)
         self.dense = nn.ModuleList(ReflectConv2d(16 * k, 16) for k in (1, 2, 3))
         self.decoder = nn.ModuleList(ReflectConv2d(i, o) for i, o in ((64, 64), (64, 32), (32, 16), (16, 1)))
@@ -46,42 +41,20 @@ class DenseFuseNet(nn.Module):
             x = layer(x).relu_()
         return x
 
+    def prepare(self) -> None:
+        """Transform the kernels for `add_fast`."""
+        self.layers = [transform_layer(layer) for layer in (self.first, *self.dense, *self.decoder)]
+        self.memory = Memory()
+
     def add_fast(self, x: Tensor, y: Tensor) -> Tensor:
-        """Fuse one pair (1, 1, H, W) by addition on a CPU, without gradients.
-
-        All layers advance together, a strip of rows at a time, so that maps are still in the processor's
-        cache when the next layer reads them; each layer lags a row behind the one before.
-        """
-        h, w = x.shape[-2:]
-        images = Maps(self.memory, "images", 1, h, w, 2)
-        images.bordered[:] = torch.cat((pad_reflect(x), pad_reflect(y)), -1)
-        dense = Maps(self.memory, "dense", 64, h, w, 2)
-        total = Maps(self.memory, "total", 64, h, w)
-        decoded = [Maps(self.memory, f"decoded {c}", c, h, w) for c in (64, 32, 16, 1)]
-        grown = nnf.conv2d(images.bordered, self.first.weight, self.first.bias)
-        torch.clamp_min(grown, 0, out=dense.inside(slice(0, h))[:, :16])
-        dense.reflect(slice(0, h), slice(0, 16))
-        steps: list[Callable[[slice], None]] = [partial(self._grow, dense, k) for k in range(3)]
-        steps.append(partial(_add, dense, total))
-        steps += map(partial, [_decode] * 4, self.decoder, [total, *decoded], decoded)
-        lags = (0, 1, 2, 2, 3, 4, 5, 6)
-        for top in range(0, h + lags[-1], STRIP):
-            for step, lag in zip(steps, lags, strict=True):
-                rows = slice(max(top - lag, 0), min(top + STRIP - lag, h))
-                if rows.start < rows.stop:
-                    step(rows)
-        return decoded[-1].each(slice(0, h)).clone()
-
-    def _grow(self, dense: Maps, k: int, rows: slice) -> None:
-        """Dense layer `k`, and what its input gives to later ones: more outputs keep a processor busier."""
-        old, new = slice(16 * k, 16 * (k + 1)), slice(16 * (k + 1), 16 * (k + 2))
-        kernels = torch.cat([layer.get_parameter("weight")[:, old] for layer in list(self.dense)[k:]])
-        bias = None if k else torch.cat([layer.get_parameter("bias") for layer in self.dense])
-        given = nnf.conv2d(dense.around(rows)[:, old], kernels, bias)
-        rest = dense.inside(rows)[:, new.start :]
-        rest.add_(given) if k else rest.copy_(given)
-        rest[:, :16].relu_()
-        dense.reflect(rows, new)
+        """Fuse one pair (1, 1, H, W) by addition on a CPU, without gradients; `prepare` first."""
+        cascade = Cascade(x.shape[-2:], 0.0, True, self.memory)
+        split = 1 + len(self.dense)
+        dense, decoder = self.layers[:split], self.layers[split:]
+        sums = cascade.mean(cascade.dense(cascade.load(torch.cat((x, y), 1)), dense))
+        for layer in decoder[:-1]:
+            sums = cascade.convolve(sums, layer)
+        return cascade.finish(sums, decoder[-1]).relu_()
 
     def forward(self, x: Tensor) -> Tensor:
         """Auto-encode single images, which is how the network is trained."""
@@ -155,26 +128,20 @@ class DenseFuse(LearnedSliceMethod):
     def build(self) -> nn.Module:
         return DenseFuseNet()
 
+    def setup(self, device: torch.device | str = "cpu") -> None:
+        super().setup(device)
+        if self.device.type == "cpu":
+            self.network.prepare()
+
     def run(self, a: Tensor, b: Tensor) -> Tensor:
         if self.strategy == "addition" and not a.is_cuda:
-            return self.network.add_fast(b, a)
+            pairs = zip(torch.split(b, 1), torch.split(a, 1), strict=True)
+            return torch.cat([self.network.add_fast(x, y) for x, y in pairs])
         f1, f2 = self.network.encode(b), self.network.encode(a)
         if self.strategy == "addition":
             return self.network.decode((f1 + f2) / 2)
         fused = _softmax_fusion(f1, f2) if self.compat else l1_fusion(f1, f2, self.average3x3)
         return self.network.decode(fused)
-
-
-def _add(dense: Maps, total: Maps, rows: slice) -> None:
-    first, second = dense.each(rows)
-    torch.lerp(first, second, 0.5, out=total.each(rows)[0])
-    total.reflect(rows)
-
-
-def _decode(layer: nn.Module, maps: Maps, out: Maps, rows: slice) -> None:
-    y = nnf.conv2d(maps.around(rows), layer.get_parameter("weight"), layer.get_parameter("bias"))
-    torch.clamp_min(y, 0, out=out.inside(rows))
-    out.reflect(rows)
 
 
 def l1_fusion(f1: Tensor, f2: Tensor, average3x3: bool = True) -> Tensor:

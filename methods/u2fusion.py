@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from fusebench.method import MethodInfo, Weights
 
-from ._conv import pad_reflect
+from ._conv import Memory, pad_reflect
 from ._learned import LearnedSliceMethod, choose
 from ._weights import Layout
-from ._winograd import Tiles, transform_kernel
+from ._winograd import Cascade, transform_layer
 
 WIDTH = 44
 
@@ -53,32 +53,19 @@ class U2FusionNet(nn.Module):
 
     def prepare(self) -> None:
         """Transform the kernels for `forward_fast`."""
-        layers = [self.first, *self.dense, *self.decoder]
-        self.kernels = [transform_kernel(layer.get_parameter("weight").detach()) for layer in layers]
-        self.biases = [layer.get_parameter("bias").detach() for layer in layers]
-        self.tiles = Tiles(self.reflect)
+        self.layers = [transform_layer(layer) for layer in (self.first, *self.dense, *self.decoder)]
+        self.memory = Memory()
 
     def forward_fast(self, functional: Tensor, structural: Tensor) -> Tensor:
         """`forward` of one pair (1, 1, H, W) on a CPU, without gradients; `prepare` first."""
-        x = torch.cat((functional, structural), 1)[0]
-        tiles, depth = self.tiles, len(self.dense)
-        maps = tiles.load(x if self.reflect else 2 * x - 1)
-        layers = list(zip(self.kernels, self.biases, strict=True))
-        sums = tiles.memory.take("picture sums", 36, 2, tiles.count)
-        tiles.transform(maps, sums)
-        dense = tiles.memory.take(
-            "dense", 36, (depth + 1) * WIDTH, tiles.count
-        )  # each layer behind the ones before
-        for i, layer in enumerate(layers[: depth + 1]):
-            maps = tiles.convolve(sums, *layer, 0.2)
-            tiles.transform(maps, dense[:, i * WIDTH : (i + 1) * WIDTH])
-            sums = dense[:, : (i + 1) * WIDTH]
-        for layer in layers[depth + 1 : -1]:
-            maps = tiles.convolve(sums, *layer, 0.2)
-            sums = tiles.memory.take("sums", 36, len(layer[0][0]), tiles.count)
-            tiles.transform(maps, sums)
-        fused = tiles.store(tiles.convolve(sums, *layers[-1], 1.0))
-        return fused[None].tanh().div_(2).add_(0.5)
+        x = torch.cat((functional, structural))
+        cascade = Cascade(x.shape[-2:], 0.2, self.reflect, self.memory)
+        split = 1 + len(self.dense)
+        dense, decoder = self.layers[:split], self.layers[split:]
+        sums = cascade.dense(cascade.load(x if self.reflect else 2 * x - 1), dense)
+        for layer in decoder[:-1]:
+            sums = cascade.convolve(sums, layer)
+        return cascade.finish(sums, decoder[-1]).tanh().div_(2).add_(0.5)
 
 
 class U2Fusion(LearnedSliceMethod):
@@ -136,7 +123,8 @@ class U2Fusion(LearnedSliceMethod):
 
     def setup(self, device: torch.device | str = "cpu") -> None:
         super().setup(device)
-        self.network.prepare()
+        if self.device.type == "cpu":
+            self.network.prepare()
 
     def run(self, a: Tensor, b: Tensor) -> Tensor:
         if a.is_cuda:

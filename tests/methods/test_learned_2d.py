@@ -191,3 +191,17 @@ def test_shortcuts_give_what_the_network_gives(name, size, folder):
         else:
             fast, slow = net.forward_fast(x, y), net(x, y)
     assert torch.allclose(fast, slow, atol=1e-5 * max(1.0, float(slow.abs().max())))
+
+
+@pytest.mark.parametrize("name", ["densefuse", "u2fusion"])
+@pytest.mark.parametrize("size", [(4, 4), (23, 34)])
+def test_memory_that_shortcuts_keep_does_not_show(name, size, folder):
+    net = with_random_weights(name, folder).network
+    run = net.add_fast if name == "densefuse" else net.forward_fast
+    with torch.no_grad():
+        first = run(*images(1, *size, seed=5))
+        kept = first.clone()
+        run(*images(1, 50, 41, seed=6))
+        assert torch.equal(first, kept)
+        assert torch.equal(run(*images(1, *size, seed=5)), kept)
+    assert kept.std() > 0
