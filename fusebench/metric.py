@@ -174,8 +174,8 @@ class Metric:
         from .triple import Triple
 
         MetricId(self.info.name, part, variant).check(self.info)
-        triple = Triple.make(a, b, fused, mask=mask, spacing=spacing, truth=truth)
-        return float(self.on(triple, part, variant)[0])
+        with Triple.make(a, b, fused, mask=mask, spacing=spacing, truth=truth) as triple:
+            return float(self.on(triple, part, variant)[0])
 
     def on(self, triple: Triple, part: str = "", variant: str = "") -> Tensor:
         """Values ``(N,)`` on a prepared triple; slice mean where the definition is 2D only."""
@@ -271,8 +271,8 @@ def evaluate(
     """
     from .triple import Triple
 
-    triple = Triple.make(a, b, fused, mask=mask, spacing=spacing, truth=truth)
-    values = _evaluate(triple, metrics, on_error, plugins)
+    with Triple.make(a, b, fused, mask=mask, spacing=spacing, truth=truth) as triple:
+        values = _evaluate(triple, metrics, on_error, plugins)
     return {k: v if isinstance(v, Exception) else float(v[0]) for k, v in values.items()}
 
 
@@ -302,16 +302,16 @@ def evaluate_slices(
     """
     from .triple import Triple
 
-    whole = Triple.make(a, b, fused, mask=mask, batch=True, truth=truth)
     out: dict[str, Any] = {}
-    kept = whole.foreground()
-    for rows, chunk in whole.chunks(kept):
-        for key, value in _evaluate(chunk, metrics, on_error, plugins).items():
-            if isinstance(value, Exception) or isinstance(out.get(key), Exception):
-                out[key] = value if isinstance(value, Exception) else out[key]
-                continue
-            column: NDArray[np.float64] = out.setdefault(key, np.full(len(whole), np.nan))
-            column[rows.cpu().numpy()] = value.cpu().numpy()
+    with Triple.make(a, b, fused, mask=mask, batch=True, truth=truth) as whole:
+        kept = whole.foreground()
+        for rows, chunk in whole.chunks(kept):
+            for key, value in _evaluate(chunk, metrics, on_error, plugins).items():
+                if isinstance(value, Exception) or isinstance(out.get(key), Exception):
+                    out[key] = value if isinstance(value, Exception) else out[key]
+                    continue
+                column: NDArray[np.float64] = out.setdefault(key, np.full(len(whole), np.nan))
+                column[rows.cpu().numpy()] = value.cpu().numpy()
     return out
 
 

@@ -120,6 +120,13 @@ class Triple:
     def __len__(self) -> int:
         return self.given.shape[1]
 
+    def __enter__(self) -> Triple:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Intermediates refer to their triple: without this, memory is held until garbage is looked for.
+        self._cache.clear()
+
     @property
     def images(self) -> Tensor:
         """All three images, floating."""
@@ -278,7 +285,8 @@ class Triple:
                 yield part, self
                 continue
             mask = None if self.mask is None else self.mask[part]
-            yield part, Triple(self.given[:, part], mask, self.scale, self.truth)
+            with Triple(self.given[:, part], mask, self.scale, self.truth) as chunk:
+                yield part, chunk
 
     def slice_mean(self, core: Callable[[Triple], Tensor]) -> Tensor:
         """Mean of a 2D metric over the axial slices that hold foreground: ``(1,)``."""
@@ -288,7 +296,8 @@ class Triple:
         """Batches of the axial slices that hold foreground."""
         stack = Triple(self.given[:, 0], None if self.mask is None else self.mask[0])
         for _, chunk in stack.chunks(stack.foreground()):
-            yield chunk if chunk.whole else Triple(chunk.given.double(), chunk.mask)
+            with chunk if chunk.whole else Triple(chunk.given.double(), chunk.mask) as batch:
+                yield batch
 
 
 def _size(x: Any, seen: set[int]) -> int:

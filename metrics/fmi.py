@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pywt
-import scipy.fft
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -45,6 +44,8 @@ def _edge(x: Tensor) -> Tensor:
 
 def _dct(x: Tensor) -> Tensor:
     """Cosine transform of the whole image."""
+    import scipy.fft  # a fifth of a second, for one feature
+
     y = scipy.fft.dctn(x.cpu().numpy(), axes=(1, 2), norm="ortho")
     return torch.from_numpy(y).to(x.device)
 
