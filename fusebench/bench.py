@@ -46,7 +46,8 @@ def run_tasks(
     left = Counter(t.case.id for t in tasks if t.save)
     with ThreadPoolExecutor(1) as aside:
         if idle:
-            aside.submit(import_module, "fusebench.leaderboard.tables")
+            for module in ("fusebench.leaderboard.tables", "pyarrow.parquet"):
+                aside.submit(import_module, module)
         for task, rows in _shown(execute(tasks), tasks, console):
             store.append(rows)
             left[task.case.id] -= task.save
