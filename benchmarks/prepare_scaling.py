@@ -23,6 +23,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import fusebench
 
 grid: Any = importlib.import_module("fusebench.datasets.preprocessing.grid")
@@ -97,6 +99,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64, help="voxels per axis over 224 mm")
     parser.add_argument("--repeats", type=int, default=1, help="pairs of runs, interleaved; the best counts")
     args = parser.parse_args()
+    # A job in the background inherits Ctrl-C ignored, and so would the run that is to be interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         make_tree(base / "data", args.subjects, args.size)
