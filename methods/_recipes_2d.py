@@ -148,7 +148,7 @@ class DILRANRecipe(SliceRecipe):
 class SwinFuseRecipe(SliceRecipe):
     """Auto-encoder on single images: L1 and MS-SSIM."""
 
-    defaults = Hyperparameters(steps=240, batch=1, lr=5e-4, warmup=20, val_every=24)
+    defaults = Hyperparameters(steps=640, batch=1, lr=5e-4, warmup=20, val_every=40)
     crop = (49, 49)
     val_batches = 4
     notes = (

@@ -153,7 +153,7 @@ class SwinFuse(LearnedSliceMethod):
         trained_on="phantom (24 train subjects, slices in three planes)",
         weights=Weights(
             file="weights/swinfuse.safetensors",
-            sha256="bc3f965a325b520ba1f02c2b101eb260d45d987665468bd9adcdb83400d79845",
+            sha256="1929e5876321fcb88f84e887c8cbab61bf08ba25368967736a2dab6c681a3f69",
         ),
         params=2_020_891,
     )
