@@ -97,10 +97,11 @@ class LearnedSliceMethod(SliceMethod):
 
 def content_box(a: Tensor, b: Tensor, margin: int = 0) -> tuple[slice, slice] | None:
     """Box of what is not black in both images (H, W), and `margin` pixels more; None: all is black."""
-    where = torch.nonzero((a != 0) | (b != 0), as_tuple=True)
+    content = a.abs() + b.abs()
+    where = [torch.nonzero(content.amax(axis)) for axis in (1, 0)]
     if not len(where[0]):
         return None
-    rows, columns = (slice(max(int(i.min()) - margin, 0), int(i.max()) + 1 + margin) for i in where)
+    rows, columns = (slice(max(int(i[0]) - margin, 0), int(i[-1]) + 1 + margin) for i in where)
     return rows, columns
 
 

@@ -170,10 +170,10 @@ class Cascade:
             (each[:, 0, :, 0], left),
             (each[:, end, :, -1], right),
         )
-        vertical, horizontal = self._input, self._input.expand(6, 6, 6)
+        vertical, horizontal, kept = self._input, self._input.expand(6, 6, 6), maps.kept
 
         def step(row: int) -> None:
-            torch.mm(vertical, windows[row % maps.kept], out=inner)
+            torch.mm(vertical, windows[row % kept], out=inner)
             for target, source in copies:
                 target.copy_(source)
             torch.bmm(horizontal, columns, out=into[row % len(into)])
