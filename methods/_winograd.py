@@ -154,28 +154,25 @@ class Cascade:
         out = out or self._sums(maps.channels, maps.pictures, 1, 0)
         into = [row.view(6, 6, -1) for row in out.rows]
         windows = maps.lines.as_strided((maps.kept, 6, 4 * size), (16 * size, 4 * size, 1)).unbind()
-        # Columns -1 to 4 of every tile.  Lines hold 0 to 3; the others are a neighbour's 3 and 0, which lie
-        # one number before and after, except at the border.
+        # Columns 0 to 3 of every tile, which is what lines hold, then 4 and -1 (also as an index).
+        # These are a neighbour's 0 and 3, one number after and one before, except at the border.
         columns = self.memory.take("columns", 6, 6, size)
-        inner = columns.flatten(1)[:, size : 5 * size]
-        before, after = (columns.as_strided((6, size), (6 * size, 1), at) for at in (4 * size - 1, size + 1))
+        own, others = columns.flatten(1)[:, : 4 * size], columns[:, 4:]
+        neighbours = columns.as_strided((6, 2, size), (6 * size, 3 * size - 2, 1), 1)
         each = columns.view(6, 6, -1, self.columns)
-        end = (self.width - 1) % 4 + 2
+        end = (self.width - 1) % 4 + 1
         back = min(2, self.width)
+        first, last = each[:, 5, :, 0], each[:, end, :, -1]
         zero = torch.zeros(())
-        left, right = (each[:, back, :, 0], each[:, end - back, :, -1]) if self.reflect else (zero, zero)
-        copies = (
-            (columns[:, 0], before),
-            (columns[:, 5], after),
-            (each[:, 0, :, 0], left),
-            (each[:, end, :, -1], right),
-        )
-        vertical, horizontal, kept = self._input, self._input.expand(6, 6, 6), maps.kept
+        left, right = (each[:, back - 1, :, 0], each[:, end - back, :, -1]) if self.reflect else (zero, zero)
+        vertical, kept = self._input, maps.kept
+        horizontal = self._input.roll(-1, 1).expand(6, 6, 6)
 
         def step(row: int) -> None:
-            torch.mm(vertical, windows[row % kept], out=inner)
-            for target, source in copies:
-                target.copy_(source)
+            torch.mm(vertical, windows[row % kept], out=own)
+            others.copy_(neighbours)
+            first.copy_(left)
+            last.copy_(right)
             torch.bmm(horizontal, columns, out=into[row % len(into)])
 
         self._steps.append((lag, step))
