@@ -301,12 +301,20 @@ def describe(error: BaseException) -> str:
 
 
 def _save(task: Task, fused: Image, case: Case, made: Mapping[str, Any]) -> None:
-    _store(Path(task.fused_path), fused, case.a, task.fuse_key, made)
-    if fused.shape[0] == 1:  # a picture, in the colours of its functional source
-        from .imageio import write_image
+    path = Path(task.fused_path)
+    try:
+        _store(path, fused, case.a, task.fuse_key, made)
+        if fused.shape[0] == 1:  # a picture, in the colours of its functional source
+            from .imageio import write_image
 
-        write_image(Path(task.fused_path.removesuffix(".nii.gz") + ".png"), fused, like=case.b)
-    _store_sources(Path(task.fused_path).parent, case)
+            write_image(path.with_name(path.name.removesuffix(".nii.gz") + ".png"), fused, like=case.b)
+        _store_sources(path.parent, case)
+    except OSError as error:
+        # The folder of all volumes: the same words for every task, so that they are said once.
+        raise FuseBenchError(
+            f"{path.parents[2]}: {error.strerror}; what was stored is kept: "
+            "make room and run the same command"
+        ) from None
 
 
 def _store(

@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fusebench.task
 from fusebench.plugins import find_plugins
-from fusebench.task import MethodFault, describe, fuse
+from fusebench.task import Given, MethodFault, describe, fuse
+
+from .conftest import Bench
 
 PLUGINS = (str(Path(__file__).with_name("engine_plugins.py")),)
 A, B = np.random.default_rng(0).random((2, 4, 5, 6), dtype=np.float32)
@@ -28,6 +31,32 @@ def test_broken_contracts_are_named(name: str, message: str) -> None:
     method = find_plugins(PLUGINS).methods.load(name)()
     with pytest.raises(MethodFault, match=f"^{name} {message}"):
         fuse(method, A, B)
+
+
+def test_a_method_that_writes_to_its_input_does_not_spoil_the_next() -> None:
+    methods, given = find_plugins(PLUGINS).methods, Given()
+    healthy, mutates = (methods.load(name)() for name in ("healthy", "mutates"))
+    wanted, _ = fuse(healthy, A, B)
+    fuse(healthy, A, B, 0, given)
+    with pytest.raises(MethodFault, match="mutates changed its input b"):
+        fuse(mutates, A, B, 0, given)
+    assert np.array_equal(fuse(healthy, A, B, 0, given)[0], wanted)
+    # Another pair is not taken for the one that is held.
+    assert np.array_equal(fuse(healthy, B, A, 0, given)[0], fuse(healthy, B, A)[0])
+    assert not np.array_equal(fuse(healthy, B, B, 0, given)[0], wanted)
+
+
+def test_a_full_disk_is_a_row_that_says_what_to_do(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(fusebench.task, "_store", full)
+    assert bench("--methods", "healthy") == 1
+    folder = tmp_path / "run" / "fused"
+    said = "".join(capsys.readouterr().out.split())
+    assert "".join(f"{folder}: No space left on device; what was stored is kept: make room".split()) in said
 
 
 def test_seed_decides_random_methods() -> None:
