@@ -11,8 +11,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..errors import InputError
 from ._options import add_device_option, add_plugin_option, device_of, literal, plugins_of
 from .run import _positive, make_dataset
@@ -205,6 +203,8 @@ def _sha256(path: Path) -> str:
 
 def _command(args: argparse.Namespace, recipe: str, hyper: Any) -> str:
     """The command that repeats this run, every default spelled out, without this machine's paths."""
+    import torch  # seconds, that `--help` does without
+
     words = ["python", "run_bench.py", "train", args.method, "--recipe", recipe, "--dataset", args.dataset]
     words += ["--data-dir", "DIR"] if args.data_dir else []
     words += [w for text in args.data_option for w in ("--data-option", text)]

@@ -41,6 +41,13 @@ def test_the_runner_imports_no_torch(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "leaderboard.csv").exists()
 
 
+def test_help_imports_no_torch() -> None:
+    script = (
+        "import sys; from fusebench.cli import build_parser; build_parser(); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
+
+
 def test_every_answer_belongs_to_its_question() -> None:
     with LocalPool(2) as pool:
         answers = [pool.ask(partial(operator.add, 1, i)) for i in range(3)]
