@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -205,7 +206,7 @@ def metric_registry() -> Registry[Metric]:
     package = "fusebench.metrics"
     for location in import_module(package).__path__:
         registry.add_folder(Path(location), package)
-    registry.add_entry_points(package)
+    registry.add_entry_points(entry_points(group=package))
     return registry
 
 

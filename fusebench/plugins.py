@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,12 @@ def find_plugins(paths: tuple[str, ...] = ()) -> Plugins:
     }
     extra = [p for p in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if p]
     files = list(_files([*extra, *paths]))
+    installed = entry_points()  # reads a file of every installed package
     for folder, registry in kinds.items():
         package = f"fusebench.{folder}"
         for location in importlib.import_module(package).__path__:
             registry.add_folder(Path(location), package)
-        registry.add_entry_points(package)
+        registry.add_entry_points(installed.select(group=package))
         for file in files:
             registry.add_path(file)
     return Plugins(**kinds, paths=tuple(str(f) for f in files))

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -87,9 +87,9 @@ class Registry(Generic[T]):
             raise InputError(f"--plugin {path}: no such file")
         self._add_file(path, partial(module_from_path, path))
 
-    def add_entry_points(self, group: str) -> None:
-        """Register what installed packages offer under `group`."""
-        for ep in entry_points(group=group):
+    def add_entry_points(self, found: Iterable[EntryPoint]) -> None:
+        """Register what installed packages offer."""
+        for ep in found:
             self._add(Entry(ep.name, f"entry point {ep.value}", partial(self._check, ep), None))
 
     def _check(self, ep: EntryPoint) -> T:
