@@ -66,23 +66,28 @@ def test_u2fusion_network(benchmark, way):
     run(benchmark, {"direct": net.forward, "winograd": net.forward_fast}[way], *pair())
 
 
-@pytest.mark.parametrize("way", ["64 channels", "three images"])
-def test_dilran_encoder(benchmark, way):
+@pytest.mark.parametrize("way", ["direct", "three images and winograd"])
+def test_dilran_network(benchmark, way):
     net = module("dilran").DILRANNet().eval()
-    run(benchmark, {"64 channels": net.encode, "three images": net.encode_fast}[way], pair()[0])
+    net.prepare()
+    ways = {
+        "direct": lambda x: net.decode(net.encode(x)),
+        "three images and winograd": lambda x: net.decode_fast(net.encode_fast(x)),
+    }
+    run(benchmark, ways[way], pair()[0])
 
 
 @pytest.mark.parametrize("way", ["64 SVDs", "batched", "bounded"])
 def test_dilran_largest_nuclear_norm(benchmark, way):
-    dilran = module("dilran")
+    norms = module("_nuclear_norm")
     torch.manual_seed(0)
-    net = dilran.DILRANNet().eval()
+    net = module("dilran").DILRANNet().eval()
     with torch.no_grad():
         features = net.encode(pair()[0])[0].softmax(0)
     ways = {
         "64 SVDs": lambda x: max(float(torch.linalg.svdvals(m).sum()) for m in x),
-        "batched": lambda x: float(dilran.nuclear_norms(x).max()),
-        "bounded": lambda x: float(dilran.largest_nuclear_norm(x)),
+        "batched": lambda x: float(norms.nuclear_norms(x).max()),
+        "bounded": lambda x: float(norms.largest_nuclear_norm(x)),
     }
     run(benchmark, ways[way], features, rounds=3)
 

@@ -87,7 +87,7 @@ class Cascade:
     size : (int, int)
         Height and width of the pictures.
     slope : float
-        Of the leaky ReLU after every layer; 0 is ReLU.
+        Of the leaky ReLU after every layer; 0 is ReLU, 1 is none.
     reflect : bool
         Reflected borders, else zeros.
     memory : Memory
@@ -100,15 +100,24 @@ class Cascade:
         self._steps: list[tuple[int, Callable[[int], object]]] = []
         self._input, self._output = torch.tensor(_INPUT).float(), _twice(_OUTPUT).float()
 
-    def load(self, x: Tensor) -> Sums:
-        """Pictures (C, pictures, H, W)."""
+    def load(self, x: Tensor, kept: int = 1) -> Sums:
+        """Pictures (C, pictures, H, W), of which the sums of the last `kept` rows stay for `add`."""
         channels, pictures = x.shape[:2]
         maps = self._maps(channels, pictures, self.rows, -1)
         whole = nnf.pad(x, (0, 4 * self.columns - self.width, 0, 4 * self.rows - self.height))
         self._pixels(maps).copy_(whole.view(channels, pictures, self.rows, 4, self.columns, 4))
         for row in {0, self.rows - 1}:
             self._border(maps, row)
-        return self._transform(maps)
+        return self._transform(maps, self._sums(channels, pictures, kept, 0))
+
+    def add(self, sums: Sums, more: Sums) -> Sums:
+        """Add `more`, loaded with one row kept for each layer since, and one, to `sums`."""
+
+        def step(row: int) -> None:
+            sums.rows[row % len(sums.rows)].add_(more.rows[row % len(more.rows)])
+
+        self._steps.append((sums.lag, step))
+        return sums
 
     def dense(self, sums: Sums, layers: Sequence[Layer]) -> Sums:
         """A layer, then layers each of which takes all that those before it gave; returns all of that."""
@@ -191,7 +200,7 @@ class Cascade:
             ones.add_(bias)
             tile = tiles[row % kept]
             torch.mm(self._output, flat, out=tile)
-            if not last:
+            if not last and self.slope != 1:
                 nnf.leaky_relu_(tile, self.slope)
             if row and row % kept == 0:  # begin again: the first lines follow the last ones
                 lines[0] = lines[4 * kept]

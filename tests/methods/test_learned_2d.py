@@ -193,11 +193,12 @@ def test_shortcuts_give_what_the_network_gives(name, size, folder):
     assert torch.allclose(fast, slow, atol=1e-5 * max(1.0, float(slow.abs().max())))
 
 
-@pytest.mark.parametrize("name", ["densefuse", "u2fusion"])
+@pytest.mark.parametrize("name", ["densefuse", "u2fusion", "dilran"])
 @pytest.mark.parametrize("size", [(4, 4), (23, 34)])
 def test_memory_that_shortcuts_keep_does_not_show(name, size, folder):
-    net = with_random_weights(name, folder).network
-    run = net.add_fast if name == "densefuse" else net.forward_fast
+    method = with_random_weights(name, folder)
+    ways = {"densefuse": "add_fast", "u2fusion": "forward_fast"}
+    run = getattr(method.network, ways[name]) if name in ways else method.run
     with torch.no_grad():
         first = run(*images(1, *size, seed=5))
         kept = first.clone()
