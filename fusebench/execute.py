@@ -33,10 +33,17 @@ class CaseQueue:
     """Tasks grouped by case: a worker stays with its case, so that each case is loaded once.
 
     Of a case the slowest method goes first, as far as is known, so that short tasks are left for the end
-    and the workers finish together.
+    and the workers finish together.  For the same reason a worker leaves its case, when little is left, for
+    a task of another one that takes longer than a worker's share of it all.
+
+    Parameters
+    ----------
+    tasks : iterable of Task
+    workers : int
     """
 
-    def __init__(self, tasks: Iterable[Task]) -> None:
+    def __init__(self, tasks: Iterable[Task], workers: int = 1) -> None:
+        self._workers = workers
         self._cases: dict[Key, list[Task]] = {}
         for task in tasks:
             self._cases.setdefault((task.case.dataset, task.case.id), []).append(task)
@@ -59,6 +66,7 @@ class CaseQueue:
             if key not in self._cases:
                 # Nothing untouched is left: help with the case that has most left to do.
                 key = self._fresh() or max(self._cases, key=lambda k: len(self._cases[k]), default=None)
+            key = self._urgent() or key
             if key is None:
                 return None
             self._taken.add(key)
@@ -72,6 +80,19 @@ class CaseQueue:
                 self._next[key] = ahead
             upcoming = self._cases.get(self._next[key]) if key in self._next else None
             return task, upcoming[0].case if upcoming else None
+
+    def _urgent(self) -> Key | None:
+        """Case of the longest task left, if all the others take the other workers less time than that."""
+        if len(self._cases) > 2 * self._workers:
+            return None
+        left = [
+            (self._seconds[task.method.name], key)
+            for key, tasks in self._cases.items()
+            for task in tasks
+            if task.method.name in self._seconds
+        ]
+        longest, key = max(left, default=(0.0, None))
+        return key if longest * self._workers > sum(seconds for seconds, _ in left) else None
 
     def _fresh(self) -> Key | None:
         return next((k for k in self._cases if k not in self._taken), None)
@@ -139,7 +160,7 @@ class LocalPool:
         self.workers += [IsolatedWorker(self.threads) for _ in range(wanted - len(self.workers))]
         for worker in self.workers:
             worker.memory_mb = memory_mb
-        waiting = CaseQueue(tasks)
+        waiting = CaseQueue(tasks, wanted)
         results: queue.SimpleQueue[Result | BaseException] = queue.SimpleQueue()
         stopped = threading.Event()
 
