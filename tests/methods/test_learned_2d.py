@@ -206,3 +206,17 @@ def test_memory_that_shortcuts_keep_does_not_show(name, size, folder):
         assert torch.equal(first, kept)
         assert torch.equal(run(*images(1, *size, seed=5)), kept)
     assert kept.std() > 0
+
+
+@pytest.mark.parametrize("name", ["matr", "dilran", "swinfuse"])
+def test_black_slices_are_fused_once(name, folder, monkeypatch):
+    method = with_random_weights(name, folder)
+    a, b = images(5, 14, 16)
+    for slices in (a, b):
+        slices[[0, 2, 4]] = 0
+    with torch.inference_mode():
+        wanted = torch.cat([method.run(x, y) for x, y in zip(a.split(1), b.split(1), strict=True)])
+    ran, run = [], method.run
+    monkeypatch.setattr(method, "run", lambda a, b: (ran.append(len(a)), run(a, b))[1])
+    assert torch.allclose(method.fuse_slices(a, b), wanted.clamp(0, 1), atol=1e-5)
+    assert ran == [3]
