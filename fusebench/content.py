@@ -6,18 +6,19 @@ weights file and the core contract; a metric's key covers its source likewise.
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from .errors import InputError
-from .source import nodes_with
+
+_IMPORT = re.compile(r"^\s*from\s+(\.+)([\w.]*)\s+import\s+(?:\(([^)]*)\)|([^\n]+))", re.MULTILINE)
+_NAME = re.compile(r"\w+")
 
 
 def digest(*parts: object) -> str:
@@ -41,20 +42,22 @@ def source_files(path: Path) -> list[Path]:
         if file in found or not file.is_file():
             continue
         found[file] = None
-        # A file that cannot be read as Python has no imports to follow.
-        with contextlib.suppress(SyntaxError):
-            for node in nodes_with(file.read_text(encoding="utf-8", errors="replace"), "from"):
-                if isinstance(node, ast.ImportFrom) and node.level:
-                    todo += _targets(file, node)
+        todo += _imported(file)
     return sorted(found)
 
 
-def _targets(file: Path, node: ast.ImportFrom) -> list[Path]:
-    base = file.parents[node.level - 1]
-    if node.module:
-        base = base.joinpath(*node.module.split("."))
-    # `from . import x` names modules; `from .m import f` names m.py (or a package m/ holding f.py).
-    return [base.with_suffix(".py"), *(base / f"{alias.name}.py" for alias in node.names)]
+@lru_cache(maxsize=512)
+def _imported(file: Path) -> tuple[Path, ...]:
+    """Where the modules may lie that `file` imports relatively."""
+    found: list[Path] = []
+    # Not by `ast`, which takes twenty times as long; what looks like an import in a text does no harm.
+    for dots, module, *names in _IMPORT.findall(file.read_text(encoding="utf-8", errors="replace")):
+        if len(dots) > len(file.parents):
+            continue
+        base = file.parents[len(dots) - 1].joinpath(*filter(None, module.split(".")))
+        # `from . import x` names modules; `from .m import f` names m.py (or a package m/ holding f.py).
+        found += [base.with_suffix(".py"), *(base / f"{name}.py" for name in _NAME.findall("".join(names)))]
+    return tuple(found)
 
 
 @lru_cache(maxsize=512)

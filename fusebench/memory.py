@@ -14,10 +14,17 @@ import torch
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
+def give_back_memory() -> None:
+    """Collect garbage, and give the allocator's free pages back to the system."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)  # glibc only
+
+
 class PeakMemory:
     """Context that measures peak resident memory of this process, and peak memory of a CUDA device.
 
-    On entry, garbage is collected and the allocator's free pages are given back, so that a method does not
+    On entry, what is free is given back (`give_back_memory`), so that a method does not
     answer for what ran before it.  On Linux the kernel's high-water mark is reset then; elsewhere it is the
     peak of the process so far, which is an upper bound.
 
@@ -33,9 +40,7 @@ class PeakMemory:
         self.gpu_memory_mb: float | None = None
 
     def __enter__(self) -> PeakMemory:
-        gc.collect()
-        with contextlib.suppress(OSError, AttributeError, TypeError):
-            ctypes.CDLL(None).malloc_trim(0)  # glibc only
+        give_back_memory()
         with contextlib.suppress(OSError):
             _CLEAR.write_text("5")
         if self._device:

@@ -283,6 +283,7 @@ def main(arguments: list[str]) -> None:
     gc.disable()  # nothing that an import makes is garbage, and looking for it takes a tenth of the time
     import torch
 
+    from .memory import give_back_memory
     from .task import TaskRunner
 
     gc.freeze()
@@ -310,6 +311,7 @@ def main(arguments: list[str]) -> None:
         case, load_seconds = cases.get(task.case)
         writer.send(("rows", runner.run(replace(task, case=case), load_seconds)))
         settle()
+        give_back_memory()  # while the parent finds the next task; then there is less to do before its fuse
 
 
 if __name__ == "__main__":

@@ -158,6 +158,7 @@ def _lines(
         for m in names
     }
     places = ranking.table.to_dict(orient="index")
+    present, bad = set(rows["method"]), rows[rows["status"] != "ok"]
     lines = []
     for i, m in enumerate(names):
         info = infos.get(m, {})
@@ -184,7 +185,7 @@ def _lines(
                 dims=info.get("dims"),
                 trained_on=str(info.get("trained_on") or ""),
                 overlap=scored in str(info.get("trained_on") or "").replace(",", " ").split(),
-                reasons=_reasons(rows[rows["method"] == m], info),
+                reasons=_reasons(bad[bad["method"] == m], m in present, info),
                 facts=info,
             )
         )
@@ -211,10 +212,9 @@ def _costs(rows: pd.DataFrame) -> dict[str, pd.Series]:
     }
 
 
-def _reasons(rows: pd.DataFrame, info: Mapping[str, Any]) -> tuple[str, ...]:
-    """``error x 2 cases: message`` for all statuses but ok, most frequent first."""
+def _reasons(bad: pd.DataFrame, present: bool, info: Mapping[str, Any]) -> tuple[str, ...]:
+    """``error x 2 cases: message`` for all rows that are not ok, most frequent first."""
     found = [str(info["broken"])] if info.get("broken") else []
-    bad = rows[rows["status"] != "ok"]
     if len(bad):
         counts = (
             bad.groupby(["status", "reason"], observed=True)["case"].nunique().sort_values(ascending=False)
@@ -222,7 +222,7 @@ def _reasons(rows: pd.DataFrame, info: Mapping[str, Any]) -> tuple[str, ...]:
         for (status, reason), n in dict(counts).items():
             text = " ".join(str(reason).split()) or "no reason given"
             found.append(f"{status} in {plural(n, 'case')}: {text[:200]}")
-    if not found and rows.empty:
+    if not found and not present:
         found.append("no rows in this protocol")
     return tuple(found)
 
