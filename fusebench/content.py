@@ -17,7 +17,8 @@ from typing import Any
 
 from .errors import InputError
 
-_IMPORT = re.compile(r"^\s*from\s+(\.+)([\w.]*)\s+import\s+(?:\(([^)]*)\)|([^\n]+))", re.MULTILINE)
+_COMMENT = re.compile(r"#[^\n]*")  # one that holds a bracket would end a list of names
+_IMPORT = re.compile(r"\bfrom\s*(\.+)([\w.]*)\s+import\s*(?:\(([^)]*)\)|((?:\\\n|[^\n])+))")
 _NAME = re.compile(r"\w+")
 
 
@@ -51,7 +52,8 @@ def _imported(file: Path) -> tuple[Path, ...]:
     """Where the modules may lie that `file` imports relatively."""
     found: list[Path] = []
     # Not by `ast`, which takes twenty times as long; what looks like an import in a text does no harm.
-    for dots, module, *names in _IMPORT.findall(file.read_text(encoding="utf-8", errors="replace")):
+    text = _COMMENT.sub("", file.read_text(encoding="utf-8", errors="replace"))
+    for dots, module, *names in _IMPORT.findall(text):
         if len(dots) > len(file.parents):
             continue
         base = file.parents[len(dots) - 1].joinpath(*filter(None, module.split(".")))

@@ -56,6 +56,11 @@ class LearnedSliceMethod(SliceMethod):
         self.network = self.build()
         self.origin = load_weights(self.network, self.weights or self._shipped(), self.layouts)
         self.network.to(self.device).eval().requires_grad_(False)
+        if self.device.type == "cpu":
+            self.prepare()
+
+    def prepare(self) -> None:
+        """Make what shortcuts on a CPU need of the weights; nothing where there are none."""
 
     def _shipped(self) -> Path:
         cls = type(self)

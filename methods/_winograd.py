@@ -147,9 +147,11 @@ class Cascade:
         """A layer."""
         return self._transform(self._convolve(sums, *layer))
 
-    def finish(self, sums: Sums, layer: Layer) -> Tensor:
-        """A last layer, without ReLU; do it all, and return what it gives, (C, pictures, H, W)."""
-        maps = self._convolve(sums, *layer, last=True)
+    def finish(self, sums: Sums, layers: Sequence[Layer]) -> Tensor:
+        """Layers, the last without ReLU; do it all, and return what it gives, (C, pictures, H, W)."""
+        for layer in layers[:-1]:
+            sums = self.convolve(sums, layer)
+        maps = self._convolve(sums, *layers[-1], last=True)
         for time in range(self.rows + maps.lag):
             for lag, step in self._steps:
                 if 0 <= time - lag < self.rows:

@@ -52,9 +52,7 @@ class DenseFuseNet(nn.Module):
         split = 1 + len(self.dense)
         dense, decoder = self.layers[:split], self.layers[split:]
         sums = cascade.mean(cascade.dense(cascade.load(torch.cat((x, y), 1)), dense))
-        for layer in decoder[:-1]:
-            sums = cascade.convolve(sums, layer)
-        return cascade.finish(sums, decoder[-1]).relu_()
+        return cascade.finish(sums, decoder).relu_()
 
     def forward(self, x: Tensor) -> Tensor:
         """Auto-encode single images, which is how the network is trained."""
@@ -128,10 +126,8 @@ class DenseFuse(LearnedSliceMethod):
     def build(self) -> nn.Module:
         return DenseFuseNet()
 
-    def setup(self, device: torch.device | str = "cpu") -> None:
-        super().setup(device)
-        if self.device.type == "cpu":
-            self.network.prepare()
+    def prepare(self) -> None:
+        self.network.prepare()
 
     def run(self, a: Tensor, b: Tensor) -> Tensor:
         if self.strategy == "addition" and not a.is_cuda:

@@ -88,15 +88,12 @@ class DILRANNet(nn.Module):
         sums = given
         for layer in self.thrice[:-1]:
             sums = cascade.add(cascade.convolve(sums, layer), given)
-        return cascade.finish(sums, self.thrice[-1]).transpose(0, 1)
+        return cascade.finish(sums, self.thrice[-1:]).transpose(0, 1)
 
     def decode_fast(self, x: Tensor) -> Tensor:
         """`decode` without gradients on a CPU; `prepare` first."""
         cascade = Cascade(x.shape[-2:], 1, False, self.memory)
-        sums = cascade.load(x.transpose(0, 1))
-        for layer in self.layers[:-1]:
-            sums = cascade.convolve(sums, layer)
-        return cascade.finish(sums, self.layers[-1]).transpose(0, 1)
+        return cascade.finish(cascade.load(x.transpose(0, 1)), self.layers).transpose(0, 1)
 
     def _normalise_(self, x: Tensor) -> Tensor:
         """The instance norm, in place."""
@@ -195,10 +192,8 @@ class DILRAN(LearnedSliceMethod):
     def build(self) -> nn.Module:
         return DILRANNet()
 
-    def setup(self, device: torch.device | str = "cpu") -> None:
-        super().setup(device)
-        if self.device.type == "cpu":
-            self.network.prepare()
+    def prepare(self) -> None:
+        self.network.prepare()
 
     def run(self, a: Tensor, b: Tensor) -> Tensor:
         h, w = a.shape[-2:]

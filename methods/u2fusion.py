@@ -63,9 +63,7 @@ class U2FusionNet(nn.Module):
         split = 1 + len(self.dense)
         dense, decoder = self.layers[:split], self.layers[split:]
         sums = cascade.dense(cascade.load(x if self.reflect else 2 * x - 1), dense)
-        for layer in decoder[:-1]:
-            sums = cascade.convolve(sums, layer)
-        return cascade.finish(sums, decoder[-1]).tanh().div_(2).add_(0.5)
+        return cascade.finish(sums, decoder).tanh().div_(2).add_(0.5)
 
 
 class U2Fusion(LearnedSliceMethod):
@@ -121,10 +119,8 @@ class U2Fusion(LearnedSliceMethod):
     def build(self) -> nn.Module:
         return U2FusionNet(reflect=self.variant == "authors")
 
-    def setup(self, device: torch.device | str = "cpu") -> None:
-        super().setup(device)
-        if self.device.type == "cpu":
-            self.network.prepare()
+    def prepare(self) -> None:
+        self.network.prepare()
 
     def run(self, a: Tensor, b: Tensor) -> Tensor:
         if a.is_cuda:
