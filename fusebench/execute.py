@@ -49,13 +49,14 @@ class CaseQueue:
             self._cases.setdefault((task.case.dataset, task.case.id), []).append(task)
         self._taken: set[Key] = set()
         self._next: dict[Key, Key] = {}  # announced to the worker of a case, which loads it meanwhile
-        self._seconds: dict[str, float] = {}  # by method, of its last task
+        self._seconds: dict[str, float] = {}  # by method, of its longest task
         self._lock = threading.Lock()
 
     def took(self, task: Task, seconds: float) -> None:
         """Note what a task took, for the order of later ones."""
         with self._lock:
-            self._seconds[task.method.name] = seconds
+            # The longest, since cases differ and a task that fails may end at once.
+            self._seconds[task.method.name] = max(seconds, self._seconds.get(task.method.name, 0.0))
 
     def take(self, current: Case | None) -> tuple[Task, Case | None] | None:
         """Next task for a worker whose last case was `current`, and the case it will need after it."""

@@ -86,6 +86,11 @@ class SliceMethod(Method):
         """
         raise NotImplementedError
 
+    @property
+    def by_axial_slice(self) -> bool:
+        """Whether `fuse` makes each axial slice from that slice of the inputs alone."""
+        return self.planes == "axial" and type(self).fuse is SliceMethod.fuse
+
     def fuse(self, a: Tensor, b: Tensor) -> Tensor:
         # A 2D image (D = 1) has one plane only, whatever `planes` says.
         axes = (0,) if a.shape[0] == 1 else self._AXES[self.planes]

@@ -21,7 +21,7 @@ from .cache import atomic_path
 from .case import Case, Volume
 from .errors import FuseBenchError
 from .memory import PeakMemory
-from .method import Method
+from .method import Method, SliceMethod
 from .plan import Task
 from .plugins import find_plugins
 from .protocol import PROTOCOLS, Scene
@@ -150,9 +150,13 @@ class TaskRunner:
     ) -> list[Row]:
         begin = time.perf_counter()
         plugins = find_plugins(task.plugins)
+        infos = [plugins.metrics.load(m.split(".")[0].split("@")[0]).info for m in metrics]
         truth = None
-        if any(plugins.metrics.load(m.split(".")[0].split("@")[0]).info.needs_truth for m in metrics):
-            truth = self._truth(task, fused, method)
+        if any(info.needs_truth for info in infos):
+            truth = dict(task.case.truth or {})
+            lesion = truth.get("lesion")
+            if any(info.needs_twin for info in infos) and lesion is not None and lesion.any():
+                truth[TWIN] = fuse_twin(method or self._method(task), task.case, truth, fused, task.seed)
         scene = Scene.of(task.case, fused, task.device)
         values = PROTOCOLS[protocol].score(scene, metrics, truth, plugins)
         seconds = time.perf_counter() - begin
@@ -168,15 +172,6 @@ class TaskRunner:
                 outcome = {"status": "skip", "reason": "not defined for this case"}
             rows.append(task.row(score, **outcome, **timing, score_seconds=seconds))
         return rows
-
-    def _truth(self, task: Task, fused: Image, method: Method | None) -> Mapping[str, Any]:
-        """The case's ground truth, with the fused counterfactual twin where the case has a lesion."""
-        truth = dict(task.case.truth or {})
-        lesion = truth.get("lesion")
-        if lesion is not None and lesion.any():
-            method = method or self._method(task)
-            truth[TWIN], _ = fuse(method, truth["mri_twin"], truth["pet_twin"], task.seed)
-        return truth
 
 
 class Given:
@@ -245,6 +240,36 @@ def fuse(
     seconds = time.perf_counter() - begin
     given.check(method.info.name)
     return _checked(method.info.name, out, a.shape), seconds
+
+
+def fuse_twin(method: Method, case: Case, truth: Mapping[str, Image], fused: Image, seed: int = 0) -> Image:
+    """Fuse a case without its lesion; of a 2D method only the slices in which the inputs differ.
+
+    Parameters
+    ----------
+    method : Method
+        Set up.
+    case : Case
+        With the lesion.
+    truth : mapping
+        ``mri_twin`` and ``pet_twin``, the pair without it.
+    fused : ndarray, shape (D, H, W), float32 in [0, 1]
+        What `method` made of `case`.
+    seed : int
+        As for `fuse`.
+
+    Returns
+    -------
+    ndarray, shape (D, H, W), float32 in [0, 1]
+    """
+    a, b = truth["mri_twin"], truth["pet_twin"]
+    if not (isinstance(method, SliceMethod) and method.by_axial_slice):
+        return fuse(method, a, b, seed)[0]
+    differs = ((a != case.a.data) | (b != case.b.data)).any((1, 2))
+    out = fused.copy()
+    if differs.any():
+        out[differs] = fuse(method, a[differs], b[differs], seed)[0]
+    return out
 
 
 def _checked(name: str, out: Any, shape: tuple[int, ...]) -> Image:

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 import fusebench.task
+from fusebench.case import Case, Pair, Volume
+from fusebench.method import MethodInfo, SliceMethod
 from fusebench.plugins import find_plugins
-from fusebench.task import Given, MethodFault, describe, fuse
+from fusebench.task import Given, MethodFault, describe, fuse, fuse_twin
 
 from .conftest import Bench
 
@@ -64,6 +68,49 @@ def test_seed_decides_random_methods() -> None:
     first, again, other = (fuse(method, A, B, seed)[0] for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+class Sharpest(SliceMethod):
+    """Each slice by its own maximum; counts the slices it is given."""
+
+    info = MethodInfo(name="sharpest", summary="test", dims=2)
+    seen = 0
+
+    def __init__(self, planes: str = "axial") -> None:
+        self.planes = planes
+
+    def fuse_slices(self, a: Tensor, b: Tensor) -> Tensor:
+        self.seen += len(a)
+        return torch.maximum(a, b) / torch.maximum(a, b).amax((1, 2, 3), keepdim=True)
+
+
+class Averaged(Sharpest):
+    """Looks across slices, as a method may that is not `SliceMethod.fuse` any more."""
+
+    def fuse(self, a: Tensor, b: Tensor) -> Tensor:
+        return super().fuse(a, b) * 0 + (a.mean() + b.mean()) / 2
+
+
+@pytest.mark.parametrize(
+    ("method", "slices"), [(Sharpest(), 2), (Sharpest("tri"), 15), (Sharpest("coronal"), 5), (Averaged(), 4)]
+)
+def test_of_a_twin_only_the_slices_that_differ_are_fused(method: Sharpest, slices: int) -> None:
+    twin = B.copy()
+    twin[1:3, 2] *= 0.5
+    case = Case("c", "d", "g", "f", lambda: Pair(Volume(A), Volume(B), A > 0))
+    truth = {"mri_twin": A, "pet_twin": twin}
+    fused, wanted = fuse(method, A, B)[0], fuse(method, A, twin)[0]
+    method.seen = 0
+    made = fuse_twin(method, case, truth, fused)
+    assert method.seen == slices
+    np.testing.assert_array_equal(made, wanted)
+    assert not np.array_equal(made, fused)
+
+
+def test_a_twin_without_difference_is_what_was_fused() -> None:
+    case = Case("c", "d", "g", "f", lambda: Pair(Volume(A), Volume(B), A > 0))
+    fused = fuse(Sharpest(), A, B)[0]
+    np.testing.assert_array_equal(fuse_twin(Sharpest(), case, {"mri_twin": A, "pet_twin": B}, fused), fused)
 
 
 def test_description_is_one_line_with_type_and_place() -> None:
