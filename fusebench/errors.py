@@ -28,3 +28,7 @@ class PluginError(FuseBenchError):
 
     def __reduce__(self) -> tuple[type[PluginError], tuple[str, str, str]]:
         return type(self), (self.name, self.origin, self.reason)
+
+
+class WorkerDied(FuseBenchError):
+    """A question ended the process it was put to; the message says how that ended."""

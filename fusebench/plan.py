@@ -104,8 +104,7 @@ def method_specs(
         try:
             cls = plugins.methods.load(name)
         except PluginError as error:
-            info = MethodInfo(name=name, summary="cannot be loaded")
-            specs.append(MethodSpec(name, given, digest(str(error)), info, entry.origin, str(error)))
+            specs.append(broken_spec(name, given, entry.origin, str(error)))
             continue
         try:
             method = cls(**given)
@@ -116,6 +115,12 @@ def method_specs(
         # The instance's: given weights were not trained on what the shipped ones were.
         specs.append(MethodSpec(name, given, key, method.info, entry.origin))
     return specs
+
+
+def broken_spec(name: str, given: Mapping[str, Any], origin: str, reason: str) -> MethodSpec:
+    """Spec of a method that cannot be loaded."""
+    info = MethodInfo(name=name, summary="cannot be loaded")
+    return MethodSpec(name, given, digest(reason), info, origin, reason)
 
 
 def _weights_files(cls: type, parameters: Mapping[str, Any]) -> list[Path]:

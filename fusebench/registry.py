@@ -215,11 +215,16 @@ def _literal_names(source: str, info_class: str) -> Iterator[tuple[str, int]]:
                 yield str(value.value), node.lineno
 
 
-def module_from_path(path: Path) -> ModuleType:
-    """Import a plugin file, once per process, under a name made from its path."""
-    # The hash keeps two files of one stem apart; sys.modules keeps one module object per file.
+def module_name(path: Path) -> str:
+    """Name under which a plugin file is imported, made from its path."""
+    # The hash keeps two files of one stem apart.
     tag = hashlib.sha256(str(path).encode()).hexdigest()[:8]
-    name = f"fusebench_plugin_{re.sub(r'[^0-9a-zA-Z_]', '_', path.stem)}_{tag}"
+    return f"fusebench_plugin_{re.sub(r'[^0-9a-zA-Z_]', '_', path.stem)}_{tag}"
+
+
+def module_from_path(path: Path) -> ModuleType:
+    """Import a plugin file, once per process; `sys.modules` keeps one module object per file."""
+    name = module_name(path)
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

@@ -7,12 +7,17 @@ torch takes seconds to import and a plugin may do anything while it is, so the r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from .errors import InputError, PluginError, WorkerDied
 from .metric import MetricInfo
-from .plan import MethodSpec, default_metrics, method_specs, metric_infos, scored
+from .plan import MethodSpec, broken_spec, default_metrics, method_specs, metric_infos, scored
 from .plugins import find_plugins
+
+if TYPE_CHECKING:
+    from .execute import LocalPool
 
 
 @dataclass(frozen=True)
@@ -79,3 +84,50 @@ def survey(
         device=checked_device(device),
         hardware=describe_hardware(),
     )
+
+
+def survey_apart(
+    pool: LocalPool,
+    paths: tuple[str, ...],
+    methods: Sequence[str],
+    settings: Mapping[str, Mapping[str, Any]],
+    *rest: Any,
+) -> Survey:
+    """`survey`, where that ended its process: each method is asked for alone, to tell which is broken.
+
+    Parameters
+    ----------
+    pool : LocalPool
+    paths, methods, settings, *rest
+        Arguments of `survey`.
+
+    Raises
+    ------
+    InputError
+        As of `survey`, or it is not a method that does it.
+    """
+    entries = find_plugins(paths).methods
+    pool.stop()  # here and below: another worker may be about to die of the same question
+    specs: dict[str, MethodSpec] = {}
+    for name in methods:
+        try:
+            [specs[name]] = pool.ask(partial(_specs, paths, [name], settings))()
+        except WorkerDied as death:
+            pool.stop()
+            origin = entries.entry(name).origin
+            reason = PluginError(name, origin, f"it ends the process that imports it ({death})")
+            specs[name] = broken_spec(name, settings.get(name, {}), origin, str(reason))
+    try:
+        found = pool.ask(partial(survey, paths, [], {}, *rest))()
+    except WorkerDied as death:
+        raise InputError(
+            f"a metric ends the process that imports it ({death}); leave it out: `check metric NAME` imports "
+            "one alone"
+        ) from None
+    return replace(found, methods=list(specs.values()))
+
+
+def _specs(
+    paths: tuple[str, ...], methods: Sequence[str], settings: Mapping[str, Mapping[str, Any]]
+) -> list[MethodSpec]:
+    return method_specs(find_plugins(paths), methods, settings)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -23,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from .errors import FuseBenchError, InputError
-from .registry import module_from_path
+from .errors import FuseBenchError, WorkerDied
+from .registry import module_from_path, module_name
 
 if TYPE_CHECKING:
     from .case import Case
@@ -66,7 +67,9 @@ class IsolatedWorker:
         Raises
         ------
         FuseBenchError
-            As the question raised it, or the child died of it.
+            As the question raised it.
+        WorkerDied
+            The child died of it.
         """
         content = None
         try:
@@ -75,10 +78,7 @@ class IsolatedWorker:
                 self._due -= 1
         except (EOFError, OSError):
             _, reason = self._post_mortem()
-            raise InputError(
-                f"a plugin ends the process that imports it ({reason}); leave it out: `check method NAME` "
-                "imports one alone"
-            ) from None
+            raise WorkerDied(reason) from None
         if isinstance(content, FuseBenchError):
             raise content
         return content
@@ -189,19 +189,27 @@ Parcel = tuple[tuple[str, ...], bytes]
 
 
 def pack(task: Task, upcoming: Case | None = None) -> Parcel:
-    """Pickle for another process, with the plugin files that must be imported there first."""
+    """Pickle for another process, with the plugin files that its objects may come from."""
     return task.plugins, pickle.dumps((task, upcoming))
 
 
 def unpack(parcel: Parcel) -> tuple[Task, Case | None]:
     """Undo `pack`."""
-    plugins, content = parcel
-    for path in plugins:
-        # A broken plugin is a row with its reason; here it only has to not get in the way.
-        with contextlib.suppress(Exception, SystemExit):
-            module_from_path(Path(path))
-    task, upcoming = pickle.loads(content)
+    task, upcoming = _Unpickler(*parcel).load()
     return task, upcoming
+
+
+class _Unpickler(pickle.Unpickler):
+    """Imports a plugin file when an object of it comes along; what is not needed cannot get in the way."""
+
+    def __init__(self, plugins: Iterable[str], content: bytes) -> None:
+        super().__init__(io.BytesIO(content))
+        self._files = {module_name(Path(path)): Path(path) for path in plugins}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in self._files:
+            module_from_path(self._files[module])
+        return super().find_class(module, name)
 
 
 def _rss_mb(process: psutil.Process) -> float:

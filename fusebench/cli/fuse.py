@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..case import Pair
 from ._options import add_device_option, add_plugin_option, parameters_of, plugins_of
@@ -60,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
     pair = aligned_pair(args.mri, args.pet) if args.register else read_pair(args.mri, args.pet)
     method = plugins.methods.load(spec.name)(**spec.parameters)
     method.setup(device_of(args))
-    fused, seconds = fuse(method, pair.a.data, pair.b.data, args.seed)
+    with slices_shown(method):
+        fused, seconds = fuse(method, pair.a.data, pair.b.data, args.seed)
     # The file, not the volume: its orientation, header and voxel type are written back.
     like = args.mri if args.mri.is_file() and extension(args.mri) in NIFTI else pair.a
     write_image(
@@ -73,6 +77,25 @@ def run(args: argparse.Namespace) -> int:
     )
     Console().print(f"{args.output}: {spec.name}, {seconds:.2f} s", highlight=False, soft_wrap=True)
     return 0
+
+
+@contextmanager
+def slices_shown(method: Any) -> Iterator[None]:
+    """Show a bar while a 2D method goes through the slices of a volume."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("slices, ETA"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        slices = bar.add_task(method.info.name, total=None, visible=False)
+        method.progress = lambda done, total: bar.update(
+            slices, completed=done, total=total, visible=total > 1
+        )
+        yield
 
 
 def aligned_pair(mri: Path, pet: Path) -> Pair:

@@ -130,13 +130,13 @@ def _first_workers(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, pool: LocalPool) -> int:
     from ..bench import any_failed, contact_sheet, run_tasks, write_board
-    from ..errors import InputError
+    from ..errors import InputError, WorkerDied
     from ..execute import default_jobs
     from ..manifest import describe_run, git_state, write_manifest
     from ..plan import Options, make_plan, pending
     from ..protocol import PROTOCOLS
     from ..results import RunStore
-    from ..survey import survey
+    from ..survey import survey, survey_apart
 
     console = Console(width=None if sys.stdout.isatty() else 160)
     plugins = plugins_of(args)
@@ -160,11 +160,13 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
         raise InputError(f"dataset {args.dataset} has no cases in split {args.split!r}")
     asked = chosen_metrics(plugins, args.metrics) if args.metrics else None
     with_truth = any(c.truth_loader for c in cases)
-    answer = pool.ask(
-        partial(survey, plugins.paths, names, settings, asked, protocols, with_truth, args.device)
-    )
+    facts = (plugins.paths, names, settings, asked, protocols, with_truth, args.device)
+    answer = pool.ask(partial(survey, *facts))
     git = git_state()
-    found = answer()
+    try:
+        found = answer()
+    except WorkerDied:
+        found = survey_apart(pool, *facts)
     folder = args.out or Path("runs") / f"{args.dataset}-{args.split}"
     options = Options(
         run=datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"),

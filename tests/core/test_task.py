@@ -113,6 +113,36 @@ def test_a_twin_without_difference_is_what_was_fused() -> None:
     np.testing.assert_array_equal(fuse_twin(Sharpest(), case, {"mri_twin": A, "pet_twin": B}, fused), fused)
 
 
+@pytest.mark.parametrize(("planes", "total"), [("axial", 4), ("tri", 15)])
+def test_progress_counts_slices(planes: str, total: int) -> None:
+    method, said = Sharpest(planes), list[tuple[int, int]]()
+    method.batch_pixels = 90  # three axial slices of 5 x 6
+    method.progress = lambda *at: said.append(at)
+    fuse(method, A, B)
+    assert said[0] == (3, total)
+    assert said[-1] == (total, total)
+    assert said == sorted(set(said))
+
+
+def test_batches_shrink_where_memory_runs_out() -> None:
+    class Narrow(Sharpest):
+        """Has memory for three slices at a time."""
+
+        def fuse_slices(self, a: Tensor, b: Tensor) -> Tensor:
+            if len(a) > self.room:
+                raise torch.OutOfMemoryError("no room")
+            return super().fuse_slices(a, b)
+
+        room = 3
+
+    method, (a, b) = Narrow(), np.random.default_rng(1).random((2, 9, 5, 6), dtype=np.float32)
+    np.testing.assert_array_equal(fuse(method, a, b)[0], fuse(Sharpest(), a, b)[0])
+    assert method.seen == 9
+    method.room = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        fuse(method, a, b)
+
+
 def test_description_is_one_line_with_type_and_place() -> None:
     with pytest.raises(ValueError, match="two") as caught:
         raise ValueError("two\nlines")

@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 
@@ -63,18 +65,34 @@ def test_without_workers_this_process_answers() -> None:
         assert pool.ask(os.getpid)() == os.getpid()
 
 
-def test_a_plugin_that_ends_its_process_is_one_line(
+# The process ends before the info is made; its name is read from the source.
+ENDS = "import os\nfrom fusebench import {0}\nos._exit(7)\ninfo = {0}(name='ends')\n"
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_method_that_ends_its_process_is_a_row(
+    bench: Bench, tmp_path: Path, rows: Callable[[], pd.DataFrame], jobs: str
+) -> None:
+    plugin = tmp_path / "ends.py"
+    plugin.write_text(ENDS.format("MethodInfo"))
+    assert bench("--methods", "ends,healthy", "--plugin", str(plugin), "--jobs", jobs) == 1
+    found = rows().set_index("method")
+    assert set(found.loc[["healthy"], "status"]) == {"ok"}
+    [reason] = set(found.loc[["ends"], "reason"])
+    cause = "it ends the process that imports it (the worker exited with code 7)"
+    assert reason == f"ends ({plugin}:4) cannot be loaded: {cause}"
+    # One that is not chosen is not imported.
+    assert bench("--methods", "healthy,other", "--plugin", str(plugin), "--jobs", jobs) == 0
+
+
+def test_a_metric_that_ends_its_process_is_one_line(
     bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plugin = tmp_path / "ends.py"
-    plugin.write_text(
-        "import os\nfrom fusebench import MethodInfo\n"
-        "info = MethodInfo(name='ends', summary='')\nos._exit(7)\n"
-    )
-    assert bench("--methods", "healthy,ends", "--plugin", str(plugin), "--jobs", "1") == 2
-    assert (
-        "a plugin ends the process that imports it (the worker exited with code 7)" in capsys.readouterr().err
-    )
+    plugin.write_text(ENDS.format("MetricInfo"))
+    assert bench("--plugin", str(plugin), "--methods", "healthy", "--metrics", "ends", "--jobs", "1") == 2
+    said = capsys.readouterr().err
+    assert "a metric ends the process that imports it (the worker exited with code 7)" in said
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
