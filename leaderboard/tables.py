@@ -214,7 +214,9 @@ def _costs(rows: pd.DataFrame) -> dict[str, pd.Series]:
 
 def _reasons(bad: pd.DataFrame, present: bool, info: Mapping[str, Any]) -> tuple[str, ...]:
     """``error x 2 cases: message`` for all rows that are not ok, most frequent first."""
-    found = [str(info["broken"])] if info.get("broken") else []
+    found = []
+    if not len(bad) and info.get("broken"):
+        found.append(str(info["broken"]))
     if len(bad):
         counts = (
             bad.groupby(["status", "reason"], observed=True)["case"].nunique().sort_values(ascending=False)
