@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import contextlib
+import faulthandler
 import gc
 import os
 import pkgutil
@@ -51,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.insert(0, "run")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # tables make small products, that threads slow down
     args = build_parser(given[0]).parse_args(given)
+    if not faulthandler.is_enabled():
+        with contextlib.suppress(OSError):  # where stderr is no file
+            faulthandler.enable()  # names the plugin whose compiled code ends this process
     atexit.register(gc.freeze)  # spares a search through all that was imported, a quarter of a second
     try:
         code: int = args.run(args)

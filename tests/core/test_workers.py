@@ -95,6 +95,19 @@ def test_a_metric_that_ends_its_process_is_one_line(
     assert "a metric ends the process that imports it (the worker exited with code 7)" in said
 
 
+@pytest.mark.parametrize("command", ["list methods", "check method crashes"])
+def test_a_plugin_that_crashes_the_command_line_is_named(tmp_path: Path, command: str) -> None:
+    plugin = tmp_path / "crashes.py"
+    plugin.write_text(
+        "import ctypes\nfrom fusebench import MethodInfo\nctypes.string_at(0)\n"
+        "info = MethodInfo(name='crashes')\n"
+    )
+    script = [sys.executable, "run_bench.py", *command.split(), "--plugin", str(plugin)]
+    done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGSEGV
+    assert f'File "{plugin}", line 3' in done.stderr
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
 def test_a_hanging_worker_dies_with_a_killed_runner(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "run_bench.py"), "--plugin", str(PLUGINS), "--dataset", "tiny"]
