@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
@@ -72,6 +73,17 @@ def parameters_of(pairs: Iterable[str], option: str) -> dict[str, Any]:
             raise InputError(f"{option} {pair}: the form is PARAM=VALUE")
         parameters[name] = literal(text)
     return parameters
+
+
+def weights_path(text: str, method: str) -> Path:
+    """The file of ``--weights FILE``, or of ``--weights METHOD=FILE`` as `run` takes it."""
+    path = Path(text)
+    name, equals, rest = text.partition("=")
+    if path.exists() or not equals or {"/", "\\"} & set(name):
+        return path
+    if name != method or not rest:
+        raise InputError(f"--weights {text}: no such file; the form is FILE or {method}=FILE")
+    return Path(rest)
 
 
 def literal(text: str) -> Any:

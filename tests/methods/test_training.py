@@ -19,6 +19,7 @@ pytest.importorskip("lightning_fabric", reason="the extra `train` is not install
 import fusebench.plugins
 from fusebench.case import Case, Pair, Volume
 from fusebench.cli import main
+from fusebench.cli._options import weights_path
 from fusebench.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -267,6 +268,22 @@ def test_wrong_weights_are_refused(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "do not fit" in error
+
+
+def test_weights_are_a_file_or_named_for_the_method(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toy-net=1").touch()
+    for text, path in [
+        ("w.pth", "w.pth"),
+        ("toy-net=w.pth", "w.pth"),
+        ("toy-net=lr=1.pth", "lr=1.pth"),
+        ("toy-net=1", "toy-net=1"),  # a file of that very name
+        ("runs/lr=1/w.pth", "runs/lr=1/w.pth"),
+    ]:
+        assert weights_path(text, "toy-net") == Path(path)
+    for text in ("matr=w.pth", "toy-net="):
+        with pytest.raises(InputError, match=f"--weights {text}: .*FILE or toy-net=FILE"):
+            weights_path(text, "toy-net")
 
 
 def test_missing_extra_is_named(tmp_path, capsys, monkeypatch):
