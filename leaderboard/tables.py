@@ -246,6 +246,13 @@ def _board_notes(columns: Sequence[Column], ranking: Ranking, lines: Sequence[Li
         )
     if any(x.dims == 2 for x in lines):
         notes.append("(2D): fuses slice by slice.")
+    learned: dict[str, list[str]] = {}
+    for line in lines:
+        if line.trained_on and not line.from_files:
+            learned.setdefault(line.trained_on, []).append(line.method)
+    if learned:
+        each = "; ".join(f"{', '.join(sorted(names))}: {source}" for source, names in learned.items())
+        notes.append(f"Learned from: {each}.")
     if any(x.from_files for x in lines):
         notes.append("(files): scored from image files; how and at what cost they were made is not known.")
     return (*notes, *ranking.notes)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fusebench.errors import InputError
 from fusebench.method import SliceMethod
 
-from ._weights import Layout, load_weights, origin_of
+from ._weights import Layout, load_weights
 
 
 class LearnedSliceMethod(SliceMethod):
@@ -39,8 +39,8 @@ class LearnedSliceMethod(SliceMethod):
         self.planes = choose("planes", planes, ("axial", "coronal", "sagittal", "tri"))
         self.weights, self.compat = weights, compat
         self.origin = ""
-        if weights is not None:  # known before the run, so that the board says so
-            origin = origin_of(weights, self.layouts)
+        if weights is not None:  # before the run: a wrong file ends it, and the board says whose they are
+            origin = load_weights(self.build(), weights, self.layouts)
             whose = "own weights" if origin == "fusebench" else f"{origin} weights"
             self.info = replace(  # type: ignore[misc]
                 type(self).info, trained_on=f"{whose} ({Path(weights).name})", weights=None

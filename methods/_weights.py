@@ -81,7 +81,10 @@ def read_state(path: str | Path) -> State:
     except (OSError, ValueError, EOFError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(f"weights {path}: cannot be read ({_line(error)})") from error
     except Exception as error:  # torch.load raises pickle's errors and, on foreign bytes, nearly any other
-        raise InputError(f"weights {path}: refused, not a plain file of tensors ({_line(error)})") from error
+        # The text of pickle's is torch's advice to trust the file.
+        raise InputError(
+            f"weights {path}: refused, not a plain file of tensors ({type(error).__name__})"
+        ) from error
     for key in ("model", "state_dict", "params"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
@@ -115,6 +118,13 @@ def load_weights(network: nn.Module, path: str | Path, layouts: Iterable[Layout]
     ours = network.state_dict()
     known = [Layout("fusebench", {k: k for k in ours}), *layouts]
     layout = max(known, key=lambda known: len(state.keys() & set(known.names.values())))
+    if not state.keys() & set(layout.names.values()):
+        theirs = ", ".join(list(state)[:2])
+        expected = " or ".join(f"{k.origin} ({next(iter(k.names.values()))}, ...)" for k in known)
+        raise InputError(
+            f"weights {path} do not fit {type(network).__name__}: names in it are {theirs}, ... "
+            f"and not {expected}"
+        )
     changed: State = {}
     wrong: list[str] = []
     for name, theirs in layout.names.items():

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
+from fusebench.errors import InputError
 from fusebench.method import MethodInfo, Weights
 
 from ._learned import LearnedSliceMethod
@@ -112,7 +113,8 @@ class MATR(LearnedSliceMethod):
     compat : bool
         The authors' network reshapes (channel, row, column) memory into tokens without permuting it, so a
         token is 16 neighbouring numbers of one channel.  By default a token is the 16 channels of a
-        pixel, as drawn in the paper.  A file of the authors was trained on the former and always runs so.
+        pixel, as drawn in the paper.  A file of the authors was trained on the former and always runs so;
+        the shipped weights on the latter, so that ``compat=True`` needs a file.
 
     Notes
     -----
@@ -139,6 +141,11 @@ class MATR(LearnedSliceMethod):
     network: MATRNet
 
     def __init__(self, weights: str | None = None, compat: bool = False, planes: str = "axial") -> None:
+        if compat and weights is None:
+            raise InputError(
+                "matr: the shipped weights are for compat=False; "
+                "give the authors' file with --weights matr=FILE"
+            )
         super().__init__(weights, compat, planes)
 
     def build(self) -> nn.Module:

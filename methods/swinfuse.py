@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
@@ -137,7 +139,7 @@ class SwinFuse(LearnedSliceMethod):
         are cut into tiles of 224 (padded with mid grey) that are fused each by itself, which leaves
         seams; the row part and the column part of the fused features are added, which doubles them.
         By default all blocks run, with shifted windows, on the whole picture, and the two parts are
-        averaged.
+        averaged, which is what the shipped weights were trained for.
 
     Notes
     -----
@@ -162,6 +164,10 @@ class SwinFuse(LearnedSliceMethod):
 
     def __init__(self, weights: str | None = None, compat: bool = False, planes: str = "axial") -> None:
         super().__init__(weights, compat, planes)
+        if compat and weights is None:
+            self.info = replace(  # type: ignore[misc]
+                self.info, trained_on=f"{self.info.trained_on}; not for compat, which runs one block in six"
+            )
 
     def build(self) -> nn.Module:
         network = SwinFuseNet()

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
+from fusebench.errors import InputError
 from fusebench.method import MethodInfo, Weights
 
 from ._conv import Memory, pad_reflect
 from ._learned import LearnedSliceMethod, choose
-from ._weights import Layout
+from ._weights import Layout, origin_of
 from ._winograd import Cascade, transform_layer
 
 WIDTH = 44
@@ -73,7 +74,8 @@ class U2Fusion(LearnedSliceMethod):
     ----------
     variant : {"authors", "port"}
         The authors' network, or the PyTorch port (zero borders, so the frame of the picture is visible;
-        trained for multi-exposure only).  A weights file of one kind wants the variant of that kind.
+        trained for multi-exposure only).  A weights file of one kind wants the variant of that kind, and
+        the shipped weights are for the authors' network.
     compat : bool
         Changes nothing: neither program has a fault inside the network.  (The authors' stretches every
         picture to its own maximum when saving, which no comparison should.)
@@ -113,6 +115,15 @@ class U2Fusion(LearnedSliceMethod):
         self.reach = (
             11 if variant == "authors" else 0
         )  # ten layers and the border; zero borders show everywhere
+        if weights is None and variant == "port":
+            raise InputError(
+                "u2fusion: the shipped weights are for variant=authors; give the port's file with "
+                "--weights u2fusion=FILE"
+            )
+        other = {"authors": PORT, "port": AUTHORS}[variant]
+        if weights is not None and origin_of(weights, [other]) == other.origin:
+            wanted = "port" if variant == "authors" else "authors"
+            raise InputError(f"weights {weights}: the {other.origin} file; it wants variant={wanted} (--set)")
         self.layouts = (AUTHORS if variant == "authors" else PORT,)  # type: ignore[misc]
         super().__init__(weights, compat, planes)
 

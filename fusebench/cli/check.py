@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ._options import add_device_option, add_plugin_option, device_of, parameters_of, plugins_of
+from ._options import add_device_option, add_plugin_option, device_of, parameters_of, plugins_of, weights_path
 
 _STYLES = {
     "pass": "green",
@@ -35,7 +35,7 @@ def add(subparsers: Any) -> None:
         metavar="PARAM=VALUE",
         help="a parameter of the method or dataset",
     )
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of a learned method")
+    parser.add_argument("--weights", metavar="FILE", help="weights of a learned method")
     parser.add_argument("--data-dir", type=Path, metavar="PATH", help="where the dataset lies")
     parser.add_argument("--verbose", action="store_true", help="say what each check demands")
     add_device_option(parser)
@@ -75,7 +75,7 @@ def _subject(args: argparse.Namespace) -> Any:
     plugin: Any = getattr(plugins_of(args), f"{args.kind}s").load(args.name)
     parameters = parameters_of(args.set, "--set")
     if args.weights is not None:
-        parameters["weights"] = str(args.weights.resolve())
+        parameters["weights"] = str(weights_path(args.weights, args.name).resolve())
     if args.data_dir is not None:
         parameters["data_dir"] = args.data_dir.resolve()
     if args.kind == "metric":

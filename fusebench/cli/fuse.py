@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..case import Pair
-from ._options import add_device_option, add_plugin_option, parameters_of, plugins_of
+from ._options import add_device_option, add_plugin_option, parameters_of, plugins_of, weights_path
 
 
 def add(subparsers: Any) -> None:
@@ -27,7 +27,7 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="PARAM=VALUE", help="a parameter of the method"
     )
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of a learned method")
+    parser.add_argument("--weights", metavar="FILE", help="weights of a learned method")
     parser.add_argument(
         "--register",
         action="store_true",
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     plugins = plugins_of(args)
     parameters = parameters_of(args.set, "--set")
     if args.weights is not None:
-        parameters["weights"] = str(args.weights.resolve())
+        parameters["weights"] = str(weights_path(args.weights, args.method).resolve())
     (spec,) = method_specs(plugins, [plugins.methods.entry(args.method).name], {args.method: parameters})
     if spec.broken:
         raise InputError(spec.broken)

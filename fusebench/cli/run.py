@@ -146,7 +146,11 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
     settings = settings_of(args.set)
     for pair in args.weights:
         name, _, path = pair.partition("=")
-        settings.setdefault(plugins.methods.entry(name).name, {})["weights"] = str(Path(path).resolve())
+        if not path:
+            raise InputError(f"--weights {pair}: the form is METHOD=FILE")
+        if plugins.methods.entry(name).name not in names:
+            raise InputError(f"--weights {pair}: {name} is not among the methods to run")
+        settings.setdefault(name, {})["weights"] = str(Path(path).resolve())
     for name in settings:
         plugins.methods.entry(name)
     protocols = split_commas(args.protocol or ["volume"])

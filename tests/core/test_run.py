@@ -225,6 +225,8 @@ def test_saved_volume_has_the_affine_and_the_values(bench: Bench, tmp_path: Path
         (("--data-option", "colour=red"), "dataset tiny:"),
         (("--data-dir", "/no/such/folder"), "--data-dir /no/such/folder: no such folder"),
         (("--weights", "healthy=/no/file"), "method healthy:"),
+        (("--weights", "/no/file"), "--weights /no/file: the form is METHOD=FILE"),
+        (("--weights", "other=/no/file"), "--weights other=/no/file: other is not among the methods to run"),
         (("--plugin", "/no/plugin.py"), "plugin /no/plugin.py: no such file or folder"),
         (("--device", "tpu9"), "--device tpu9: give auto, cpu, cuda or cuda:N"),
     ],

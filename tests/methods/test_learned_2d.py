@@ -123,9 +123,8 @@ def test_a_file_of_another_method_is_refused_in_one_line(method, folder, tmp_pat
     other = "matr" if type(method).info.name != "matr" else "densefuse"
     wrong = tmp_path / "wrong.safetensors"
     save_file(random_state(fusebench.create_method(other).build().state_dict()), wrong)
-    broken = fusebench.create_method(type(method).info.name, weights=str(wrong))
-    with pytest.raises(InputError, match=r"do not fit .* missing") as error:
-        broken.setup("cpu")
+    with pytest.raises(InputError, match=r"do not fit ") as error:
+        fusebench.create_method(type(method).info.name, weights=str(wrong))  # before the run
     assert "\n" not in str(error.value)
     assert str(wrong) in str(error.value)
 

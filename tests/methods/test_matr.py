@@ -8,6 +8,7 @@ import torch.nn.functional as nnf
 from learned_2d import images, parameters, random_state, with_random_weights
 
 import fusebench
+from fusebench.errors import InputError
 
 NORM = {"weight": 0, "bias": 0, "running_mean": 0, "running_var": 0}
 
@@ -110,6 +111,11 @@ def test_the_published_program(method, side):
     assert expected.abs().max() > 0.1
     assert torch.allclose(method.fuse_slices(a, b), expected.clamp(0, 1), atol=1e-5)
     assert method.info.trained_on == "authors' weights (model_10.pth)"
+
+
+def test_the_shipped_weights_are_not_for_the_published_program():
+    with pytest.raises(InputError, match="shipped weights are for compat=False"):
+        fusebench.create_method("matr", compat=True)
 
 
 def test_by_default_tokens_are_pixels_so_the_network_follows_a_shift_of_the_image(tmp_path):

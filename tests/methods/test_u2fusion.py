@@ -78,9 +78,14 @@ def test_the_port(files):
 
 
 def test_a_file_of_the_other_variant_is_refused(files):
-    for file, variant in ((files[0], "port"), (files[1], "authors")):
-        with pytest.raises(InputError, match="do not fit"):
+    for file, variant, other in ((files[0], "port", "authors"), (files[1], "authors", "port")):
+        with pytest.raises(InputError, match=f"the {other}.* file; it wants variant={other}"):
             make(weights=file, variant=variant)
+
+
+def test_the_shipped_weights_are_not_for_the_port():
+    with pytest.raises(InputError, match="shipped weights are for variant=authors"):
+        make(variant="port")
 
 
 def test_the_functional_image_goes_first(files):

@@ -8,6 +8,7 @@ import torch
 from learned_2d import module, random_state
 from safetensors.torch import save_file
 
+from fusebench import create_method
 from fusebench.errors import InputError
 
 weights = module("_weights")
@@ -77,6 +78,14 @@ def test_everything_that_does_not_fit_is_listed(tmp_path):
     assert "bias is missing" in text
     assert "weight has shape (2, 4), not that of (2, 3)" in text
     assert "extra is not expected" in text
+
+
+def test_a_file_of_quite_another_network_shows_both_kinds_of_names(tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_file({"stem.weight": torch.zeros(2), "head.weight": torch.zeros(2)}, path)
+    with pytest.raises(InputError, match=r" (stem|head)\.weight, .* and not fusebench \(\w") as caught:
+        create_method("densefuse", weights=str(path))  # before anything is run
+    assert "\n" not in str(caught.value)
 
 
 def test_own_names_load_bit_for_bit(tmp_path):
