@@ -22,7 +22,7 @@ from rich.progress import (
 )
 
 from .execute import Result
-from .manifest import read_manifest
+from .manifest import protocol_order, read_manifest
 from .plan import Task
 from .results import RunStore
 
@@ -115,7 +115,7 @@ def write_board(
     manifest = read_manifest(folder)
     tables = import_module("fusebench.leaderboard.tables")
     paths: list[Path] = []
-    protocols = list(dict.fromkeys(table["protocol"]))
+    protocols = protocol_order(table["protocol"], manifest)
     for protocol in protocols:
         present = set(table[table["protocol"] == protocol]["metric"])
         wanted = [m for m in metrics or () if m in present]

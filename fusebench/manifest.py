@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -80,6 +80,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{path} is not JSON ({error}); run again with --force") from None
     return content
+
+
+def protocol_order(found: Iterable[str], manifest: Mapping[str, Any]) -> list[str]:
+    """Protocols of a table in the order in which the run was asked for them, others behind."""
+    present = dict.fromkeys(found)
+    asked = [p for p in manifest.get("options", {}).get("protocols", ()) if p in present]
+    return list(dict.fromkeys([*asked, *present]))
 
 
 def _versions() -> dict[str, str]:

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from fusebench.errors import InputError
+from fusebench.manifest import protocol_order
 from fusebench.results import IDENTITY, as_table, read_rows
 
 # Where a file of a history store keeps the manifest.
@@ -42,8 +43,8 @@ class Runs:
 
     @property
     def protocols(self) -> list[str]:
-        """Protocols with rows, in their order of appearance."""
-        return list(dict.fromkeys(self.rows["protocol"].astype(str)))
+        """Protocols with rows, in the order in which the run was asked for them."""
+        return protocol_order(self.rows["protocol"].astype(str), self.manifest)
 
     @property
     def datasets(self) -> list[str]:

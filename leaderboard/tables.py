@@ -79,7 +79,9 @@ def facts_of(metric: str, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
 def _columns(
     rows: pd.DataFrame, manifest: Mapping[str, Any], metrics: Sequence[str] | None
 ) -> tuple[Column, ...]:
-    present = [m for m in dict.fromkeys(rows["metric"].dropna().astype(str)) if m]
+    # Task metrics have nothing but skips outside their protocol: they tell no method from another.
+    tried = rows[rows["status"] != "skip"] if (rows["status"] != "skip").any() else rows
+    present = [m for m in dict.fromkeys(tried["metric"].dropna().astype(str)) if m]
     wanted = present if metrics is None else list(metrics)
     columns = []
     for name in wanted:
@@ -95,7 +97,7 @@ def _columns(
                 str(facts.get("unit", "")),
                 _number(facts.get("low"), -np.inf),
                 _number(facts.get("high"), np.inf),
-                direction != "none" and (default if metrics is None else True),
+                direction != "none" and (default if metrics is None else name in present),
                 facts=facts,
             )
         )

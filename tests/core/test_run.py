@@ -201,6 +201,17 @@ def test_collect_runs_nothing(bench: Bench, rows: Rows, capsys: pytest.CaptureFi
     assert len(rows()) == 1
 
 
+def test_protocols_come_as_asked_and_without_columns_of_skips(bench: Bench, tmp_path: Path) -> None:
+    phantom = ["--dataset", "phantom", "--data-option", "size=32", "--cases", "2"]
+    command = ["--methods", "average,max", "--protocol", "volume,slices", "--metrics", "psnr,lesion_auc"]
+    assert bench(*phantom, *command) == 0
+    # Rows that are skips come first: neither the order of the boards nor a rank follows from them.
+    texts = [(tmp_path / "run" / f"leaderboard{part}.md").read_text() for part in ("", "-slices")]
+    ranked = [t.split("rank = average over ")[1].split(", with")[0] for t in texts]
+    assert ranked == ["psnr, lesion\\_auc", "psnr"]
+    assert "every method: skip in 2 cases: scored in protocol volume only" in texts[1]
+
+
 def test_saved_volume_has_the_affine_and_the_values(bench: Bench, tmp_path: Path) -> None:
     assert bench("--methods", "other", "--save-fused", "--cases", "2") == 0
     paths = sorted((tmp_path / "run" / "fused" / "tiny").glob("*/other.nii.gz"))
