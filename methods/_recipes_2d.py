@@ -5,21 +5,26 @@ Losses follow the papers; what differs is said in `notes` and so on the card.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from .densefuse import DenseFuseNet
-from .dilran import DILRANNet
-from .matr import MATRNet
-from .swinfuse import SwinFuseNet
+from fusebench.errors import InputError
+
+from ._learned import choose
+from .densefuse import DenseFuse, DenseFuseNet
+from .dilran import DILRAN, DILRANNet
+from .matr import MATR, MATRNet
+from .swinfuse import SwinFuse, SwinFuseNet
 from .training import augment, losses
 from .training.recipe import Batch, Hyperparameters, Recipe
 from .training.samples import Sample
-from .u2fusion import U2FusionNet
+from .training.vgg import Information
+from .u2fusion import AUTHORS, PORT, U2FusionNet
 
 AUGMENT = augment.compose(augment.flip(axes=(-1, -2)), augment.gamma())
 
@@ -36,6 +41,7 @@ class SliceRecipe(Recipe):
 class DenseFuseRecipe(SliceRecipe):
     """Auto-encoder on single images: pixel loss and SSIM."""
 
+    layouts = DenseFuse.layouts
     defaults = Hyperparameters(steps=2400, batch=4, lr=2e-3, warmup=50, val_every=150)
     crop = (64, 64)
     val_batches = 6
@@ -59,24 +65,64 @@ class DenseFuseRecipe(SliceRecipe):
 
 
 class U2FusionRecipe(SliceRecipe):
-    """Adaptive similarity to both images, weighed by their information."""
+    """Adaptive similarity to both images, weighed by their information.
 
+    Parameters
+    ----------
+    vgg : str
+        File of VGG-16's ImageNet weights (timm's or torchvision's), on whose features information is
+        measured as in the paper; "" measures it on the images themselves.
+    c : float, optional
+        What information is divided by before the soft-max.  0.1 on images.  1 on features: the authors
+        took 3200 to 3500 for a VGG-16 of inputs in grey levels, which are 57 times the normalised ones.
+    variant : {"authors", "port"}
+        As in `U2Fusion`; a published file to start from wants its own.
+    """
+
+    layouts = (AUTHORS, PORT)
     defaults = Hyperparameters(steps=320, batch=3, lr=1e-3, warmup=30, val_every=32)
     crop = (56, 56)
     val_batches = 4
-    notes = (
+    ON_IMAGES = (
         "U2Fusion-style: the paper measures information on VGG-16 features; here it is the RMS Laplacian of "
-        "the images themselves, soft-maxed at a temperature of 0.1. Loss: w (1 - SSIM) + 20 w MSE, summed "
-        "over both images, as in the paper. One task, so no elastic weight consolidation."
+        "the images themselves"
     )
+    ON_FEATURES = "Information is the mean squared Laplacian of VGG-16 features, as in the paper"
+    measure: Callable[[Tensor], Tensor]
+
+    def __init__(self, *, vgg: str = "", c: float | None = None, variant: str = "authors") -> None:
+        self.variant = choose("variant", variant, ("authors", "port"))
+        self.vgg = Information(vgg) if vgg else None
+        self.measure = self.vgg or _information
+        self.c = c if c is not None else 1.0 if vgg else 0.1
+        if not self.c > 0:
+            raise InputError(f"c={self.c:g} must be positive")
+        self.notes = (
+            f"{self.ON_FEATURES if vgg else self.ON_IMAGES}, soft-maxed at a temperature of {self.c:g}. "
+            "Loss: w (1 - SSIM) + 20 w MSE, summed over both images, as in the paper. One task, so no "
+            "elastic weight consolidation."
+        )
+        if variant == "port":
+            self.notes += " Zero borders and images in [-1, 1], so the result runs with variant=port."
+
+    def setup(self, device: torch.device) -> None:
+        if self.vgg is not None:
+            self.vgg.to(device)
 
     def model(self) -> nn.Module:
-        return _he(U2FusionNet())
+        return _he(U2FusionNet(reflect=self.variant == "authors"))
+
+    def load(self, model: nn.Module, path: Path) -> str:
+        origin = super().load(model, path)
+        if origin == {"authors": PORT, "port": AUTHORS}[self.variant].origin:
+            wanted = "port" if self.variant == "authors" else "authors"
+            raise InputError(f"weights {path}: the {origin} file; it wants variant={wanted} (--set)")
+        return origin
 
     def loss(self, model: nn.Module, batch: Batch) -> Losses:
         a, b = batch["a"], batch["b"]
         fused = model(b, a)
-        weights = torch.softmax(torch.stack([_information(a), _information(b)]) / 0.1, 0)
+        weights = torch.softmax(torch.stack([self.measure(a), self.measure(b)]) / self.c, 0)
         ssim = torch.stack([losses.ssim(fused, a), losses.ssim(fused, b)])
         mse = torch.stack([losses.mse(fused, a), losses.mse(fused, b)])
         total = (weights * (1 - ssim + 20 * mse)).sum(0).mean()
@@ -88,8 +134,15 @@ class U2FusionRecipe(SliceRecipe):
 
 
 class MATRRecipe(SliceRecipe):
-    """SSIM and region mutual information with both images."""
+    """SSIM and region mutual information with both images.
 
+    Parameters
+    ----------
+    compat : bool
+        Tokens as in `MATR`; the authors' file to start from wants True.
+    """
+
+    layouts = MATR.layouts
     defaults = Hyperparameters(steps=600, batch=8, lr=2e-3, warmup=50, val_every=60)
     crop = (64, 64)
     val_batches = 4
@@ -98,16 +151,32 @@ class MATRRecipe(SliceRecipe):
         "MRI, as in the paper. RMI is its log-determinant alone, times 0.25, and since that is blind to the "
         "sign of contrast, 20 MSE to both images stands in for the paper's cross-entropy, which takes a "
         "second sigmoid. The batch norms keep their initial statistics (so they are scales and shifts): one "
-        "module serves six places with different statistics, and running averages fit none. Tokens are the "
-        "channels of a pixel."
+        "module serves six places with different statistics, and running averages fit none. Tokens are "
     )
+
+    def __init__(self, *, compat: bool = False) -> None:
+        self.compat = compat
+        self.notes += (
+            "16 neighbouring numbers in memory, so the result runs with compat=True."
+            if compat
+            else "the channels of a pixel."
+        )
 
     def model(self) -> nn.Module:
         net = MATRNet()
+        net.viewed = self.compat
         for conv in (net.first, net.conv):  # the gate starts near one half
             nn.init.kaiming_normal_(conv.weight, a=0, nonlinearity="relu")
             conv.weight.data.mul_(2)
         return net
+
+    def load(self, model: nn.Module, path: Path) -> str:
+        origin = super().load(model, path)
+        if origin == "authors'" and not self.compat:
+            raise InputError(
+                f"weights {path}: the authors' file, its tokens are not pixels; it wants compat=True (--set)"
+            )
+        return origin
 
     def loss(self, model: nn.Module, batch: Batch) -> Losses:
         for module in model.modules():
@@ -126,6 +195,7 @@ class MATRRecipe(SliceRecipe):
 class DILRANRecipe(SliceRecipe):
     """Auto-encoder on single images: pixel and Sobel loss."""
 
+    layouts = DILRAN.layouts
     defaults = Hyperparameters(steps=700, batch=2, lr=1e-3, warmup=30, val_every=50)
     crop = (96, 96)
     val_batches = 6
@@ -148,12 +218,14 @@ class DILRANRecipe(SliceRecipe):
 class SwinFuseRecipe(SliceRecipe):
     """Auto-encoder on single images: L1 and MS-SSIM."""
 
+    layouts = SwinFuse.layouts
     defaults = Hyperparameters(steps=640, batch=1, lr=5e-4, warmup=20, val_every=40)
     crop = (49, 49)
     val_batches = 4
     notes = (
         "Auto-encoder on single slices, MRI and PET alike, all blocks run. Loss: L1 + (1 - MS-SSIM) at three "
-        "scales (crops are small). No stochastic depth. Stored in half precision."
+        "scales (crops are small); the paper weighs the second term by 1000. No stochastic depth. Stored in "
+        "half precision."
     )
     WEIGHTS = (0.07, 0.45, 0.48)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ._options import add_device_option, add_plugin_option, device_of, literal, plugins_of
+from ._options import add_device_option, add_plugin_option, device_of, literal, plugins_of, weights_path
 from .run import _positive, make_dataset
 
 
@@ -62,7 +62,7 @@ def add(subparsers: Any) -> None:
     )
     hyper.add_argument("--keep", choices=["best", "last"], help="which weights are written")
     hyper.add_argument("--seed", type=int, default=0)
-    hyper.add_argument("--weights", type=Path, metavar="FILE", help="start from these weights")
+    hyper.add_argument("--weights", metavar="FILE", help="start from these weights, ours or published ones")
 
     run = parser.add_argument_group("run")
     add_device_option(run)  # type: ignore[arg-type]
@@ -94,6 +94,7 @@ def run_train(args: argparse.Namespace) -> int:
     recipes, samples, loop = (_training(m) for m in ("recipe", "samples", "fit"))
     plugins, options = plugins_of(args), _options_of(args.set)
     method = plugins.methods.load(args.method)
+    weights = weights_path(args.weights, args.method) if args.weights else None
     recipe_name, recipe, is_default = recipes.find_recipe(method, args.recipe, **options)
     given = {
         f.name: getattr(args, f.name)
@@ -123,14 +124,16 @@ def run_train(args: argparse.Namespace) -> int:
     facts = {
         "method": args.method,
         "recipe": recipe_name,
-        "options": options,
+        "options": {
+            k: f"{Path(v).name}, sha256 {_sha256(Path(v))}" if _is_file(v) else v for k, v in options.items()
+        },
         "dataset": args.dataset,
         "dataset parameters": args.data_option,
         "data licence": dataset.info.licence,
         "train": f"{args.split}, {len(train_cases)} cases, {_fingerprint(train_cases)}",
         "val": f"{args.val_split}, {len(val_cases)} cases, {_fingerprint(val_cases)}" if val else "none",
         "pool": train.pool,
-        "initial weights": _sha256(args.weights) if args.weights else "random",
+        "initial weights": _sha256(weights) if weights else "random",
     }
     job = loop.Job(
         name=name,
@@ -148,8 +151,8 @@ def run_train(args: argparse.Namespace) -> int:
         checkpoint_every=args.checkpoint_every,
         log_every=args.log_every,
         tensorboard=not args.no_tensorboard,
-        init=args.weights,
-        command=_command(args, recipe_name, hyper),
+        init=weights,
+        command=_command(args, recipe_name, hyper, weights),
     )
     try:
         outcome = loop.fit(recipe, hyper, train, val, job)
@@ -188,6 +191,10 @@ def _options_of(pairs: list[str]) -> dict[str, Any]:
     return options
 
 
+def _is_file(value: Any) -> bool:
+    return isinstance(value, str) and Path(value).is_file()
+
+
 def _fingerprint(cases: Any) -> str:
     digest = hashlib.sha256()
     for case in cases:
@@ -201,16 +208,17 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _command(args: argparse.Namespace, recipe: str, hyper: Any) -> str:
+def _command(args: argparse.Namespace, recipe: str, hyper: Any, weights: Path | None) -> str:
     """The command that repeats this run, every default spelled out, without this machine's paths."""
     import torch  # seconds, that `--help` does without
 
     words = ["python", "run_bench.py", "train", args.method, "--recipe", recipe, "--dataset", args.dataset]
     words += ["--data-dir", "DIR"] if args.data_dir else []
     words += [w for text in args.data_option for w in ("--data-option", text)]
-    words += [w for text in args.set for w in ("--set", text)]
+    for name, value in _options_of(args.set).items():
+        words += ["--set", f"{name}={Path(value).name if _is_file(value) else value}"]
     words += [w for path in args.plugin for w in ("--plugin", Path(path).name)]
-    words += ["--weights", args.weights.name] if args.weights else []
+    words += ["--weights", weights.name] if weights else []
     values: dict[str, Any] = {"device": device_of(args)}
     keys = ["split", "val_split", "cases", "val_cases", "pool", "devices", "precision", "seed"]
     values |= {k: getattr(args, k) for k in keys if getattr(args, k) is not None}

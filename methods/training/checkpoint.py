@@ -13,7 +13,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from fusebench.errors import InputError
@@ -101,17 +100,3 @@ def save_weights(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, An
     header = {"fusebench": json.dumps(facts, sort_keys=True)}
     write_atomically(path, lambda temporary: safetensors.torch.save_file(tensors, temporary, header))
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file, or a foreign ``torch.save`` file of tensors only."""
-    if not path.is_file():
-        raise InputError(f"weights {path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return dict(state.get("state_dict", state))
-    except (SafetensorError, RuntimeError, AttributeError, pickle.UnpicklingError, EOFError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise InputError(f"weights {path} cannot be read ({reason}); give a safetensors file") from error

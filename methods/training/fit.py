@@ -30,7 +30,7 @@ from torch.optim.swa_utils import AveragedModel
 from fusebench.errors import InputError
 
 from . import card
-from .checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
+from .checkpoint import load_checkpoint, save_checkpoint, save_weights
 from .progress import Monitor
 from .recipe import Batch, Hyperparameters, Recipe
 from .samples import Subjects, stream
@@ -120,7 +120,7 @@ class _Run:
         torch.manual_seed(job.seed)
         self.net = recipe.model()
         if job.init is not None:
-            _initialise(recipe, self.net, job.init)
+            recipe.load(self.net, job.init)
         self.average = AveragedModel(self.net, multi_avg_fn=_averaging(hyper.ema)) if hyper.ema else None
         recipe.setup(fabric.device)
         # The bare optimiser is kept: Fabric's wrapper loses sight of its groups when a state is loaded.
@@ -344,14 +344,6 @@ def _launch(recipe: Recipe, job: Job) -> Fabric:
     if job.threads:
         torch.set_num_threads(job.threads)
     return fabric
-
-
-def _initialise(recipe: Recipe, net: nn.Module, path: Path) -> None:
-    try:
-        recipe.load(net, load_weights(path))
-    except (RuntimeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"weights {path} do not fit this network: {reason}") from error
 
 
 def _averaging(decay: float) -> Callable[[Any, Any, Any], None]:

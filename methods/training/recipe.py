@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from fusebench.errors import InputError
 from fusebench.method import Method
 
+from .._weights import Layout, load_weights
 from .samples import Sample, Subjects, collate, crop, trim
 
 Batch = dict[str, Tensor]
@@ -77,6 +79,10 @@ class Recipe(ABC):
 
     Attributes
     ----------
+    layouts : sequence of Layout
+        Published files that `load` reads besides our own.
+    licence, notes : str
+        Of the weights, and what to know about them; for the card.
     crop : tuple of int
         Two numbers: slices (H, W); three: patches (D, H, W), in voxels.
     margin : int
@@ -90,8 +96,9 @@ class Recipe(ABC):
     """
 
     defaults: ClassVar[Hyperparameters] = Hyperparameters()
-    licence: ClassVar[str] = "MIT"
-    notes: ClassVar[str] = ""
+    layouts: ClassVar[Sequence[Layout]] = ()
+    licence: str = "MIT"
+    notes: str = ""
     crop: tuple[int, ...] = (128, 128)
     margin: int = 0
     planes: tuple[int, ...] = (0, 1, 2)
@@ -166,9 +173,19 @@ class Recipe(ABC):
         """What goes into the safetensors file."""
         return model.state_dict()
 
-    def load(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
-        """Start from exported weights (``--weights``)."""
-        model.load_state_dict(dict(state))
+    def load(self, model: nn.Module, path: Path) -> str:
+        """Start from a file of weights (``--weights``), and return whose it is, "fusebench" for ours.
+
+        Raises
+        ------
+        InputError
+            One line that lists what does not fit.
+        """
+        origin = load_weights(model, path, self.layouts)
+        if origin != "fusebench":
+            self.notes = f"Started from the {origin} weights. {self.notes}"
+            self.licence = f"as that of the {origin} weights it started from"
+        return origin
 
 
 def find_recipe(cls: type[Method], name: str | None = None, **options: Any) -> tuple[str, Recipe, bool]:

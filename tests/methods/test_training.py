@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from scipy import ndimage
 
 pytest.importorskip("lightning_fabric", reason="the extra `train` is not installed")
@@ -153,7 +154,7 @@ def test_documented_command_repeats_the_run(whole, tmp_path):
 
 def test_average_is_written_and_the_last_weights_on_request(whole, tmp_path):
     train(tmp_path, "--ema", 0, "--keep", "last")
-    written = checkpoint.load_weights(tmp_path / "toy-net.safetensors")
+    written = load_file(tmp_path / "toy-net.safetensors")
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert all(torch.equal(written[k], v) for k, v in state["net"].items())
     averaged = torch.load(whole / "checkpoint.pt", weights_only=True)
@@ -181,7 +182,7 @@ def test_early_stopping(tmp_path, capsys):
 def test_starts_from_given_weights(whole, tmp_path):
     given = whole / "toy-net.safetensors"
     train(tmp_path, "--weights", given, "--lr", 1e-12, "--steps", 1, "--ema", 0)
-    before, after = (checkpoint.load_weights(f) for f in (given, tmp_path / "toy-net.safetensors"))
+    before, after = (load_file(f) for f in (given, tmp_path / "toy-net.safetensors"))
     assert all(torch.allclose(before[k], v, atol=1e-9) for k, v in after.items())
     assert weights(whole) in (tmp_path / "toy-net.md").read_text()
 
