@@ -184,7 +184,7 @@ class Recipe(ABC):
         origin = load_weights(model, path, self.layouts)
         if origin != "fusebench":
             self.notes = f"Started from the {origin} weights. {self.notes}"
-            self.licence = f"as that of the {origin} weights it started from"
+            self.licence = f"that of the {origin} weights they started from"
         return origin
 
 

@@ -95,7 +95,7 @@ def test_train_writes_what_the_method_runs(name, options, tmp_path):
     card = (tmp_path / f"{name}.md").read_text()
     origin = "port's" if "variant" in options else "authors'"
     assert f"Started from the {origin} weights." in card
-    assert f"| licence of the weights | as that of the {origin} weights it started from |" in card
+    assert f"| licence of the weights | that of the {origin} weights they started from |" in card
     assert str(tmp_path) not in card
     assert hashlib.sha256(path.read_bytes()).hexdigest() in card
     a, b = images(1, 32, 32)
