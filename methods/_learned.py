@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fusebench.errors import InputError
 from fusebench.method import SliceMethod
 
+from ._precision import full_precision
 from ._weights import Layout, load_weights
 
 
@@ -80,8 +81,8 @@ class LearnedSliceMethod(SliceMethod):
             raise InputError(
                 f"{self.info.name}: an input holds NaN or infinite values; clean the images first"
             )
-        with torch.inference_mode():
-            fused = self._run_content(a, b) if self.reach and not a.is_cuda else self._run_distinct(a, b)
+        with torch.inference_mode(), full_precision():
+            fused = self._run_content(a, b) if self.reach and not at_once(a) else self._run_distinct(a, b)
         return fused.clamp(0, 1)
 
     def _run_content(self, a: Tensor, b: Tensor) -> Tensor:
@@ -109,6 +110,11 @@ class LearnedSliceMethod(SliceMethod):
     def run(self, a: Tensor, b: Tensor) -> Tensor:
         """Fuse checked slices (N, 1, H, W); the result is clipped to [0, 1] afterwards."""
         raise NotImplementedError
+
+
+def at_once(x: Tensor) -> bool:
+    """Whether slices go through a network as one batch, which fills a GPU; a CPU is faster one by one."""
+    return x.is_cuda
 
 
 def content_box(a: Tensor, b: Tensor, margin: int = 0) -> tuple[slice, slice] | None:

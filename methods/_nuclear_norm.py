@@ -6,18 +6,22 @@ import torch
 from torch import Tensor
 
 
-def largest_nuclear_norm(x: Tensor) -> Tensor:
-    """The largest nuclear norm among matrices (N, H, W), in float64.
+def largest_nuclear_norms(x: Tensor) -> Tensor:
+    """The largest nuclear norm among the C matrices of each of N sets (N, C, H, W), in float64, shape (N,).
 
     A nuclear norm is at most the root of the rank times the Frobenius norm.  The matrix of largest
     Frobenius norm goes first, and only those whose bound reaches its nuclear norm follow: as a rule none.
     """
-    squares = x.square().sum((1, 2)).double()
-    best = nuclear_norms(x[squares.argmax()][None])[0]
-    bound = (squares * min(x.shape[1:])).sqrt() * (1 + 1e-5)
-    bound[squares.argmax()] = 0
-    rivals = x[bound > best]
-    return torch.maximum(best, nuclear_norms(rivals).max()) if len(rivals) else best
+    squares = x.square().sum((2, 3)).double()
+    first = torch.arange(len(x), device=x.device), squares.argmax(1)
+    norms = torch.zeros_like(squares)
+    norms[first] = nuclear_norms(x[first])
+    bound = (squares * min(x.shape[2:])).sqrt() * (1 + 1e-5)
+    bound[first] = 0
+    rivals = bound > norms.amax(1, keepdim=True)
+    if rivals.any():
+        norms[rivals] = nuclear_norms(x[rivals])
+    return norms.amax(1)
 
 
 def nuclear_norms(x: Tensor) -> Tensor:

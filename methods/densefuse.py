@@ -10,7 +10,7 @@ from fusebench.errors import InputError
 from fusebench.method import MethodInfo, Weights
 
 from ._conv import Memory, ReflectConv2d
-from ._learned import LearnedSliceMethod, choose
+from ._learned import LearnedSliceMethod, at_once, choose
 from ._weights import Layout
 from ._winograd import Cascade, transform_layer
 
@@ -130,7 +130,7 @@ class DenseFuse(LearnedSliceMethod):
         self.network.prepare()
 
     def run(self, a: Tensor, b: Tensor) -> Tensor:
-        if self.strategy == "addition" and not a.is_cuda:
+        if self.strategy == "addition" and not at_once(a):
             pairs = zip(torch.split(b, 1), torch.split(a, 1), strict=True)
             return torch.cat([self.network.add_fast(x, y) for x, y in pairs])
         f1, f2 = self.network.encode(b), self.network.encode(a)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from fusebench.method import MethodInfo, Weights
 
 from ._conv import Memory
-from ._learned import LearnedSliceMethod, choose
-from ._nuclear_norm import largest_nuclear_norm
+from ._learned import LearnedSliceMethod, at_once, choose
+from ._nuclear_norm import largest_nuclear_norms
 from ._weights import Layout
 from ._winograd import Cascade, transform_layer
 
@@ -199,17 +199,19 @@ class DILRAN(LearnedSliceMethod):
         h, w = a.shape[-2:]
         even = (0, w % 2, 0, h % 2)
         each, net = [], self.network
-        encode, decode = (net.encode, net.decode) if a.is_cuda else (net.encode_fast, net.decode_fast)
+        encode, decode, step = net.encode_fast, net.decode_fast, 1
+        if at_once(a):
+            encode, decode, step = net.encode, net.decode, len(a)
         if self.compat and self.rule in AMPLIFYING:
             decode = net.decode  # which amplifies rounding less
-        for pair in zip(torch.split(b, 1), torch.split(a, 1), strict=True):
+        for pair in zip(torch.split(b, step), torch.split(a, step), strict=True):
             f1, f2 = (encode(nnf.pad(x, even, mode="replicate")) for x in pair)
             each.append(decode(fuse_features(f1, f2, self.rule, self.compat)))
         return torch.cat(each)[..., :h, :w]
 
 
 def fuse_features(f1: Tensor, f2: Tensor, rule: str, compat: bool = False) -> Tensor:
-    """Fuse the features (1, 64, H, W) of two images; the rules are described in `DILRAN`."""
+    """Fuse the features (N, 64, H, W) of N pairs of images; the rules are described in `DILRAN`."""
     if rule == "fer":
         e1, e2 = f1**2, f2**2
         total = e1 + e2
@@ -217,18 +219,18 @@ def fuse_features(f1: Tensor, f2: Tensor, rule: str, compat: bool = False) -> Te
     if rule in ("addition", "average"):
         w1 = w2 = f1.new_tensor(1.0)
     elif rule == "sfnn":
-        w1, w2 = (largest_nuclear_norm(_softmax(f[0])) ** 2 for f in (f1, f2))
+        w1, w2 = (largest_nuclear_norms(_softmax(f))[:, None, None, None] ** 2 for f in (f1, f2))
     else:
-        w1, w2 = f1.abs().sum(), f2.abs().sum()
+        w1, w2 = (f.abs().sum((1, 2, 3), keepdim=True) for f in (f1, f2))
         if rule == "al1nw":
             w1, w2 = w1 / 2, w2 / 2
     if not compat or rule not in AMPLIFYING:
         total = w1 + w2
         w1, w2 = (torch.where(total > 0, w / total, 0.5) for w in (w1, w2))
-    return (w1 * f1 + w2 * f2).to(f1.dtype)
+    return w1.to(f1.dtype) * f1 + w2.to(f1.dtype) * f2
 
 
 def _softmax(x: Tensor) -> Tensor:
-    """Soft-max over the first axis; along a far stride this is faster than torch's."""
-    powers = (x - x.amax(0)).exp_()
-    return powers.div_(powers.sum(0))
+    """Soft-max over the channels; along a far stride this is faster than torch's."""
+    powers = (x - x.amax(1, keepdim=True)).exp_()
+    return powers.div_(powers.sum(1, keepdim=True))

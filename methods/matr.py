@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from fusebench.errors import InputError
 from fusebench.method import MethodInfo, Weights
 
-from ._learned import LearnedSliceMethod
+from ._conv import pool3x3
+from ._learned import LearnedSliceMethod, at_once
 from ._weights import Layout
 
 WIDTH, LATENT = 16, 5
@@ -30,7 +31,7 @@ class GatedConv(nn.Module):
 
     def kernels(self, x: Tensor) -> Tensor:
         """Gated kernels (N, 16, inputs, 3, 3) of inputs (N, inputs, H, W)."""
-        code = self.encode(nnf.adaptive_avg_pool2d(x, 3).flatten(2))
+        code = self.encode(pool3x3(x).flatten(2))
         gate_in = self.decode_in(self.norm_in(code).relu())
         mixed = self.mix(self.norm_mix(code).relu().mT).mT
         gate_out = self.decode_out(self.norm_out(mixed).relu())
@@ -42,7 +43,7 @@ class GatedConv(nn.Module):
         """(N, inputs, H, W) to (N, 16, H, W)."""
         n, c, h, w = x.shape
         kernels = self.kernels(x)
-        if not self.training:  # batch norm with fixed statistics is a scale and a shift
+        if not self.training and not at_once(x):  # batch norm with fixed statistics is a scale and a shift
             mean, variance = self.norm.get_buffer("running_mean"), self.norm.get_buffer("running_var")
             scale = self.norm.weight * (variance + self.norm.eps).rsqrt()
             shift = self.norm.bias - mean * scale

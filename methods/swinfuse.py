@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fusebench.method import MethodInfo, Weights
 
-from ._learned import LearnedSliceMethod, content_box
+from ._conv import trains_on_gpu
+from ._learned import LearnedSliceMethod, at_once, content_box
 from ._weights import Layout
 
 WIDTH, WINDOW, HEADS, DEPTH, TILE = 96, 7, (1, 2, 4), 6, 224
@@ -40,8 +44,8 @@ class SwinBlock(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, H, W, 96) to the same shape."""
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
+        """(N, H, W, 96) to the same shape; pixels not `inside` (N, H, W) are not seen by those that are."""
         bias = self._bias()
         columns = _segments(x.shape[2], self.shift)
         # Rows of windows are independent; one at a time stays in the processor's cache.
@@ -49,15 +53,33 @@ class SwinBlock(nn.Module):
             (start, stop, h)
             for r, s, h in _segments(x.shape[1], self.shift)
             for start, stop in (
-                [(r, s)] if self.training or x.is_cuda else [(i, i + h) for i in range(r, s, h)]
+                [(r, s)] if self.training or at_once(x) else [(i, i + h) for i in range(r, s, h)]
             )
         ]
-        return torch.cat([self._rows(x[:, r:s], bias, h, columns) for r, s, h in rows], 1)
+        unseen = None if inside is None else -1e9 * ~inside
+        return torch.cat([self._rows(x, unseen, bias, columns, *row) for row in rows], 1)
 
-    def _rows(self, x: Tensor, bias: Tensor, h: int, columns: list[tuple[int, int, int]]) -> Tensor:
+    def _rows(
+        self,
+        x: Tensor,
+        unseen: Tensor | None,
+        bias: Tensor,
+        columns: list[tuple[int, int, int]],
+        start: int,
+        stop: int,
+        h: int,
+    ) -> Tensor:
         """The block on rows that hold whole windows of height `h`."""
+        x = x[:, start:stop]
         qkv = self.qkv(self.norm1(x))
-        mixed = torch.cat([self._attend(qkv[:, :, c:d], bias, h, w) for c, d, w in columns], 2)
+        parts = []
+        for c, d, w in columns:
+            mask = bias[:, :h, :w, :h, :w].reshape(1, self.heads, h * w, h * w)
+            if unseen is not None:
+                keys = unseen[:, start:stop, c:d].reshape(len(x), (stop - start) // h, h, (d - c) // w, w)
+                mask = mask + keys.transpose(2, 3).reshape(-1, 1, 1, h * w)
+            parts.append(self._attend(qkv[:, :, c:d], mask, h, w))
+        mixed = torch.cat(parts, 2)
         x = x + self.project(mixed)
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
@@ -69,13 +91,14 @@ class SwinBlock(nn.Module):
         index = offset[:, None, :, None] * (2 * WINDOW - 1) + offset[None, :, None, :]
         return self.bias[index].movedim(-1, 0)
 
-    def _attend(self, qkv: Tensor, bias: Tensor, h: int, w: int) -> Tensor:
-        """Attention inside windows of (h, w) that tile `qkv` (N, H, W, 3 * 96)."""
+    def _attend(self, qkv: Tensor, mask: Tensor, h: int, w: int) -> Tensor:
+        """Attention inside windows of (h, w) that tile `qkv` (N, H, W, 3 * 96); `mask` is added to scores."""
         n, height, width, _ = qkv.shape
         parts = qkv.reshape(n, height // h, h, width // w, w, 3, self.heads, WIDTH // self.heads)
         q, k, v = parts.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, -1, self.heads, h * w, WIDTH // self.heads)
-        inside = bias[:, :h, :w, :h, :w].reshape(1, self.heads, h * w, h * w)
-        out = nnf.scaled_dot_product_attention(q, k, v, attn_mask=inside)
+        # The gradients of the other kernels vary between runs.
+        with sdpa_kernel(SDPBackend.MATH) if trains_on_gpu(q) else nullcontext():
+            out = nnf.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         out = out.view(n, height // h, width // w, self.heads, h, w, -1).permute(0, 1, 4, 2, 5, 3, 6)
         return out.reshape(n, height, width, WIDTH)
 
@@ -107,13 +130,13 @@ class SwinFuseNet(nn.Module):
         )
         self.norm, self.last = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 1)
 
-    def encode(self, x: Tensor) -> Tensor:
-        """(N, H, W) to features (N, H, W, 96)."""
+    def encode(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
+        """(N, H, W) to features (N, H, W, 96); of pixels that are not `inside` they mean nothing."""
         x = self.norm_embed(self.embed(x[..., None]))
         for stage in self.stages:
             y = x
             for block in list(stage)[: self.blocks_run]:  # type: ignore[call-overload]
-                y = block(y)
+                y = block(y, inside)
             x = x + y
         features: Tensor = self.norm(x)
         return features
@@ -160,6 +183,7 @@ class SwinFuse(LearnedSliceMethod):
         params=2_020_891,
     )
     recipes = {"default": "._recipes_2d:SwinFuseRecipe"}
+    batch_pixels = 1 << 17  # on a GPU 42,800 windows; attention before torch 2.7 takes 65,535 at most
     network: SwinFuseNet
 
     def __init__(self, weights: str | None = None, compat: bool = False, planes: str = "axial") -> None:
@@ -175,20 +199,47 @@ class SwinFuse(LearnedSliceMethod):
         return network
 
     def run(self, a: Tensor, b: Tensor) -> Tensor:
-        fuse = self._fuse_tiles if self.compat else self._fuse_content
-        return torch.stack([fuse(y, x) for x, y in zip(a[:, 0], b[:, 0], strict=True)])[:, None]
+        pairs = list(zip(b[:, 0], a[:, 0], strict=True))
+        if self.compat:
+            return torch.stack([self._fuse_tiles(x, y) for x, y in pairs])[:, None]
+        fused = torch.zeros_like(a)
+        crops = [
+            (x[box], y[box], out[box])
+            for (x, y), out in zip(pairs, fused[:, 0], strict=True)
+            if (box := content_box(x, y)) is not None
+        ]
+        if at_once(a):
+            self._fuse_padded(crops)
+        else:
+            for x, y, out in crops:
+                out.copy_(self._fuse_content(x[None], y[None])[0])
+        return fused
 
-    def _fuse_content(self, first: Tensor, second: Tensor) -> Tensor:
-        out = torch.zeros_like(first)
-        box = content_box(first, second)
-        if box is not None:
-            f1, f2 = (self.network.encode(2 * x[box][None] - 1) for x in (first, second))
-            a1, a2 = f1.abs(), f2.abs()
-            row = (a1.mean((1, 2), keepdim=True) - a2.mean((1, 2), keepdim=True)).sigmoid()
-            column = (a1.mean(-1, keepdim=True) - a2.mean(-1, keepdim=True)).sigmoid()
-            w1 = (row + column) / 2
-            out[box] = self.network.decode(w1 * f1 + (1 - w1) * f2)[0] / 2 + 0.5
-        return out
+    def _fuse_content(self, first: Tensor, second: Tensor, inside: Tensor | None = None) -> Tensor:
+        """Fuse images (N, H, W), of which only what is `inside` counts."""
+        f1, f2 = (self.network.encode(2 * x - 1, inside) for x in (first, second))
+        a1, a2 = f1.abs(), f2.abs()
+        row = (_mean(a1, inside) - _mean(a2, inside)).sigmoid()
+        column = (a1.mean(-1, keepdim=True) - a2.mean(-1, keepdim=True)).sigmoid()
+        w1 = (row + column) / 2
+        return self.network.decode(w1 * f1 + (1 - w1) * f2) / 2 + 0.5
+
+    def _fuse_padded(self, crops: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+        """Fuse images of different sizes, the first two of each triple into the third, in one batch.
+
+        In an image no larger than a window the shifted grid is not shifted; those are batches of their own.
+        """
+        alike: dict[tuple[bool, ...], list[tuple[Tensor, Tensor, Tensor]]] = {}
+        for crop in crops:
+            alike.setdefault(tuple(n > WINDOW for n in crop[0].shape), []).append(crop)
+        for group in alike.values():
+            first, second, inside = (
+                pad_to_largest(images)
+                for images in zip(*((x, y, torch.ones_like(x)) for x, y, _ in group), strict=True)
+            )
+            fused = self._fuse_content(first, second, inside.bool())
+            for (_, _, out), image in zip(group, fused, strict=True):
+                out.copy_(image[: out.shape[0], : out.shape[1]])
 
     def _fuse_tiles(self, first: Tensor, second: Tensor) -> Tensor:
         h, w = first.shape
@@ -210,6 +261,20 @@ class SwinFuse(LearnedSliceMethod):
         fused = (e1 / (row + eps) + c1 / (column + eps)) * f1 + (e2 / (row + eps) + c2 / (column + eps)) * f2
         image = self.network.decode(fused)
         return image.view(n, n, WINDOW, WINDOW).transpose(1, 2).reshape(TILE, TILE)
+
+
+def _mean(x: Tensor, inside: Tensor | None) -> Tensor:
+    """Mean over the pixels `inside`, (N, H, W, C) to (N, 1, 1, C)."""
+    if inside is None:
+        return x.mean((1, 2), keepdim=True)
+    share = inside / inside.sum((1, 2), keepdim=True)
+    return (x * share[..., None]).sum((1, 2), keepdim=True)
+
+
+def pad_to_largest(images: Sequence[Tensor]) -> Tensor:
+    """Stack images (H, W), with zeros below and to the right of the smaller ones."""
+    h, w = (max(x.shape[axis] for x in images) for axis in (0, 1))
+    return torch.stack([nnf.pad(x, (0, w - x.shape[1], 0, h - x.shape[0])) for x in images])
 
 
 def _layout() -> Layout:

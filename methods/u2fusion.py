@@ -13,7 +13,7 @@ from fusebench.errors import InputError
 from fusebench.method import MethodInfo, Weights
 
 from ._conv import Memory, pad_reflect
-from ._learned import LearnedSliceMethod, choose
+from ._learned import LearnedSliceMethod, at_once, choose
 from ._weights import Layout, origin_of
 from ._winograd import Cascade, transform_layer
 
@@ -134,7 +134,7 @@ class U2Fusion(LearnedSliceMethod):
         self.network.prepare()
 
     def run(self, a: Tensor, b: Tensor) -> Tensor:
-        if a.is_cuda:
+        if at_once(a):
             fused: Tensor = self.network(b, a)
             return fused
         pairs = zip(torch.split(b, 1), torch.split(a, 1), strict=True)

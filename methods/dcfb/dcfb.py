@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fusebench.errors import InputError
 from fusebench.method import Method, MethodInfo, Weights
 
+from .._precision import full_precision
 from .._weights import load_weights, read_state
 from .alignment import prealign
 from .compat import CompatNetwork
@@ -138,7 +139,7 @@ class DCFBFusion(Method):
         if not (a.isfinite().all() and b.isfinite().all()):
             raise InputError("dcfb: an input holds NaN or infinite values; clean the images first")
         half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
-        with torch.inference_mode(), half:
+        with torch.inference_mode(), full_precision(), half:
             if self.compat:
                 # The published program returns a larger volume for sizes that are no multiple of 4.
                 d, h, w = a.shape
