@@ -161,6 +161,7 @@ class SwinFuse(LearnedSliceMethod):
         first round, so only the first block of each stage runs and no window is ever shifted; pictures
         are cut into tiles of 224 (padded with mid grey) that are fused each by itself, which leaves
         seams; the row part and the column part of the fused features are added, which doubles them.
+        (Theirs also stretches every picture to its own range when saving, which no comparison should.)
         By default all blocks run, with shifted windows, on the whole picture, and the two parts are
         averaged, which is what the shipped weights were trained for.
 

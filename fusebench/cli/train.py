@@ -21,7 +21,8 @@ def add(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "train",
         help="train a learned method; writes weights, a card and curves",
-        description="Train a learned method. Resumable; equal seeds give equal weights on equal devices.",
+        description="Train a learned method. Resumable; equal seeds and --threads give equal weights on "
+        "equal processors (on a GPU, gradients of some of torch's 3D layers vary in the last bits).",
     )
     parser.add_argument("method", metavar="METHOD", help="a method that offers recipes")
     parser.add_argument("--recipe", metavar="NAME", help="recipe of the method (default: its first)")
