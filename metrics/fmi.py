@@ -135,7 +135,8 @@ def _fmi(t: Triple, feature: Feature, local: bool) -> Tensor:
         scores[0].masked_fill_(same_a, 1)
         scores[1].masked_fill_(same_a & same_b, 1)
     mean = scores.mean(0)
-    return t.map_mean(mean, (1, 1)) if local else mean.mean((1, 2))
+    score = t.map_mean(mean, (1, 1)) if local else mean.mean((1, 2))
+    return score.clamp(0, 1)  # the tables' single precision may pass the bounds by 1e-7
 
 
 _NOTES = (
