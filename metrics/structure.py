@@ -198,8 +198,10 @@ def _mef_ssim(t: Triple) -> Tensor:
     na, nb = na + 0.001, nb + 0.001
     wa, wb = (na / math.sqrt(count)) ** power + eps, (nb / math.sqrt(count)) ** power + eps
     ca, cb = wa / (wa + wb) / na, wb / (wa + wb) / nb
-    norm = (ca * ca * aa + cb * cb * bb + 2 * ca * cb * ab).clamp_min_(0).sqrt_()
-    gain = torch.where(norm > 0, torch.maximum(na, nb) / norm, 0.0)
+    parts = ca * ca * aa + cb * cb * bb
+    # Patches that are each other's negatives leave rounding, which must not be stretched to a contrast.
+    square = parts + 2 * ca * cb * ab
+    gain = torch.where(square > 1e-6 * parts, torch.maximum(na, nb) / square.clamp_min(0).sqrt(), 0.0)
     ca, cb = ca * gain, cb * gain
     var_r = ca * ca * m.cov("a", "a") + cb * cb * m.cov("b", "b") + 2 * ca * cb * m.cov("a", "b")
     cov = ca * m.cov("a", "fused") + cb * m.cov("b", "fused")
