@@ -22,6 +22,7 @@ from .case import Case, Volume
 from .errors import FuseBenchError
 from .memory import PeakMemory
 from .method import Method, SliceMethod
+from .metric import MetricId
 from .plan import Task
 from .plugins import find_plugins
 from .protocol import PROTOCOLS, Scene
@@ -150,7 +151,7 @@ class TaskRunner:
     ) -> list[Row]:
         begin = time.perf_counter()
         plugins = find_plugins(task.plugins)
-        infos = [plugins.metrics.load(m.split(".")[0].split("@")[0]).info for m in metrics]
+        infos = [plugins.metrics.load(MetricId.parse(m).name).info for m in metrics]
         truth = None
         if any(info.needs_truth for info in infos):
             truth = dict(task.case.truth or {})

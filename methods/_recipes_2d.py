@@ -24,7 +24,7 @@ from .training import augment, losses
 from .training.recipe import Batch, Hyperparameters, Recipe
 from .training.samples import Sample
 from .training.vgg import Information
-from .u2fusion import AUTHORS, PORT, U2FusionNet
+from .u2fusion import AUTHORS, PORT, U2FusionNet, refuse_other_variant
 
 AUGMENT = augment.compose(augment.flip(axes=(-1, -2)), augment.gamma())
 
@@ -113,11 +113,8 @@ class U2FusionRecipe(SliceRecipe):
         return _he(U2FusionNet(reflect=self.variant == "authors"))
 
     def load(self, model: nn.Module, path: Path) -> str:
-        origin = super().load(model, path)
-        if origin == {"authors": PORT, "port": AUTHORS}[self.variant].origin:
-            wanted = "port" if self.variant == "authors" else "authors"
-            raise InputError(f"weights {path}: the {origin} file; it wants variant={wanted} (--set)")
-        return origin
+        refuse_other_variant(path, self.variant)
+        return super().load(model, path)
 
     def loss(self, model: nn.Module, batch: Batch) -> Losses:
         a, b = batch["a"], batch["b"]

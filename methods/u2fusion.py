@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 import torch.nn.functional as nnf
@@ -120,10 +121,8 @@ class U2Fusion(LearnedSliceMethod):
                 "u2fusion: the shipped weights are for variant=authors; give the port's file with "
                 "--weights u2fusion=FILE"
             )
-        other = {"authors": PORT, "port": AUTHORS}[variant]
-        if weights is not None and origin_of(weights, [other]) == other.origin:
-            wanted = "port" if variant == "authors" else "authors"
-            raise InputError(f"weights {weights}: the {other.origin} file; it wants variant={wanted} (--set)")
+        if weights is not None:
+            refuse_other_variant(weights, variant)
         self.layouts = (AUTHORS if variant == "authors" else PORT,)  # type: ignore[misc]
         super().__init__(weights, compat, planes)
 
@@ -139,6 +138,13 @@ class U2Fusion(LearnedSliceMethod):
             return fused
         pairs = zip(torch.split(b, 1), torch.split(a, 1), strict=True)
         return torch.cat([self.network.forward_fast(x, y) for x, y in pairs])
+
+
+def refuse_other_variant(weights: str | Path, variant: str) -> None:
+    """Raise `InputError` where a published file is of the other variant."""
+    other, wanted = {"authors": (PORT, "port"), "port": (AUTHORS, "authors")}[variant]
+    if origin_of(weights, [other]) == other.origin:
+        raise InputError(f"weights {weights}: the {other.origin} file; it wants variant={wanted} (--set)")
 
 
 def _pad_zero(x: Tensor) -> Tensor:
