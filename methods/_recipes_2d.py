@@ -193,7 +193,7 @@ class DILRANRecipe(SliceRecipe):
     """Auto-encoder on single images: pixel and Sobel loss."""
 
     layouts = DILRAN.layouts
-    defaults = Hyperparameters(steps=700, batch=2, lr=1e-3, warmup=30, val_every=50)
+    defaults = Hyperparameters(steps=1400, batch=2, lr=1e-3, warmup=30, val_every=70)
     crop = (96, 96)
     val_batches = 6
     notes = (

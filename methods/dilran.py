@@ -158,7 +158,7 @@ class DILRAN(LearnedSliceMethod):
         trained_on="phantom (24 train subjects, slices in three planes)",
         weights=Weights(
             file="weights/dilran.safetensors",
-            sha256="df3cb92a44582c9443776a0bcccc644705e2815db47ef9c7959c4e10b8c14244",
+            sha256="5c3fcba7ab272c8e563e17b8db15d5e597f80ed034fe4313d12a71116cb04a9c",
         ),
         params=216_001,
     )
