@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .errors import InputError
 from .method_info import MethodInfo as MethodInfo
 from .method_info import Weights as Weights
 
@@ -96,9 +97,14 @@ class SliceMethod(Method):
         return self.planes == "axial" and type(self).fuse is SliceMethod.fuse
 
     def fuse(self, a: Tensor, b: Tensor) -> Tensor:
+        if a.ndim != 3 or a.shape != b.shape or not a.numel():
+            raise InputError(
+                f"{self.info.name}: two volumes (D, H, W) of one shape are needed, "
+                f"got {tuple(a.shape)} and {tuple(b.shape)}"
+            )
         # A 2D image (D = 1) has one plane only, whatever `planes` says.
         axes = (0,) if a.shape[0] == 1 else self._AXES[self.planes]
-        out = torch.zeros_like(a)
+        out = torch.zeros_like(a, dtype=torch.float32)
         done, total = 0, sum(a.shape[axis] for axis in axes)
         for axis in axes:
             sa, sb = (x.movedim(axis, 0).unsqueeze(1) for x in (a, b))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
@@ -53,11 +55,17 @@ def trains_on_gpu(x: Tensor) -> bool:
     return x.is_cuda and x.requires_grad
 
 
-class Memory:
-    """Uninitialised memory kept between calls: on a CPU, fresh pages cost as much as the arithmetic."""
+class Memory(threading.local):
+    """Uninitialised memory kept between calls: on a CPU, fresh pages cost as much as the arithmetic.
+
+    Each thread has its own, so that a method may be called from several.
+    """
 
     def __init__(self) -> None:
         self._held: dict[str, Tensor] = {}
+
+    def __reduce__(self) -> tuple[type[Memory], tuple[()]]:  # a copy begins empty
+        return Memory, ()
 
     def take(self, name: str, *shape: int) -> Tensor:
         """A tensor that shares its memory with whatever was last taken by this name."""

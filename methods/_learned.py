@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from fusebench.method import SliceMethod
 
 from ._precision import full_precision
 from ._weights import Layout, load_weights
+
+Choice = TypeVar("Choice", str, bool)
 
 
 class LearnedSliceMethod(SliceMethod):
@@ -38,7 +40,7 @@ class LearnedSliceMethod(SliceMethod):
 
     def __init__(self, weights: str | None = None, compat: bool = False, planes: str = "axial") -> None:
         self.planes = choose("planes", planes, ("axial", "coronal", "sagittal", "tri"))
-        self.weights, self.compat = weights, compat
+        self.weights, self.compat = weights, choose("compat", compat, (True, False))
         self.origin = ""
         if weights is not None:  # before the run: a wrong file ends it, and the board says whose they are
             origin = load_weights(self.build(), weights, self.layouts)
@@ -76,6 +78,8 @@ class LearnedSliceMethod(SliceMethod):
             raise InputError(
                 f"two stacks of slices (N, 1, H, W) are needed, got {tuple(a.shape)}, {tuple(b.shape)}"
             )
+        if not a.numel():
+            raise InputError(f"{self.info.name}: there is nothing to fuse in slices {tuple(a.shape)}")
         a, b = (x.to(self.device, torch.float32) for x in (a, b))
         if not (a.isfinite().all() and b.isfinite().all()):
             raise InputError(
@@ -127,8 +131,8 @@ def content_box(a: Tensor, b: Tensor, margin: int = 0) -> tuple[slice, slice] | 
     return rows, columns
 
 
-def choose(what: str, value: str, known: Sequence[str]) -> str:
+def choose(what: str, value: Choice, known: Sequence[Choice]) -> Choice:
     """Return `value`, refuse one that is not among the `known` ones."""
     if value not in known:
-        raise InputError(f"{what}={value!r} is not known; choose one of {', '.join(known)}")
+        raise InputError(f"{what}={value!r} is not known; choose one of {', '.join(map(str, known))}")
     return value

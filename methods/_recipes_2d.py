@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fusebench.errors import InputError
 
 from ._learned import choose
+from ._weights import refuse_other_form
 from .densefuse import DenseFuse, DenseFuseNet
 from .dilran import DILRAN, DILRANNet
 from .matr import MATR, MATRNet
@@ -152,7 +153,7 @@ class MATRRecipe(SliceRecipe):
     )
 
     def __init__(self, *, compat: bool = False) -> None:
-        self.compat = compat
+        self.compat = choose("compat", compat, (True, False))
         self.notes += (
             "16 neighbouring numbers in memory, so the result runs with compat=True."
             if compat
@@ -168,6 +169,7 @@ class MATRRecipe(SliceRecipe):
         return net
 
     def load(self, model: nn.Module, path: Path) -> str:
+        refuse_other_form(path, "compat", self.compat, False)
         origin = super().load(model, path)
         if origin == "authors'" and not self.compat:
             raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -64,17 +65,18 @@ def read_state(path: str | Path) -> State:
     InputError
         The file is missing, cannot be read safely, or holds no tensors.
     """
+    if not isinstance(path, (str, Path)):
+        raise InputError(f"weights {path!r}: the path of a file is needed")
     path = Path(path)
     if not path.is_file():
-        raise InputError(
-            f"weights {path}: no such file; give an existing file or leave it out for the shipped one"
-        )
+        what = "not a file" if path.exists() else "no such file"
+        raise InputError(f"weights {path}: {what}; give an existing file or leave it out for the shipped one")
     try:
         if path.suffix == ".safetensors":
             found: Any = load_file(path)
         elif path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
-                found = {k: torch.from_numpy(np.ascontiguousarray(arrays[k])) for k in arrays.files}
+                found = {k: torch.from_numpy(np.array(arrays[k])) for k in arrays.files}
         else:
             with torch.serialization.safe_globals(_ALLOWED):
                 found = torch.load(path, map_location="cpu", weights_only=True)
@@ -132,6 +134,9 @@ def load_weights(network: nn.Module, path: str | Path, layouts: Iterable[Layout]
         if tensor is None:
             wrong.append(f"{theirs} is missing")
             continue
+        if not _plain(tensor):
+            wrong.append(f"{theirs} is not a dense tensor of finite real numbers")
+            continue
         shape, needed = tuple(tensor.shape), tuple(ours[name].shape)
         try:
             tensor = layout.change(name, tensor) if layout.change else tensor
@@ -150,6 +155,37 @@ def load_weights(network: nn.Module, path: str | Path, layouts: Iterable[Layout]
         )
     network.load_state_dict(changed)
     return layout.origin
+
+
+def refuse_other_form(path: str | Path, option: str, asked: object, usual: object) -> None:
+    """Raise `InputError` where a file that `train` wrote is of a network of another form.
+
+    Parameters
+    ----------
+    path : str or Path
+        A weights file; nothing is known of those of others.
+    option : str
+        Of method and recipe, that decides the form of the network.
+    asked, usual : object
+        Its value now, and by default.
+    """
+    if Path(path).suffix != ".safetensors" or not Path(path).is_file():
+        return
+    try:
+        with safe_open(path, "pt") as file:
+            made = json.loads((file.metadata() or {}).get("fusebench", "{}"))
+    except (OSError, ValueError, SafetensorError):  # which reading the tensors will say
+        return
+    trained = made.get("options", {}).get(option, usual) if made else asked
+    if trained != asked:
+        raise InputError(
+            f"weights {path}: trained with {option}={trained}, asked is {option}={asked} (--set)"
+        )
+
+
+def _plain(tensor: Tensor) -> bool:
+    dense = tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_quantized)
+    return dense and not tensor.is_complex() and bool(tensor.isfinite().all())
 
 
 def _items(found: Any) -> Iterable[tuple[Any, Any]]:

@@ -121,7 +121,7 @@ class DenseFuse(LearnedSliceMethod):
     ) -> None:
         super().__init__(weights, compat, planes)
         self.strategy = choose("strategy", strategy, ("addition", "l1"))
-        self.average3x3 = average3x3
+        self.average3x3 = choose("average3x3", average3x3, (True, False))
 
     def build(self) -> nn.Module:
         return DenseFuseNet()

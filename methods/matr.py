@@ -11,7 +11,7 @@ from fusebench.method import MethodInfo, Weights
 
 from ._conv import pool3x3
 from ._learned import LearnedSliceMethod, at_once
-from ._weights import Layout
+from ._weights import Layout, refuse_other_form
 
 WIDTH, LATENT = 16, 5
 
@@ -147,6 +147,8 @@ class MATR(LearnedSliceMethod):
                 "matr: the shipped weights are for compat=False; "
                 "give the authors' file with --weights matr=FILE"
             )
+        if weights is not None:
+            refuse_other_form(weights, "compat", compat, False)
         super().__init__(weights, compat, planes)
 
     def build(self) -> nn.Module:

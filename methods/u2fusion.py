@@ -15,7 +15,7 @@ from fusebench.method import MethodInfo, Weights
 
 from ._conv import Memory, pad_reflect
 from ._learned import LearnedSliceMethod, at_once, choose
-from ._weights import Layout, origin_of
+from ._weights import Layout, origin_of, refuse_other_form
 from ._winograd import Cascade, transform_layer
 
 WIDTH = 44
@@ -141,7 +141,8 @@ class U2Fusion(LearnedSliceMethod):
 
 
 def refuse_other_variant(weights: str | Path, variant: str) -> None:
-    """Raise `InputError` where a published file is of the other variant."""
+    """Raise `InputError` where a file, published or of ours, is of the other variant."""
+    refuse_other_form(weights, "variant", variant, "authors")
     other, wanted = {"authors": (PORT, "port"), "port": (AUTHORS, "authors")}[variant]
     if origin_of(weights, [other]) == other.origin:
         raise InputError(f"weights {weights}: the {other.origin} file; it wants variant={wanted} (--set)")

@@ -31,6 +31,7 @@ def build_parser(command: str = "") -> argparse.ArgumentParser:
         description="FuseBench: run fusion methods on the same cases, score them, print the leaderboard.",
         epilog="Without a subcommand, `run` is meant: run_bench.py --methods all",
     )
+    parser.set_defaults(again="the same command resumes")
     parser.add_argument("--version", action="version", version=f"fusebench {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     names = _commands()
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\n{PROGRAM}: interrupted; the same command resumes", file=sys.stderr)
+        print(f"\n{PROGRAM}: interrupted; {args.again}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `list methods | head`
         sys.stderr.close()

@@ -87,7 +87,9 @@ def weights_path(text: str, method: str) -> Path:
 
 
 def literal(text: str) -> Any:
-    """Read a Python literal, or keep the text as it is."""
+    """Read a Python literal, or ``true`` and ``false`` in any case, or keep the text as it is."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -83,11 +83,15 @@ def add(subparsers: Any) -> None:
         "--stop-after", type=_positive, default=0, metavar="N", help="end at step N of the same schedule"
     )
     run.add_argument(
-        "--checkpoint-every", type=int, default=0, metavar="N", help="default: at each validation"
+        "--checkpoint-every",
+        type=_positive,
+        default=0,
+        metavar="N",
+        help="default: at each validation",
     )
     run.add_argument("--log-every", type=_positive, default=20, metavar="N", help="steps between plain lines")
     run.add_argument("--no-tensorboard", action="store_true")
-    parser.set_defaults(run=run_train)
+    parser.set_defaults(run=run_train, again="the same command with --resume goes on")
 
 
 def run_train(args: argparse.Namespace) -> int:
@@ -103,8 +107,10 @@ def run_train(args: argparse.Namespace) -> int:
         if getattr(args, f.name) is not None
     }
     hyper = replace(recipe.defaults, **given)
-    if hyper.lr <= 0 or not 0 <= hyper.ema < 1:
-        raise InputError(f"--lr {hyper.lr:g} must be positive and --ema {hyper.ema:g} in [0, 1)")
+    if not 0 <= args.seed < 2**63:
+        raise InputError(f"--seed {args.seed} must be 0 or more, and less than 2^63")
+    if args.workers < 0:
+        raise InputError(f"--workers {args.workers} must be 0 or more")
 
     dataset = make_dataset(plugins, args)
     splits = dataset.info.splits

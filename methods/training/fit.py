@@ -133,6 +133,8 @@ class _Run:
             "seed": job.seed,
             "batch": hyper.batch * fabric.world_size,
             "precision": job.precision,
+            # Sums are ordered by threads, so that other ones would end elsewhere.
+            "threads": torch.get_num_threads() if fabric.device.type == "cpu" else "any",
         }
         self.step, self.seconds, self.began = 0, 0.0, time.monotonic()
         self.history: list[dict[str, float]] = []

@@ -9,6 +9,7 @@ A learned method names its recipes without importing them::
 from __future__ import annotations
 
 import importlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,13 @@ class Hyperparameters:
     val_every: int = 200
     patience: int = 0
     keep: Literal["best", "last"] = "best"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.lr) and self.lr > 0 and 0 <= self.ema < 1):
+            raise InputError(f"--lr {self.lr:g} must be positive and --ema {self.ema:g} in [0, 1)")
+        for name in ("warmup", "weight_decay", "clip", "patience"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name):g} must be 0 or more")
 
     def lr_at(self, step: int) -> float:
         """Learning rate of optimiser step `step` (from 0), a pure function, so nothing is to be resumed."""

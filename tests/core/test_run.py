@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fusebench.cli._options import literal
 from fusebench.content import path_of, source_key
 from fusebench.plugins import find_plugins
 
@@ -256,3 +257,11 @@ def test_unwritable_out(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixt
     blocked.write_text("")
     assert bench("--methods", "healthy", out=blocked / "run") == 2
     assert "give a folder that can be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("false", False), ("True", True), ("TRUE", True), ("3", 3), ("[1, 2]", [1, 2]), ("db4", "db4")],
+)
+def test_values_on_the_command_line_are_literals_or_text(text: str, value: object) -> None:
+    assert literal(text) == value and type(literal(text)) is type(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,30 @@ def test_nan_and_wrong_shapes_are_one_clear_error(method):
         method.fuse_slices(a[0], b[0])
     with pytest.raises(InputError, match="N, 1, H, W"):
         method.fuse_slices(a, b[..., :-1])
+    for empty in (a[:0], a[..., :0]):
+        with pytest.raises(InputError, match="nothing to fuse"):
+            method.fuse_slices(empty, empty)
+    for x, y in ((a[0], torch.rand(2, 8, 8)), (a[0, 0], b[0, 0]), (a[0, :0], b[0, :0])):
+        with pytest.raises(InputError, match=r"two volumes \(D, H, W\) of one shape are needed"):
+            method.fuse(x, y)
+
+
+def test_volumes_in_double_precision_give_float32(method):
+    a, b = (x[:, 0] for x in images(1, 9, 8))
+    fused = method.fuse(a, b)
+    assert fused.dtype == torch.float32
+    assert torch.equal(method.fuse(a.double(), b.double()), fused)
+
+
+@pytest.mark.parametrize("name", ["densefuse", "u2fusion", "dilran"])  # that keep memory
+def test_threads_may_share_a_method(name, folder):
+    method = with_random_weights(name, folder)
+    stacks = [images(1, 24, 24, seed) for seed in range(8)]
+    alone = [method.fuse_slices(a, b) for a, b in stacks]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(3):
+            together = list(pool.map(lambda pair: method.fuse_slices(*pair), stacks))
+            assert all(torch.equal(x, y) for x, y in zip(alone, together, strict=True))
 
 
 def test_volumes_in_three_planes(folder):
@@ -112,6 +137,8 @@ def test_the_number_of_parameters_is_the_published_one_in_use(method):
         ("u2fusion", {"variant": "tf"}),
         ("dilran", {"rule": "sum"}),
         ("matr", {"planes": "oblique"}),
+        ("dilran", {"compat": "no"}),
+        ("densefuse", {"average3x3": 2}),
     ],
 )
 def test_unknown_options_are_refused_with_the_known_ones(name, params):

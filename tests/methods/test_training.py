@@ -197,6 +197,21 @@ def test_bfloat16_and_tensorboard(tmp_path):
     assert list((tmp_path / "events" / "tensorboard").glob("events*"))
 
 
+def test_what_a_killed_write_left_is_overwritten(tmp_path):
+    script = (
+        "import importlib, os, signal\n"
+        "from pathlib import Path\n"
+        "checkpoint = importlib.import_module('fusebench.methods.training.checkpoint')\n"
+        "def write(path):\n    path.write_text('half')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"checkpoint.write_atomically(Path({str(tmp_path / 'log.csv')!r}), write)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 1
+    checkpoint.write_atomically(tmp_path / "log.csv", lambda path: path.write_text("whole"))
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
+    assert (tmp_path / "log.csv").read_text() == "whole"
+
+
 def test_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "checkpoint.pt"
     path.write_text("old")
@@ -231,6 +246,15 @@ def test_failed_write_leaves_the_old_file(tmp_path):
         (["toy-net", "--dataset", "toy-data", "--val-split", "test"], "train, val"),
         (["toy-net", "--dataset", "toy-data", "--val-split", "", "--patience", "2"], "needs a val split"),
         (["toy-net", "--dataset", "toy-data", "--lr", "-1"], "--lr -1"),
+        (["toy-net", "--dataset", "toy-data", "--lr", "nan"], "--lr nan"),
+        (["toy-net", "--dataset", "toy-data", "--clip", "-1"], "--clip -1 must be 0 or more"),
+        (["toy-net", "--dataset", "toy-data", "--clip", "nan"], "--clip nan"),
+        (["toy-net", "--dataset", "toy-data", "--weight-decay", "-1"], "--weight-decay -1"),
+        (["toy-net", "--dataset", "toy-data", "--warmup", "-3"], "--warmup -3"),
+        (["toy-net", "--dataset", "toy-data", "--patience", "-2"], "--patience -2"),
+        (["toy-net", "--dataset", "toy-data", "--workers", "-1"], "--workers -1"),
+        (["toy-net", "--dataset", "toy-data", "--seed", "-1"], "--seed -1"),
+        (["toy-net", "--dataset", "toy-data", "--seed", str(2**63)], "less than 2^63"),
         (["toy-net", "--dataset", "toy-data", "--weights", "no.safetensors"], "no such file"),
         (["toy-net", "--dataset", "toy-data", "--device", "cpu", "--precision", "16"], "bf16"),
         (["toy-net", "--dataset", "toy-data", "--device", "abacus"], "abacus"),
@@ -253,6 +277,7 @@ def test_checkpoint_in_the_way_or_of_another_run(tmp_path, capsys):
         (["--steps", 2], "--resume to go on"),
         (["--steps", 3, "--resume"], "steps=2 (now 3)"),
         (["--steps", 2, "--resume", "--seed", 5], "seed=0 (now 5)"),
+        (["--steps", 2, "--resume", "--threads", 3], "(now 3)"),
     ]:
         assert main(command(tmp_path, *options)) == 2
         assert message in capsys.readouterr().err
@@ -260,6 +285,15 @@ def test_checkpoint_in_the_way_or_of_another_run(tmp_path, capsys):
     (tmp_path / "checkpoint.pt").write_bytes(b"PK\3\4 not one")
     assert main(command(tmp_path, "--steps", 2, "--resume")) == 2
     assert "is not a training checkpoint" in capsys.readouterr().err
+
+
+def test_interrupted_before_it_began_it_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def interrupted(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fusebench.cli.train._training", interrupted)
+    assert main(command(tmp_path)) == 130
+    assert "--resume" in capsys.readouterr().err
 
 
 def test_wrong_weights_are_refused(tmp_path, capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from safetensors.torch import save_file
 from fusebench import create_method
 from fusebench.errors import InputError
 
-weights = module("_weights")
+weights, recipes = module("_weights"), module("_recipes_2d")
 
 
 class Boom:
@@ -27,6 +29,60 @@ class Boom:
 def test_a_missing_file_is_named():
     with pytest.raises(InputError, match=r"weights nowhere\.pth: no such file"):
         weights.read_state("nowhere.pth")
+
+
+def test_what_is_no_file_is_said(tmp_path):
+    with pytest.raises(InputError, match="not a file"):
+        weights.read_state(tmp_path)
+    with pytest.raises(InputError, match="the path of a file is needed"):
+        create_method("densefuse", weights=3)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.ones(2).to_sparse(),
+        torch.ones(2, device="meta"),
+        torch.ones(2, dtype=torch.complex64),
+        torch.tensor([1, float("nan")]),
+    ],
+    ids=["sparse", "meta", "complex", "nan"],
+)
+def test_only_dense_finite_real_tensors_are_taken(tmp_path, tensor):
+    path = tmp_path / "odd.pth"
+    torch.save({"weight": torch.ones(2, 3), "bias": tensor}, path)
+    with pytest.raises(InputError, match=r"\(fusebench names\): bias is not a dense tensor of finite real"):
+        weights.load_weights(torch.nn.Linear(3, 2), path)
+
+
+def test_an_npz_keeps_scalars(tmp_path):
+    network = torch.nn.BatchNorm2d(2)  # counts its batches in a tensor without axes
+    state = {k: v + 1 for k, v in network.state_dict().items()}
+    np.savez(tmp_path / "w.npz", **state)
+    assert weights.load_weights(network, tmp_path / "w.npz") == "fusebench"
+    assert network.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize(("method", "form"), [("matr", {"compat": True}), ("u2fusion", {"variant": "port"})])
+def test_own_weights_of_another_form_are_refused(method, form, tmp_path):
+    """The network has the same parameters in both forms, so that only the header tells."""
+    option, value = next(iter(form.items()))
+    shipped = Path(module(method).__file__).parent / "weights" / f"{method}.safetensors"
+    with pytest.raises(InputError, match=rf"asked is {option}={value} \(--set\)"):
+        create_method(method, weights=str(shipped), **form)
+    recipe = {"matr": recipes.MATRRecipe, "u2fusion": recipes.U2FusionRecipe}[method]
+    loaded = recipe(**form)
+    network = loaded.model()
+    with pytest.raises(InputError, match=f"asked is {option}={value}"):
+        loaded.load(network, shipped)
+
+    path = tmp_path / "other.safetensors"
+    checkpoint = module("training.checkpoint")
+    checkpoint.save_weights(path, loaded.model().state_dict(), {"method": method, "options": form})
+    assert loaded.load(loaded.model(), path) == "fusebench"
+    assert create_method(method, weights=str(path), **form).weights == str(path)
+    with pytest.raises(InputError, match=f"trained with {option}={value}"):
+        create_method(method, weights=str(path))
 
 
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path):
