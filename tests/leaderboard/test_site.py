@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from conftest import EFFECTS, make_run, write_run
 
+from fusebench.errors import InputError
+
 report = importlib.import_module("fusebench.leaderboard.report")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -286,3 +288,30 @@ def test_a_second_report_leaves_no_stale_pages(tmp_path: Path) -> None:
         run = write_run(tmp_path / "run", *make_run(effects, cases=3, metrics=["psnr"]))
         report.write(run, tmp_path / "report", figures=False)
     assert {p.stem for p in (tmp_path / "report" / "methods").iterdir()} == {"new", "both"}
+
+
+@pytest.mark.parametrize("name", ["data", "methods", "figures"])
+def test_folders_that_no_report_made_are_left_alone(tmp_path: Path, name: str) -> None:
+    run = write_run(tmp_path / "run", *make_run({"a": 1.0, "b": 0.0}, cases=3, metrics=["psnr"]))
+    mine = tmp_path / "project" / name / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(InputError, match=rf"project: holds {name}, .*--out"):
+        report.write(run, tmp_path / "project", figures=False)
+    assert [p.relative_to(tmp_path / "project") for p in (tmp_path / "project").rglob("*.txt")] == [
+        Path(name) / "mine.txt"
+    ]
+    assert [p.name for p in (tmp_path / "project").iterdir()] == [name]
+
+
+def test_an_interrupted_report_can_be_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_run(tmp_path / "run", *make_run({"a": 1.0, "b": 0.0}, cases=3, metrics=["psnr"]))
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report.Pages, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            report.write(run, run / "report", figures=False)
+    assert report.write(run, run / "report", figures=False)[0].is_file()
