@@ -22,6 +22,11 @@ LATEX_ARROWS = {"higher": r"$\uparrow$", "lower": r"$\downarrow$", "zero": r"$\t
 EXTRAS = ("n ok", "s/case", "MB", "params")
 
 
+def known_by_files(info: Mapping[str, Any]) -> bool:
+    """Whether a manifest's method is an entry of images made elsewhere."""
+    return str(info.get("origin", "")).startswith("files:")
+
+
 @dataclass(frozen=True)
 class Column:
     """A metric of the board.
@@ -129,7 +134,7 @@ class Line:
     @property
     def from_files(self) -> bool:
         """Whether images made elsewhere were scored."""
-        return str(self.facts.get("origin", "")).startswith("files:")
+        return known_by_files(self.facts)
 
     def text(self, column: Column) -> str:
         """A cell, with its own count where that is not the line's."""

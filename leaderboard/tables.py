@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fusebench.metric import MetricId
 
-from .board import Board, Cell, Column, Line
+from .board import Board, Cell, Column, Line, known_by_files
 from .ranking import MISSING_RULE, Ranking, Scores, gameable, plural, rank, summarise
 
 
@@ -29,7 +29,8 @@ def build(
     protocol : str
     metrics : sequence of str, optional
         Ids to show and to rank on.  By default every id in the rows is on the board and the default
-        ranking set counts: a metric with ``ranked`` true, and its ``worst`` part.
+        ranking set counts: a metric with ``ranked`` true, and its ``worst`` part.  Where images made
+        elsewhere are on the board, metrics that need the method itself are shown but rank nobody.
 
     Returns
     -------
@@ -104,6 +105,10 @@ def _columns(
     if not any(c.ranked for c in columns):
         # Protocols made of variants only (`paper`) rank on everything that has a direction.
         columns = [_replace(c, ranked=c.direction != "none") for c in columns]
+    infos: Mapping[str, Any] = manifest.get("methods", {})
+    if any(known_by_files(infos.get(m, {})) for m in rows["method"].unique()):
+        # Entries of images cannot have these values, so the last rank for them would say nothing.
+        columns = [_replace(c, ranked=c.ranked and not c.facts.get("needs_twin")) for c in columns]
     return tuple(sorted(columns, key=lambda c: not c.ranked)) if metrics is None else tuple(columns)
 
 
@@ -257,4 +262,9 @@ def _board_notes(columns: Sequence[Column], ranking: Ranking, lines: Sequence[Li
         notes.append(f"Learned from: {each}.")
     if any(x.from_files for x in lines):
         notes.append("(files): scored from image files; how and at what cost they were made is not known.")
+        beyond = [c.id for c in columns if c.facts.get("needs_twin")]
+        if beyond:
+            notes.append(
+                f"Not ranked, since it takes the method itself, not only its images: {', '.join(beyond)}."
+            )
     return (*notes, *ranking.notes)

@@ -222,3 +222,22 @@ def test_an_infinite_score_is_a_value_not_a_gap() -> None:
     assert copy.text(board.columns[0]) == "∞" and board.columns[0].gameable == "copy"
     assert np.isfinite(line(board, "a").cells["psnr"].low) and np.isnan(copy.cells["psnr"].low)
     assert r"$\infty$" in board.to_latex()
+
+
+def test_an_entry_of_images_is_not_punished_for_a_metric_that_needs_the_method() -> None:
+    rows, manifest = make_run({"a": 1.0, "net": 1.0, "poor": -1.0}, cases=4, metrics=["psnr", "ssim", "mi"])
+    a, net = rows["method"] == "a", rows["method"] == "net"
+    rows.loc[net, "value"] = rows.loc[a, "value"].to_numpy()
+    rows.loc[net & (rows["metric"] == "mi"), ["value", "status", "reason"]] = [
+        None,
+        "skip",
+        "needs the method",
+    ]
+    manifest["metrics"]["mi"]["needs_twin"] = True
+    assert tables.build(rows, manifest, "volume").ranking.metrics == ("psnr", "ssim", "mi")
+    manifest["methods"]["net"]["origin"] = "files: theirs"
+    for chosen in (None, ["psnr", "ssim", "mi"]):
+        board = tables.build(rows, manifest, "volume", chosen)
+        assert [(line(board, m).average, line(board, m).ok) for m in ("a", "net")] == [(1.5, 4), (1.5, 4)]
+        assert board.ranking.metrics == ("psnr", "ssim") and "mi" in {c.id for c in board.columns}
+        assert any("takes the method itself" in n and "mi" in n for n in board.notes)
