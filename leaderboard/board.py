@@ -63,13 +63,17 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric of one method: statistics over cases, the 95 % interval by subject, and its mark."""
+    """One metric of one method: statistics over cases, the 95 % interval by subject, and its mark.
+
+    `good` orders methods: the mean with larger better, of a metric that is best at zero of the sizes.
+    """
 
     mean: float
     sd: float
     median: float
     low: float
     high: float
+    good: float
     n: int
     asked: int
     mark: str = ""

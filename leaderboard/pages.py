@@ -333,8 +333,8 @@ def _place(origin: str) -> str:
 
 
 def _definition(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    better = {"higher": "higher is better", "lower": "lower is better", "zero": "closest to zero is best",
-              "none": "descriptive: not ranked"}  # fmt: skip
+    better = {"higher": "higher is better", "lower": "lower is better",
+              "zero": "closest to zero is best, case by case", "none": "descriptive: not ranked"}  # fmt: skip
     variants = facts.get("variants") or {}
     return _filled(
         [

@@ -135,8 +135,7 @@ def _marks(summary: pd.DataFrame, column: Column, ranked: Sequence[str]) -> dict
         return {}
     table = summary.xs(column.id, level="metric").loc[list(ranked)]
     table = table[table["n"].gt(0) & table["n"].eq(table["n"].max())]
-    good = {"lower": -table["mean"], "zero": -table["mean"].abs()}.get(column.direction, table["mean"])
-    place = good.rank(ascending=False, method="min")
+    place = table["good"].rank(ascending=False, method="min")
     return {str(m): {1.0: "best", 2.0: "second"}[p] for m, p in place.items() if p <= 2}
 
 
@@ -202,7 +201,7 @@ def _lines(
 
 
 def _cell(row: Mapping[Any, Any]) -> dict[str, Any]:
-    floats = {name: float(row[name]) for name in ("mean", "sd", "median", "low", "high")}
+    floats = {name: float(row[name]) for name in ("mean", "sd", "median", "low", "high", "good")}
     return {**floats, "n": int(row["n"]), "asked": int(row["asked"])}
 
 

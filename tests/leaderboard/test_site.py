@@ -315,3 +315,17 @@ def test_an_interrupted_report_can_be_made_again(tmp_path: Path, monkeypatch: py
         with pytest.raises(KeyboardInterrupt):
             report.write(run, run / "report", figures=False)
     assert report.write(run, run / "report", figures=False)[0].is_file()
+
+
+def test_pages_sort_a_metric_that_is_best_at_zero_by_its_size(tmp_path: Path) -> None:
+    rows, manifest = make_run({"a": 0.0, "b": 0.0}, cases=2, metrics=["q_sf"])
+    rows["value"] = [-0.5, 0.5, -0.1, -0.1]
+    out = report.write(
+        write_run(tmp_path / "run", rows, manifest), tmp_path / "out", metrics=["q_sf"], figures=False
+    )[0].parent
+    for page in ("index.html", "metrics/q_sf.html"):
+        text = (out / page).read_text(encoding="utf-8")
+        assert 'data-value="0.5"' in text and 'data-value="0.1"' in text
+    case = next((out / "cases").glob("*case-000*")).read_text(encoding="utf-8")
+    assert '<td data-value="0.5">-0.5</td>' in case and '<td data-value="0.1">-0.1</td>' in case
+    assert '<td data-value="0.5">-0.5</td>' in (out / "methods" / "a.html").read_text(encoding="utf-8")

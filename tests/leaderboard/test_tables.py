@@ -241,3 +241,13 @@ def test_an_entry_of_images_is_not_punished_for_a_metric_that_needs_the_method()
         assert [(line(board, m).average, line(board, m).ok) for m in ("a", "net")] == [(1.5, 4), (1.5, 4)]
         assert board.ranking.metrics == ("psnr", "ssim") and "mi" in {c.id for c in board.columns}
         assert any("takes the method itself" in n and "mi" in n for n in board.notes)
+
+
+def test_errors_of_both_signs_do_not_cancel() -> None:
+    run = make_run({"a": 0.0, "b": 0.0, "copy": 0.0}, cases=2, controls=("copy",), metrics=["q_sf"])
+    run[0]["value"] = [-0.5, 0.5, 0.1, 0.1, -1.0, 1.0]
+    board = tables.build(*run, "volume", ["q_sf"])
+    assert [(x.method, x.cells["q_sf"].mark) for x in board.methods] == [("b", "best"), ("a", "second")]
+    assert board.columns[0].gameable == ""
+    run[0]["value"] = [-0.5, 0.5, 0.4, 0.4, 0.1, -0.1]
+    assert tables.build(*run, "volume", ["q_sf"]).columns[0].gameable == "copy"
