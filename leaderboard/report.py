@@ -13,7 +13,7 @@ from fusebench.errors import InputError
 
 from . import charts, runs
 from .board import Board, Column
-from .pages import SITE, Pages, Section, Span, slug
+from .pages import SITE, Pages, Section, Span, Status, slug
 from .published import paper_markdown, paper_table
 from .tables import build
 
@@ -108,15 +108,23 @@ def _section(
         png, svg = charts.save(figure, out / "figures" / f"{name}-{stem}")
         figures.append({"stem": stem, "caption": caption, "png": f"figures/{png.name}",
                         "svg": f"figures/{svg.name}"})  # fmt: skip
-    bad = rows[rows["status"] != "ok"]
-    statuses = {
-        (str(m), f"{d}/{c}"): f"{s}: {r}" if r else str(s)
-        for m, d, c, s, r in bad[["method", "dataset", "case", "status", "reason"]].itertuples(index=False)
-    }
     files = [{"href": f"tables/{f}", "text": f} for f in tables]
     return Section(
-        board, name, rows, statuses, figures, files, {c.id: _span(board, c) for c in board.columns}
+        board, name, rows, _statuses(rows), figures, files, {c.id: _span(board, c) for c in board.columns}
     )
+
+
+def _outcomes(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """What became of each method and case: a failure counts before a value, a value before a skip."""
+    weight = np.select([runs.failed(rows), rows["status"] == "ok"], [2, 1])
+    ordered = rows.assign(weight=weight).sort_values("weight", kind="stable")
+    return ordered.groupby(keys)[["fuse_seconds", "memory_mb", "status", "reason"]].last()
+
+
+def _statuses(rows: pd.DataFrame) -> dict[tuple[str, str], Status]:
+    found = _outcomes(rows, ["method", "dataset", "case"])
+    each = zip(found.index, found["status"], found["reason"], runs.failed(found), strict=True)
+    return {(m, f"{d}/{c}"): Status(f"{s}: {r}" if r else s, bool(bad)) for (m, d, c), s, r, bad in each}
 
 
 def _span(board: Board, column: Column) -> Span:
@@ -130,7 +138,6 @@ def per_case(rows: pd.DataFrame, board: Board) -> pd.DataFrame:
     keys = ["method", "dataset", "case", "group"]
     values = rows.pivot_table(index=keys, columns="metric", values="value", aggfunc="last", dropna=False)
     values = values.reindex(columns=[c.id for c in board.columns])
-    worst = rows.assign(bad=rows["status"] != "ok").sort_values("bad", kind="stable").groupby(keys)
-    last = worst[["fuse_seconds", "memory_mb", "status", "reason"]].last()
+    last = _outcomes(rows, keys)
     present = last.index  # pivot_table also makes combinations that never were
     return values.reindex(present).join(last).reset_index()
