@@ -154,7 +154,7 @@ def _lines(
     scored = f"{data.get('name')}/{data.get('split')}"
     marks = {c.id: _marks(summary, c, [m for m in names if m not in controls]) for c in columns}
     costs = _costs(rows)
-    k = [i for i, c in enumerate(columns) if c.ranked]
+    k = [i for i, c in enumerate(columns) if c.ranked] or list(range(len(columns)))
     asked = scores.asked[:, k]
     there: NDArray[np.bool_] = ~np.isnan(scores.values[:, :, k])
     complete = np.asarray((there | ~asked).all(axis=2) & asked.any(axis=1))
@@ -236,17 +236,19 @@ def _reasons(bad: pd.DataFrame, present: bool, info: Mapping[str, Any]) -> tuple
 
 
 def _board_notes(columns: Sequence[Column], ranking: Ranking, lines: Sequence[Line]) -> tuple[str, ...]:
-    ids = ", ".join(ranking.metrics) or "nothing"
-    notes = [
-        f"Mean ± sd over cases; rank = average over {ids}, with its bootstrap 95 % interval by subject. "
-        "Methods that share a group letter do not differ significantly (Wilcoxon, Holm)."
-    ]
+    ids = ", ".join(ranking.metrics)
+    notes = ["Mean ± sd over cases; none of these metrics ranks."]
+    if ids:
+        notes = [
+            f"Mean ± sd over cases; rank = average over {ids}, with its bootstrap 95 % interval by subject. "
+            "Methods that share a group letter do not differ significantly (Wilcoxon, Holm)."
+        ]
     if any(x.control for x in lines):
         notes.append("c: a control, never ranked; in brackets the average rank it would have.")
     gamed = [f"{c.id} ({c.gameable})" for c in columns if c.gameable and c.ranked]
     if gamed:
         notes.append("⚠ gameable here, a control beats every method: " + ", ".join(gamed))
-    if any(x.ok < x.asked for x in lines):
+    if ids and any(x.ok < x.asked for x in lines):
         notes.append(
             f"Missing cases are penalised by {MISSING_RULE}; marks go to methods with the most cases."
         )

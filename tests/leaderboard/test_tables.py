@@ -251,3 +251,19 @@ def test_errors_of_both_signs_do_not_cancel() -> None:
     assert board.columns[0].gameable == ""
     run[0]["value"] = [-0.5, 0.5, 0.4, 0.4, 0.1, -0.1]
     assert tables.build(*run, "volume", ["q_sf"]).columns[0].gameable == "copy"
+
+
+def test_a_board_of_descriptive_metrics_counts_their_cases() -> None:
+    board = tables.build(*make_run({"a": 0.0, "b": 1.0}, cases=3, metrics=["en"]), "volume")
+    assert [(x.ok, x.asked) for x in board.lines] == [(3, 3), (3, 3)]
+    few = tables.build(*make_run({"a": 0.0, "b": 1.0}, cases=3, metrics=["en"], fail={"a": [1]}), "volume")
+    assert (line(few, "a").ok, line(few, "b").ok) == (2, 3)
+    assert not any("penalised" in n for n in (*board.notes, *few.notes))
+
+
+def test_an_empty_board_is_a_table_without_rows(small_run: Any) -> None:
+    rows, manifest = small_run
+    board = tables.build(rows, {**manifest, "methods": {}}, "nothing")
+    assert board.lines == () and board.to_csv().startswith("method,control,position,")
+    board.to_terminal(Console(file=io.StringIO()))
+    assert board.to_markdown() and board.to_latex()
