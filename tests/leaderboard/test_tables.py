@@ -131,6 +131,16 @@ def test_markdown_renders_to_a_table() -> None:
     assert "a|b_c &amp; 50% $x$ #1 {y} &lt;b&gt;~^" in html and "<strong>" in html and "<u>" in html
 
 
+def test_a_backslash_or_tilde_in_a_name_is_text() -> None:
+    markup = importlib.import_module("fusebench.leaderboard.markup")
+    assert markup.markdown_text(r"a\|b") == r"a\\\|b" and markup.markdown_text("~x~") == r"\~x\~"
+    markdown = pytest.importorskip("markdown_it", reason="markdown-it-py is not installed")
+    name = r"a\|b ~~c~~ \[d]"
+    text = tables.build(*make_run({name: 1.0, "b": 0.0}, cases=3), "volume").to_markdown()
+    html = markdown.MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(text)
+    assert f'<td style="text-align:left">{name}</td>' in html
+
+
 def test_terminal_never_cuts_a_number(small_run: Any) -> None:
     board = tables.build(*small_run, "volume")
     for width in (80, 120, 250):
