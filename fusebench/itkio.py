@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
-from .rawimage import ITK, RawImage, canonical, extension, first_line, usable
+from .rawimage import ITK, RawImage, canonical, extension, first_line, image_files, usable
 
 # DICOM and ITK are LPS, nibabel is RAS.
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -242,14 +242,9 @@ def _read_itk(path: Path) -> RawImage:
 def _declared_bytes(path: Path, reader: Any) -> None:
     """Refuse a header that promises far more than the file can hold, before anything is allocated."""
     voxels = int(np.prod(reader.GetSize(), dtype=object))
-    if voxels < 1 or voxels > 1100 * max(1, _bytes_near(path)):
+    held = sum(f.stat().st_size for f in image_files(path))
+    if voxels < 1 or voxels > 1100 * max(1, held):
         raise InputError(f"{path}: the header declares {voxels} voxels, the file cannot hold them; check it")
-
-
-def _bytes_near(path: Path) -> int:
-    """Bytes of the file, with its detached data files (same stem) where it is a bare header."""
-    files = [f for f in path.parent.glob(f"{path.stem}*") if f.is_file()]
-    return sum(f.stat().st_size for f in files)
 
 
 def _turned(

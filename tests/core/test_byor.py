@@ -207,3 +207,19 @@ def test_unusable_folders_end_in_one_line(files, options, message, tmp_path, cap
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_voxels_beside_a_header_are_scored_anew(cases, tmp_path):
+    sitk = pytest.importorskip("SimpleITK")
+    itkio = pytest.importorskip("fusebench.itkio")
+    folder, out = tmp_path / "theirs", tmp_path / "run"
+    folder.mkdir()
+    image = folder / f"{cases[0].id}.mhd"
+    sitk.WriteImage(itkio.to_itk(mean(cases[0]), cases[0].a.affine), str(image))
+    command = ["score", "--results-dir", str(folder), "--metrics", "psnr", *OPTIONS, "--out", str(out)]
+    command += ["--cases", "1", "--name", "net"]
+    assert main(command) == 0
+    before = rows_of(out)["value"]
+    image.with_suffix(".raw").write_bytes(cases[0].a.data.astype(np.float32).tobytes())
+    assert main(command) == 0
+    assert rows_of(out)["value"].item() != before.item()

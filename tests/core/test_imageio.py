@@ -13,6 +13,7 @@ from fusebench.case import Volume
 from fusebench.errors import InputError
 from fusebench.imageio import read_image, read_pair, read_raw, write_image
 from fusebench.mask import foreground
+from fusebench.rawimage import image_files
 
 AFFINE = np.array([[-1.5, 0, 0, 30], [0, 0, 2.0, -20], [0, -1.0, 0, 15], [0, 0, 0, 1.0]])  # L I A order
 
@@ -486,3 +487,26 @@ def test_picture_pair_is_fused_in_colour(tmp_path, capsys):
     assert np.abs(fused - pet).max() <= 2
     assert main(["fuse", "--method", "average", *files, "--register", "-o", str(out)]) == 2
     assert "pictures have no position" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "data"),
+    [
+        ("x.mhd", "NDims = 3\nElementDataFile = a b.raw\n", ["a b.raw"]),
+        ("x.mhd", "NDims = 3\r\nElementDataFile = sub/a.raw\r\n", ["sub/a.raw"]),
+        ("x.mhd", "ElementDataFile = LIST\n1.raw\n2.raw\n", ["1.raw", "2.raw"]),
+        ("x.mhd", "ElementDataFile = s%03d.raw 1 3 2\n", ["s001.raw", "s003.raw"]),
+        ("x.mhd", "ElementDataFile = LOCAL\n\1\2", []),
+        ("x.mhd", "ElementDataFile = %s%999999999d.raw 1 3 2\n", []),
+        ("x.nhdr", "NRRD0004\ntype: float\ndata file: ./a.raw.gz\n", ["a.raw.gz"]),
+        ("x.nhdr", "NRRD0004\ndatafile: LIST 2\n1.raw\n2.raw\n", ["1.raw", "2.raw"]),
+        ("x.nrrd", "NRRD0004\ntype: float\n\ndata file: a.raw\n", []),
+        ("x.nii", "ElementDataFile = a.raw\n", []),
+    ],
+)
+def test_files_of_an_image(tmp_path, name, header, data):
+    (tmp_path / "sub").mkdir()
+    for other in ("a.raw", "a b.raw", "sub/a.raw", "a.raw.gz", "1.raw", "2.raw", "s001.raw", "s003.raw"):
+        (tmp_path / other).touch()
+    (tmp_path / name).write_bytes(header.encode())
+    assert image_files(tmp_path / name) == [tmp_path / n for n in (name, *data)]
