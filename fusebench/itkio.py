@@ -6,6 +6,7 @@ dynamic series share positions, which a plain file-name reader mixes up.
 
 from __future__ import annotations
 
+import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -275,11 +276,13 @@ def to_itk(data: NDArray[np.floating[Any]], affine: NDArray[np.float64]) -> Any:
     return image
 
 
-def write(path: Path, data: NDArray[np.float32], affine: NDArray[np.float64]) -> None:
-    """Write MHA or NRRD, float32, compressed."""
+def encode(path: Path, data: NDArray[np.float32], affine: NDArray[np.float64]) -> bytes:
+    """File content of MHA or NRRD, float32, compressed."""
     sitk = need("SimpleITK")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sitk.WriteImage(to_itk(data, affine), str(path), useCompression=True)
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: cannot be written ({first_line(error)})") from None
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, f"image{extension(path)}")  # SimpleITK writes files only, of known names
+        try:
+            sitk.WriteImage(to_itk(data, affine), str(file), useCompression=True)
+        except RuntimeError as error:
+            raise InputError(f"{path}: cannot be written ({first_line(error)})") from None
+        return file.read_bytes()

@@ -1,7 +1,9 @@
 """Reading and writing of images: every wrong file is one clear line, every right one keeps its geometry."""
 
 import gzip
+import os
 import re
+import stat
 
 import nibabel as nib
 import numpy as np
@@ -487,6 +489,32 @@ def test_picture_pair_is_fused_in_colour(tmp_path, capsys):
     assert np.abs(fused - pet).max() <= 2
     assert main(["fuse", "--method", "average", *files, "--register", "-o", str(out)]) == 2
     assert "pictures have no position" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".png", ".tif", ".mha", ".nrrd"])
+def test_written_at_once_and_with_the_permissions_of_the_umask(tmp_path, monkeypatch, suffix):
+    if suffix in (".mha", ".nrrd"):
+        pytest.importorskip("SimpleITK")
+    data = np.linspace(0, 1, 30, dtype=np.float32).reshape(1, 5, 6)
+    path = tmp_path / f"f{suffix}"
+    old = os.umask(0o027)
+    try:
+        write_image(path, data, like=Volume(data))
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(InputError, match="cannot be written"):
+        write_image(path, 1 - data, like=Volume(data))
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr", ".jpg"])
+def test_formats_that_are_not_written(tmp_path, suffix):
+    data = np.zeros((1, 5, 6), np.float32)
+    with pytest.raises(InputError, match="cannot write this format"):
+        write_image(tmp_path / f"f{suffix}", data, like=Volume(data))
 
 
 @pytest.mark.parametrize(
