@@ -27,7 +27,7 @@ from fusebench.mask import foreground
 from fusebench.rawimage import PICTURES
 
 from .preprocessing.base import LeftOut, PairDataset
-from .preprocessing.pipeline import PairSource, file_hash
+from .preprocessing.pipeline import PairSource, file_hash, read_key
 
 MODALITIES = ("MRI-PET", "MRI-SPECT", "CT-MRI")
 _OTHER = {"pet": "MRI-PET", "spect": "MRI-SPECT", "ct": "CT-MRI"}
@@ -152,6 +152,7 @@ class Aanlib(PairDataset):
                 "files": [[file_hash(s.mri), file_hash(s.pet)] for s in sources],
                 "plane": plane,
                 "stack": len(sources),
+                "code": read_key(),
             },
             [Path(__file__)],
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import re
 from collections import defaultdict
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusebench.dataset import DatasetInfo
+from fusebench.errors import InputError
+from fusebench.registry import natural
 
 from .preprocessing.base import LeftOut, PairDataset
 from .preprocessing.pipeline import PairSource
@@ -18,6 +21,8 @@ from .preprocessing.pipeline import PairSource
 _FILE = re.compile(r"^(sub-[A-Za-z0-9]+(?:_[a-z0-9A-Z]+-[^_]+)*)_(T1w|pet)\.nii(\.gz)?$")
 # Static before dynamic; Clinica's products as in ADNI.
 _REC = ("coreg6mm", "coregiso", "acstat", "", "coregstd", "coregavg", "acdyn")
+
+Natural = list[tuple[int, str]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,8 @@ class Bids(PairDataset):
     tracer : str, optional
         Value of ``trc-``; all by default.
     visits : {"first", "all"}
-        One pair per subject, or one per PET session.
+        One pair per subject (its first PET session; ``ses-2`` is before ``ses-10``), or one per PET session.
+        The T1w is that of the session, else of the subject, else of the nearest other session.
     """
 
     info = DatasetInfo(
@@ -76,6 +82,8 @@ class Bids(PairDataset):
         super().__init__(
             data_dir=data_dir, recipe=recipe, register=register, mask=mask, size=size, split=split
         )
+        if visits not in ("first", "all"):
+            raise InputError(f"bids: visits={visits!r} is not first or all")
         self.tracer, self.visits = tracer, visits
 
     def find(self) -> tuple[list[PairSource], list[LeftOut]]:
@@ -95,6 +103,9 @@ def find_bids(
     root: Path, *, tracer: str | None = None, visits: str = "first"
 ) -> tuple[list[PairSource], list[LeftOut]]:
     """Pair each PET with the T1w of its session, else of the subject, else of the nearest other session.
+
+    The nearest is by the numbers in the labels (M24 is 24), the earlier where two are as near; where a label
+    has no number, the first other session.
 
     Parameters
     ----------
@@ -163,9 +174,10 @@ def _size(path: Path) -> int:
 def _sessions(files: list[BidsFile], visits: str) -> tuple[list[BidsFile], list[LeftOut]]:
     """The best PET of each session (of the first only, unless `visits` is "all")."""
 
-    def order(file: BidsFile) -> tuple[str, int, str]:
+    def order(file: BidsFile) -> tuple[Natural, int, Natural]:
         rec = file.entities.get("rec", "")
-        return (file.session, _REC.index(rec) if rec in _REC else len(_REC), file.path.name)
+        place = _REC.index(rec) if rec in _REC else len(_REC)
+        return (natural(file.session), place, natural(file.path.name))
 
     chosen: dict[str, BidsFile] = {}
     spare: list[LeftOut] = []
@@ -181,11 +193,19 @@ def _sessions(files: list[BidsFile], visits: str) -> tuple[list[BidsFile], list[
     return list(chosen.values()), spare
 
 
-def _t1_order(mri: BidsFile, pet: BidsFile) -> tuple[int, str, str, str]:
-    """Same session, then subject level, then another; plain names before variants, first run first."""
+def _t1_order(mri: BidsFile, pet: BidsFile) -> tuple[int, float, Natural, str, Natural]:
+    """Same session, then subject level, then the nearest; plain names before variants, first run first."""
     place = 0 if mri.session == pet.session else 1 if not mri.session else 2
+    at, wanted = _number(mri.session), _number(pet.session)
+    apart = 0.0 if wanted is None else math.inf if at is None else abs(at - wanted)
     variants = "".join(sorted(set(mri.entities) - {"sub", "ses", "run"}))
-    return (place, mri.session, variants, mri.path.name)
+    return (place, apart, natural(mri.session), variants, natural(mri.path.name))
+
+
+def _number(session: str) -> int | None:
+    """The one number of a session's label, or None."""
+    numbers = re.findall(r"\d+", session)
+    return int(numbers[0]) if len(numbers) == 1 else None
 
 
 def read_participants(path: Path) -> dict[str, str]:

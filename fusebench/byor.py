@@ -22,7 +22,7 @@ from .method import Method, MethodInfo
 from .metric import MetricId, MetricInfo
 from .plan import MethodSpec, Task
 from .plugins import Plugins
-from .rawimage import EXTENSIONS, PICTURES, RawImage, extension
+from .rawimage import EXTENSIONS, PICTURES, RawImage, extension, image_files
 from .task import Image, TaskRunner, _store, _store_sources
 
 # Method name -> case id -> image.
@@ -113,7 +113,7 @@ def file_tasks(tasks: Iterable[Task], results: Results, infos: Mapping[str, Metr
     """Tasks whose content keys hold the image's hash, and that skip what needs the method itself."""
     for task in tasks:
         path = results[task.method.name].get(task.case.id)
-        content = file_sha256(path) if path else "missing"
+        content = "".join(map(file_sha256, image_files(path))) if path else "missing"
         scores = []
         for score in task.scores:
             skip = score.skip

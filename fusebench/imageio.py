@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import colour, niftiio, pictureio
+from .cache import atomic_path
 from .case import Pair, Volume
 from .errors import InputError
 from .mask import foreground
@@ -253,29 +253,16 @@ def write_image(
         blob = niftiio.encode(data, like, intensity, dtype, compress=kind == ".nii.gz")
     elif kind in (".png", ".tif", ".tiff"):
         blob = pictureio.encode(path, data, chroma)
-    elif kind in ITK:
+    elif kind in (".mha", ".nrrd"):
         from . import itkio
 
         affine = like.affine if isinstance(like, Volume) else niftiio.read(like).affine
-        itkio.write(path, data, affine)
-        return path
+        blob = itkio.encode(path, data, affine)
     else:
         raise InputError(f"{path}: cannot write this format; use .nii.gz, .nii, .png, .tif, .mha or .nrrd")
-    _write_atomically(path, blob)
-    return path
-
-
-def _write_atomically(path: Path, blob: bytes) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(blob)
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(blob)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
+    return path

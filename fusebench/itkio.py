@@ -6,6 +6,7 @@ dynamic series share positions, which a plain file-name reader mixes up.
 
 from __future__ import annotations
 
+import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
-from .rawimage import ITK, RawImage, canonical, extension, first_line, usable
+from .rawimage import ITK, RawImage, canonical, extension, first_line, image_files, usable
 
 # DICOM and ITK are LPS, nibabel is RAS.
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -242,14 +243,9 @@ def _read_itk(path: Path) -> RawImage:
 def _declared_bytes(path: Path, reader: Any) -> None:
     """Refuse a header that promises far more than the file can hold, before anything is allocated."""
     voxels = int(np.prod(reader.GetSize(), dtype=object))
-    if voxels < 1 or voxels > 1100 * max(1, _bytes_near(path)):
+    held = sum(f.stat().st_size for f in image_files(path))
+    if voxels < 1 or voxels > 1100 * max(1, held):
         raise InputError(f"{path}: the header declares {voxels} voxels, the file cannot hold them; check it")
-
-
-def _bytes_near(path: Path) -> int:
-    """Bytes of the file, with its detached data files (same stem) where it is a bare header."""
-    files = [f for f in path.parent.glob(f"{path.stem}*") if f.is_file()]
-    return sum(f.stat().st_size for f in files)
 
 
 def _turned(
@@ -280,11 +276,13 @@ def to_itk(data: NDArray[np.floating[Any]], affine: NDArray[np.float64]) -> Any:
     return image
 
 
-def write(path: Path, data: NDArray[np.float32], affine: NDArray[np.float64]) -> None:
-    """Write MHA or NRRD, float32, compressed."""
+def encode(path: Path, data: NDArray[np.float32], affine: NDArray[np.float64]) -> bytes:
+    """File content of MHA or NRRD, float32, compressed."""
     sitk = need("SimpleITK")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sitk.WriteImage(to_itk(data, affine), str(path), useCompression=True)
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: cannot be written ({first_line(error)})") from None
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, f"image{extension(path)}")  # SimpleITK writes files only, of known names
+        try:
+            sitk.WriteImage(to_itk(data, affine), str(file), useCompression=True)
+        except RuntimeError as error:
+            raise InputError(f"{path}: cannot be written ({first_line(error)})") from None
+        return file.read_bytes()

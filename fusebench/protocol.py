@@ -30,12 +30,15 @@ Truth = Mapping[str, Any] | None
 
 @dataclass(frozen=True)
 class Scene:
-    """What is scored: sources, fused image and foreground as tensors (D, H, W) on one device."""
+    """What is scored: sources, fused image and foreground as tensors (D, H, W) on one device.
+
+    Without a mask, everything is foreground.
+    """
 
     a: Tensor
     b: Tensor
     fused: Tensor
-    mask: Tensor
+    mask: Tensor | None
     spacing: tuple[float, float, float]
 
     @classmethod
@@ -95,7 +98,7 @@ def _volume(scene: Scene, metrics: Sequence[str], truth: Truth, plugins: Plugins
 
 
 def _slices(scene: Scene, metrics: Sequence[str], truth: Truth, plugins: Plugins) -> Scores:
-    held = scene.mask.any(dim=2).any(dim=1)
+    held = slice(None) if scene.mask is None else scene.mask.any(dim=2).any(dim=1)
     images = (scene.a[held], scene.b[held], scene.fused[held])
     values = evaluate_slices(*images, metrics, on_error="keep", plugins=plugins)
     return {m: v if isinstance(v, Exception) else float(np.mean(v)) for m, v in values.items()}

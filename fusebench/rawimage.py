@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,11 @@ NIFTI = (".nii", ".nii.gz")
 PICTURES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".gif")
 ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
 EXTENSIONS = NIFTI + PICTURES + ITK
+
+_DATA_FILE = re.compile(
+    r"^(?:ElementDataFile\s*=|data ?file:)[ \t]*(.*?)[ \t]*$", re.IGNORECASE | re.MULTILINE
+)
+_HEADER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +57,31 @@ def extension(path: Path) -> str:
     """Lower-case extension, ``.nii.gz`` as one."""
     name = path.name.lower()
     return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
+
+
+def image_files(path: Path) -> list[Path]:
+    """The file and, where it is an MHA or NRRD header, those of its detached data files that exist."""
+    if extension(path) not in ITK:
+        return [path]
+    with path.open("rb") as handle:
+        head = handle.read(_HEADER_BYTES).replace(b"\r\n", b"\n")
+    if head.startswith(b"NRRD"):
+        head = head.split(b"\n\n")[0]  # what follows is voxels
+    text = head.decode(errors="surrogateescape")
+    match = _DATA_FILE.search(text)
+    if match is None:
+        return [path]
+    first, *numbers = match.group(1).split()[:4] or [""]
+    if first == "LIST":
+        names = text[match.end() :].split("\n")
+    elif "%" in first and len(numbers) == 3 and all(n.isdigit() for n in numbers):
+        low, high, step = map(int, numbers)
+        numbered = range(low, min(high, low + 9999) + 1, step or 1)
+        names = [re.sub(r"%(\d{0,2})d", lambda m, n=n: f"{n:{m[1]}d}", first) for n in numbered]
+    else:
+        names = [match.group(1)]
+    files = (path.parent / name.strip() for name in names if name.strip())
+    return [path, *(f for f in files if f.is_file())]
 
 
 def canonical(path: Path, data: NDArray[Any], affine: NDArray[np.float64], **fields: Any) -> RawImage:

@@ -139,7 +139,7 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """All names, in natural order (``a2`` before ``a10``)."""
-        return sorted(self._entries, key=_natural)
+        return sorted(self._entries, key=natural)
 
     def entry(self, name: str) -> Entry[T]:
         """The entry called `name`; `UnknownNameError` offers near names."""
@@ -196,8 +196,9 @@ class Registry(Generic[T]):
         return len(self._entries)
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(t), "") if t.isdigit() else (-1, t) for t in re.split(r"(\d+)", name) if t]
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sort key that puts ``a2`` before ``a10``."""
+    return [(int(t), "") if t.isdecimal() else (-1, t) for t in re.split(r"(\d+)", name) if t]
 
 
 def _literal_names(source: str, info_class: str) -> Iterator[tuple[str, int]]:

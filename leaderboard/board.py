@@ -22,6 +22,11 @@ LATEX_ARROWS = {"higher": r"$\uparrow$", "lower": r"$\downarrow$", "zero": r"$\t
 EXTRAS = ("n ok", "s/case", "MB", "params")
 
 
+def known_by_files(info: Mapping[str, Any]) -> bool:
+    """Whether a manifest's method is an entry of images made elsewhere."""
+    return str(info.get("origin", "")).startswith("files:")
+
+
 @dataclass(frozen=True)
 class Column:
     """A metric of the board.
@@ -58,13 +63,17 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric of one method: statistics over cases, the 95 % interval by subject, and its mark."""
+    """One metric of one method: statistics over cases, the 95 % interval by subject, and its mark.
+
+    `good` orders methods: the mean with larger better, of a metric that is best at zero of the sizes.
+    """
 
     mean: float
     sd: float
     median: float
     low: float
     high: float
+    good: float
     n: int
     asked: int
     mark: str = ""
@@ -89,7 +98,7 @@ class Line:
     average, low, high : float
         Average rank and its 95 % interval; for a control the rank it would have.
     ok, asked : int
-        Cases with every ranked metric, and cases of the run.
+        Cases with every ranked metric (every metric where none is ranked), and cases of the run.
     seconds, memory_mb, gpu_memory_mb : float
         Median fusing time per case; peak memory.
     overlap : bool
@@ -129,7 +138,7 @@ class Line:
     @property
     def from_files(self) -> bool:
         """Whether images made elsewhere were scored."""
-        return str(self.facts.get("origin", "")).startswith("files:")
+        return known_by_files(self.facts)
 
     def text(self, column: Column) -> str:
         """A cell, with its own count where that is not the line's."""
@@ -187,36 +196,33 @@ class Board:
 
     def frame(self) -> pd.DataFrame:
         """The whole board, one row per method, full precision; what `to_csv` writes."""
-        rows = []
-        for x in self.lines:
-            row: dict[str, Any] = {
-                "method": x.method,
-                "control": x.control,
-                "position": x.position,
-                "average_rank": x.average,
-                "rank_low": x.low,
-                "rank_high": x.high,
-                "position_best": x.best,
-                "position_worst": x.worst,
-                "group": x.group,
-                "win_rate": x.win_rate,
-                "cases_ok": x.ok,
-                "cases": x.asked,
-                "seconds": x.seconds,
-                "memory_mb": x.memory_mb,
-                "gpu_memory_mb": x.gpu_memory_mb,
-                "params": x.params,
-                "dims": x.dims,
-                "trained_on": x.trained_on,
-                "overlap": x.overlap,
-                "reason": "; ".join(x.reasons),
-            }
-            for c in self.columns:
-                cell = x.cells[c.id]
-                for name in ("mean", "sd", "median", "low", "high", "n"):
-                    row[f"{c.id}_{name}"] = getattr(cell, name)
-            rows.append(row)
-        return pd.DataFrame(rows).astype({"position": "Int64", "dims": "Int64"})
+        lines = self.lines
+        table: dict[str, list[Any]] = {
+            "method": [x.method for x in lines],
+            "control": [x.control for x in lines],
+            "position": [x.position for x in lines],
+            "average_rank": [x.average for x in lines],
+            "rank_low": [x.low for x in lines],
+            "rank_high": [x.high for x in lines],
+            "position_best": [x.best for x in lines],
+            "position_worst": [x.worst for x in lines],
+            "group": [x.group for x in lines],
+            "win_rate": [x.win_rate for x in lines],
+            "cases_ok": [x.ok for x in lines],
+            "cases": [x.asked for x in lines],
+            "seconds": [x.seconds for x in lines],
+            "memory_mb": [x.memory_mb for x in lines],
+            "gpu_memory_mb": [x.gpu_memory_mb for x in lines],
+            "params": [x.params for x in lines],
+            "dims": [x.dims for x in lines],
+            "trained_on": [x.trained_on for x in lines],
+            "overlap": [x.overlap for x in lines],
+            "reason": ["; ".join(x.reasons) for x in lines],
+        }
+        for c in self.columns:
+            for name in ("mean", "sd", "median", "low", "high", "n"):
+                table[f"{c.id}_{name}"] = [getattr(x.cells[c.id], name) for x in lines]
+        return pd.DataFrame(table).astype({"position": "Int64", "dims": "Int64"})
 
     def to_csv(self) -> str:
         """Comma-separated values of `frame`, lossless."""

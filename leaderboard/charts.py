@@ -72,13 +72,19 @@ def all_charts(board: Board) -> Iterator[tuple[str, str, Figure]]:
     if several and any(np.isfinite(x.seconds) for x in board.methods):
         yield "quality-time", "Average rank against fusing time per case", quality_time(board)
     for column in board.columns:
-        if not any(x.cells[column.id].n for x in board.lines):
+        drawn = {x.method for x in board.lines if _finite(board, column, x.method)}
+        if not drawn:
             continue
         name = file_name(column.id)
         caption = f"{column.id}: one point per subject, box of quartiles"
         yield f"distribution-{name}", caption, distribution(board, column)
-        if column.ranked and several and len(board.scores.subjects) > 1:
+        if column.ranked and several and len(board.scores.subjects) > 1 and drawn & set(board.ranking.order):
             yield f"paired-{name}", f"{column.id}: one line per subject", paired(board, column)
+
+
+def _finite(board: Board, column: Column, method: str) -> bool:
+    """Whether there is anything to draw: the PSNR of a copy is infinite everywhere."""
+    return bool(np.isfinite(board.scores.take([method], [column.id]).values).any())
 
 
 def file_name(text: str) -> str:

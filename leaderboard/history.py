@@ -85,12 +85,9 @@ def add(
     time = time or str(manifest.get("run", {}).get("created") or "")
     if not re.fullmatch(r"[0-9a-fA-F]{7,64}", commit):
         raise InputError(f"{source}: which commit was it run on? give --commit SHA (found {commit!r})")
-    try:
-        moment = (
-            pd.Timestamp(time).tz_convert("UTC") if pd.Timestamp(time).tz else pd.Timestamp(time, tz="UTC")
-        )
-    except ValueError:
-        raise InputError(f"{source}: {time!r} is no time; give --time as 2026-11-22T12:00:00Z") from None
+    moment = pd.to_datetime(time, utc=True, errors="coerce")
+    if pd.isna(moment):
+        raise InputError(f"{source}: {time!r} is no time; give --time as 2026-11-22T12:00:00Z")
     manifest["git"] = {**manifest.get("git", {}), "commit": commit}
     manifest["run"] = {**manifest.get("run", {}), "created": moment.isoformat()}
     folder = Path(store)

@@ -8,11 +8,15 @@ def rich_mark(text: str, mark: str) -> str:
     return {"best": f"[bold green]{text}[/]", "second": f"[underline]{text}[/]"}.get(mark, text)
 
 
+_MARKDOWN = {
+    **{ch: "\\" + ch for ch in "\\|*`_[~"},
+    **{"&": "&amp;", "<": "&lt;", ">": "&gt;", "\n": " "},
+}
+
+
 def markdown_text(text: str) -> str:
     """Escape what Markdown or HTML would read as markup."""
-    for a, b in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", r"\|"), ("*", r"\*"), ("`", r"\`")):
-        text = text.replace(a, b)
-    return text.replace("_", r"\_").replace("[", r"\[").replace("\n", " ")
+    return "".join(_MARKDOWN.get(ch, ch) for ch in text)
 
 
 def markdown_mark(text: str, mark: str) -> str:

@@ -38,6 +38,17 @@ class Span:
         return round(self.at(high) - self.at(low), 2)
 
 
+@dataclass(frozen=True)
+class Status:
+    """What became of one method on one case, in words, and whether it failed."""
+
+    text: str
+    failed: bool
+
+
+NOTHING = Status("–", False)
+
+
 @dataclass(frozen=True, eq=False)
 class Section:
     """A board with everything the pages need of it."""
@@ -45,7 +56,7 @@ class Section:
     board: Board
     slug: str
     rows: pd.DataFrame
-    statuses: Mapping[tuple[str, str], str]
+    statuses: Mapping[tuple[str, str], Status]
     figures: list[dict[str, str]]
     files: list[dict[str, str]]
     spans: Mapping[str, Span]
@@ -203,9 +214,7 @@ class Pages:
                     "case": case,
                     "slug": slug(case),
                     "values": s.values(name, case),
-                    "status": s.statuses.get(
-                        (name, case), "ok" if np.isfinite(s.values(name, case)).any() else "–"
-                    ),
+                    "status": s.statuses.get((name, case), NOTHING),
                 }
                 for case in s.board.scores.cases
             ]
@@ -255,7 +264,7 @@ class Pages:
                 viewers += 1
                 viewer = self._viewer(name, stored[name])
             boards = [self._case_board(s, name) for s in self.sections if name in s.board.scores.cases]
-            failures = sum(bool(r["status"]) for b in boards for r in b["rows"])
+            failures = sum(r["status"].failed for b in boards for r in b["rows"])
             self._render(
                 "case.html",
                 f"cases/{slug(name)}.html",
@@ -275,7 +284,7 @@ class Pages:
                 "method": x.method,
                 "control": x.control,
                 "values": section.values(x.method, case),
-                "status": section.statuses.get((x.method, case), ""),
+                "status": section.statuses.get((x.method, case), NOTHING),
             }
             for x in section.board.lines
         ]
@@ -333,8 +342,8 @@ def _place(origin: str) -> str:
 
 
 def _definition(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    better = {"higher": "higher is better", "lower": "lower is better", "zero": "closest to zero is best",
-              "none": "descriptive: not ranked"}  # fmt: skip
+    better = {"higher": "higher is better", "lower": "lower is better",
+              "zero": "closest to zero is best, case by case", "none": "descriptive: not ranked"}  # fmt: skip
     variants = facts.get("variants") or {}
     return _filled(
         [

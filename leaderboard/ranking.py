@@ -216,8 +216,9 @@ def summarise(scores: Scores) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per (method, metric): ``mean sd median low high n asked subjects``.  `sd` is the sample
-        standard deviation over cases; `low` and `high` are NaN where fewer than two subjects have values.
+        One row per (method, metric): ``mean sd median low high n asked subjects good``.  `sd` is the sample
+        standard deviation over cases; `low` and `high` are NaN where fewer than two subjects have values;
+        `good` is the mean of `Scores.goodness`: larger is better, errors of both signs do not cancel.
     """
     values = np.moveaxis(scores.values, 2, 1)  # (M, K, C)
     present = ~np.isnan(values)
@@ -238,6 +239,7 @@ def summarise(scores: Scores) -> pd.DataFrame:
             "n": n,
             "asked": np.broadcast_to(scores.asked.sum(axis=0), n.shape),
             "subjects": (count > 0).sum(axis=2),
+            "good": np.nanmean(scores.goodness, axis=1),
         }
     index = pd.MultiIndex.from_product([scores.methods, scores.metrics], names=["method", "metric"])
     return pd.DataFrame({k: v.ravel() for k, v in table.items()}, index=index)
@@ -419,8 +421,7 @@ def gameable(summary: pd.DataFrame, scores: Scores, controls: Sequence[str]) -> 
     for metric, direction in zip(scores.metrics, scores.directions, strict=True):
         if direction == "none":
             continue
-        mean = summary["mean"].xs(metric, level="metric")
-        good = {"lower": -mean, "zero": -mean.abs()}.get(direction, mean)
+        good = summary["good"].xs(metric, level="metric")
         theirs, ours = good.reindex(list(controls)).dropna(), good.reindex(ranked).dropna()
         if len(theirs) and len(ours) and theirs.max() > ours.max():
             flagged[metric] = str(theirs.idxmax())

@@ -16,6 +16,8 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from fusebench.errors import InputError
+
 from .markup import markdown_text
 from .ranking import plural
 from .runs import Runs, groups
@@ -43,7 +45,7 @@ class Change:
         "quality", "failure", "seconds" or "memory".
     method, dataset, protocol, metric : str
     cases : int
-        Pairs compared; for a failure the cases lost.
+        Pairs compared; for a failure the cases that have no value any more.
     base, new : float
         Means (quality), or medians (seconds), or peaks (memory).
     change : float
@@ -73,10 +75,19 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Result of `compare`."""
+    """Result of `compare`.
+
+    Attributes
+    ----------
+    changes : tuple of Change
+    notes : tuple of str
+    absent : int
+        Scores of the base that the new run has no row for, of methods in both: not compared.
+    """
 
     changes: tuple[Change, ...]
     notes: tuple[str, ...]
+    absent: int = 0
 
     def of(self, verdict: Verdict) -> list[Change]:
         """Changes with one verdict."""
@@ -93,12 +104,15 @@ class Comparison:
             {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in asdict(c).items()}
             for c in self.changes
         ]
-        return json.dumps({"lost": self.lost, "notes": self.notes, "changes": clean}, indent=2) + "\n"
+        content = {"lost": self.lost, "absent": self.absent, "notes": self.notes, "changes": clean}
+        return json.dumps(content, indent=2) + "\n"
 
     def to_markdown(self) -> str:
         """A summary for a pull request."""
         quality = [c for c in self.changes if c.kind in ("quality", "failure")]
         head = "got worse" if self.lost else "nothing got worse"
+        if self.absent:
+            head += f", {plural(self.absent, 'score')} of the base not in the new run"
         counts = f"{len(self.of('loss'))} worse, {len(self.of('gain'))} better"
         counts += f", {plural(len(self.of('warning')), 'warning')}"
         lines = [f"### FuseBench: {head}", "", f"{plural(len(quality), 'score')} compared: {counts}.", ""]
@@ -164,13 +178,25 @@ def compare(
     Returns
     -------
     Comparison
+
+    Raises
+    ------
+    InputError
+        The runs have no row in common.
     """
+    if base.rows[_KEY].merge(new.rows[_KEY], on=_KEY).empty:
+        one, other = (" + ".join(map(str, r.folders)) for r in (base, new))
+        raise InputError(
+            f"{other}: no score in common with {one} (same method, dataset, case, protocol and metric); "
+            "compare runs of the same benchmark"
+        )
     notes: list[str] = []
     quality = _quality(base, new, mode, tolerance, alpha, min_effect, notes)
     failures = _failures(base, new)
     costs = _costs(base, new, baselines, gate_costs, notes)
-    notes += _unmatched(base, new)
-    return Comparison((*failures, *quality, *costs), tuple(notes))
+    absent = _absent(base, new)
+    notes += [*_unmatched(base, new), *_absent_note(absent)]
+    return Comparison((*failures, *quality, *costs), tuple(notes), len(absent))
 
 
 def _scored(runs: Runs) -> pd.DataFrame:
@@ -204,7 +230,9 @@ def _quality(
         if exact:
             limit = tolerance * max(1.0, float(size.mean()) if len(size) else 0.0)
         else:
-            limit = min_effect * float(a.std(ddof=1)) if len(a) > 1 else np.inf
+            finite = a[np.isfinite(a)]  # the spread of the others, where one is a copy with infinite PSNR
+            spread = float(finite.std(ddof=1)) if len(finite) > 1 else 0.0
+            limit = min_effect * spread if len(a) > 1 else np.inf
             subject = pd.Series(gain).groupby(t["group"].to_numpy()).mean().to_numpy()
             p = _paired_p(subject)
         mean = float(gain.mean())
@@ -241,17 +269,40 @@ def _adjusted(found: list[tuple[Change, bool]], alpha: float, notes: list[str]) 
 
 
 def _failures(base: Runs, new: Runs) -> list[Change]:
-    """Cases that had a value and now fail."""
+    """Cases that had a value and now have a reason in its place; a skip is a loss too."""
     had, rows = _ok(base)[_KEY], _scored(new)
-    fails = rows[~rows["status"].isin(["ok", "skip"])][[*_KEY, "status", "reason"]]
-    lost = had.merge(fails, on=_KEY)
+    lost = had.merge(rows[rows["status"] != "ok"][[*_KEY, "status", "reason"]], on=_KEY)
     changes = []
-    for (dataset, protocol, method), t in groups(lost, ["dataset", "protocol", "method"]):
+    for (dataset, protocol, method, status), t in groups(lost, ["dataset", "protocol", "method", "status"]):
         n = int(t["case"].nunique())
-        reason = f"{t['status'].iloc[0]}: {t['reason'].iloc[0]}"[:200]
+        names = t["metric"].unique()
+        where = names[0] if len(names) == 1 else plural(len(names), "metric")
+        reason = f"{status} in {where}: {t['reason'].iloc[0]}"[:200]
         numbers = (n, np.nan, np.nan, -float(n), 0.0, None)
         changes.append(Change("failure", method, dataset, protocol, "", *numbers, "loss", reason))
     return changes
+
+
+def _absent(base: Runs, new: Runs) -> pd.DataFrame:
+    """Scores of the base without a row in the new run, of the methods that it ran.
+
+    A new run of fewer cases or metrics is one on purpose as often as not: these are counted, not losses.
+    """
+    had, rows = _ok(base), _scored(new)
+    had = had.loc[had["method"].isin(rows["method"]), _KEY]
+    found = had.merge(rows[_KEY], on=_KEY, how="left", indicator=True)
+    return found[found["_merge"] == "left_only"]
+
+
+def _absent_note(absent: pd.DataFrame) -> list[str]:
+    if absent.empty:
+        return []
+    counts = [f"{method} {n}" for method, n in absent["method"].value_counts().items()]
+    more = f" and {len(counts) - 10} more methods" if len(counts) > 10 else ""
+    return [
+        f"{plural(len(absent), 'score')} of the base without a row in the new run, not compared: "
+        f"{', '.join(counts[:10])}{more}."
+    ]
 
 
 # -- time and memory ---------------------------------------------------------------------------------
@@ -318,9 +369,10 @@ def _pairs(series: Any) -> list[tuple[tuple[str, str], float]]:
 def _unmatched(base: Runs, new: Runs) -> list[str]:
     notes = []
     for one, other, text in ((base, new, "only in the base"), (new, base, "only in the new run")):
-        methods = sorted(set(_scored(one)["method"]) - set(_scored(other)["method"]))
-        if methods:
-            notes.append(f"Methods {text}, not compared: {', '.join(map(str, methods))}.")
+        for kind in ("method", "metric"):
+            names = sorted(set(_scored(one)[kind]) - set(_scored(other)[kind]))
+            if names:
+                notes.append(f"{kind.capitalize()}s {text}, not compared: {', '.join(map(str, names))}.")
         cases = set(_scored(one)["case"]) - set(_scored(other)["case"])
         if cases:
             notes.append(f"{plural(len(cases), 'case')} {text}, not compared.")

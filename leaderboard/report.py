@@ -9,11 +9,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fusebench.errors import InputError
+
 from . import charts, runs
 from .board import Board, Column
-from .pages import SITE, Pages, Section, Span, slug
+from .pages import SITE, Pages, Section, Span, Status, slug
 from .published import paper_markdown, paper_table
 from .tables import build
+
+FOLDERS = ("tables", "figures", "static", "data", "methods", "metrics", "cases")
+MARKER = ".fusebench-report"
 
 
 def write(
@@ -36,7 +41,6 @@ def write(
         Metrics to show and rank on, as in `tables.build`.
     viewer_cases : int
         At most so many cases with stored volumes get an image viewer.
-
     figures : bool
         Draw the figures; they take most of the time.
 
@@ -44,13 +48,15 @@ def write(
     -------
     list of Path
         ``index.html`` first, then tables and figures.
+
+    Raises
+    ------
+    InputError
+        `out` holds a folder of a report's names that no report made.
     """
     found = runs.load([run_dirs] if isinstance(run_dirs, str | Path) else run_dirs)
     out = Path(out)
-    for name in ("tables", "figures", "static", "data", "methods", "metrics", "cases"):
-        # Pages of an earlier report would outlive the methods they describe.
-        shutil.rmtree(out / name, ignore_errors=True)
-        (out / name).mkdir(parents=True)
+    _clear(out)
     for file in (SITE / "static").iterdir():
         shutil.copyfile(file, out / "static" / file.name)
     sections = [
@@ -63,6 +69,21 @@ def write(
     files = [out / f["href"] for s in sections for f in s.files]
     pictures = [out / f[kind] for s in sections for f in s.figures for kind in ("png", "svg")]
     return [out / "index.html", *files, *pictures]
+
+
+def _clear(out: Path) -> None:
+    """Make the report's folders anew: pages of an earlier one would outlive the methods they describe."""
+    foreign = [name for name in FOLDERS if (out / name).exists()]
+    if foreign and not (out / MARKER).exists():
+        raise InputError(
+            f"{out}: holds {', '.join(foreign)}, not made by a report; give --out an empty or new folder"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    # Before anything else, so that a report that was interrupted can be made again in its place.
+    (out / MARKER).write_text("A report of FuseBench; the next one made here replaces its folders.\n")
+    for name in FOLDERS:
+        shutil.rmtree(out / name, ignore_errors=True)
+        (out / name).mkdir()
 
 
 def _section(
@@ -87,15 +108,23 @@ def _section(
         png, svg = charts.save(figure, out / "figures" / f"{name}-{stem}")
         figures.append({"stem": stem, "caption": caption, "png": f"figures/{png.name}",
                         "svg": f"figures/{svg.name}"})  # fmt: skip
-    bad = rows[rows["status"] != "ok"]
-    statuses = {
-        (str(m), f"{d}/{c}"): f"{s}: {r}" if r else str(s)
-        for m, d, c, s, r in bad[["method", "dataset", "case", "status", "reason"]].itertuples(index=False)
-    }
     files = [{"href": f"tables/{f}", "text": f} for f in tables]
     return Section(
-        board, name, rows, statuses, figures, files, {c.id: _span(board, c) for c in board.columns}
+        board, name, rows, _statuses(rows), figures, files, {c.id: _span(board, c) for c in board.columns}
     )
+
+
+def _outcomes(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """What became of each method and case: a failure counts before a value, a value before a skip."""
+    weight = np.select([runs.failed(rows), rows["status"] == "ok"], [2, 1])
+    ordered = rows.assign(weight=weight).sort_values("weight", kind="stable")
+    return ordered.groupby(keys)[["fuse_seconds", "memory_mb", "status", "reason"]].last()
+
+
+def _statuses(rows: pd.DataFrame) -> dict[tuple[str, str], Status]:
+    found = _outcomes(rows, ["method", "dataset", "case"])
+    each = zip(found.index, found["status"], found["reason"], runs.failed(found), strict=True)
+    return {(m, f"{d}/{c}"): Status(f"{s}: {r}" if r else s, bool(bad)) for (m, d, c), s, r, bad in each}
 
 
 def _span(board: Board, column: Column) -> Span:
@@ -109,7 +138,6 @@ def per_case(rows: pd.DataFrame, board: Board) -> pd.DataFrame:
     keys = ["method", "dataset", "case", "group"]
     values = rows.pivot_table(index=keys, columns="metric", values="value", aggfunc="last", dropna=False)
     values = values.reindex(columns=[c.id for c in board.columns])
-    worst = rows.assign(bad=rows["status"] != "ok").sort_values("bad", kind="stable").groupby(keys)
-    last = worst[["fuse_seconds", "memory_mb", "status", "reason"]].last()
+    last = _outcomes(rows, keys)
     present = last.index  # pivot_table also makes combinations that never were
     return values.reindex(present).join(last).reset_index()

@@ -52,6 +52,11 @@ class Runs:
         return list(dict.fromkeys(self.rows["dataset"].astype(str)))
 
 
+def failed(rows: pd.DataFrame) -> pd.Series:
+    """Which rows have no value through a failure; a metric skipped, as not defined there, is none."""
+    return ~rows["status"].isin(["ok", "skip"])
+
+
 def groups(table: Any, keys: Sequence[str]) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Groups of a table, or of a series by levels of its index, in their order, with keys as text."""
     for key, part in table.groupby(list(keys), sort=False):

@@ -61,20 +61,6 @@ def _wilcoxon(difference: Floats) -> float:
     return float(result.pvalue)
 
 
-def pairwise_nemenyi(blocks: pd.DataFrame) -> pd.DataFrame:
-    """Nemenyi's test after Friedman's, on scores where larger is better (Demšar 2006)."""
-    import scikit_posthocs as sp  # brings all of pyplot and seaborn, which tables do without
-
-    result: pd.DataFrame = sp.posthoc_nemenyi_friedman(blocks.to_numpy())
-    return result.set_axis(list(blocks.columns), axis=0).set_axis(list(blocks.columns), axis=1)
-
-
-def critical_difference(methods: int, subjects: int, alpha: float = ALPHA) -> float:
-    """Nemenyi's critical difference of average ranks, q_alpha sqrt(k (k + 1) / 6N) (Demšar 2006)."""
-    q = stats.studentized_range.ppf(1 - alpha, methods, np.inf) / np.sqrt(2)
-    return float(q * np.sqrt(methods * (methods + 1) / (6 * subjects)))
-
-
 @dataclass(frozen=True)
 class Friedman:
     """Friedman's test: chi-square, the Iman-Davenport F and the p-value of F."""

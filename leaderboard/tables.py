@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fusebench.metric import MetricId
 
-from .board import Board, Cell, Column, Line
+from .board import Board, Cell, Column, Line, known_by_files
 from .ranking import MISSING_RULE, Ranking, Scores, gameable, plural, rank, summarise
 
 
@@ -29,7 +29,8 @@ def build(
     protocol : str
     metrics : sequence of str, optional
         Ids to show and to rank on.  By default every id in the rows is on the board and the default
-        ranking set counts: a metric with ``ranked`` true, and its ``worst`` part.
+        ranking set counts: a metric with ``ranked`` true, and its ``worst`` part.  Where images made
+        elsewhere are on the board, metrics that need the method itself are shown but rank nobody.
 
     Returns
     -------
@@ -104,6 +105,10 @@ def _columns(
     if not any(c.ranked for c in columns):
         # Protocols made of variants only (`paper`) rank on everything that has a direction.
         columns = [_replace(c, ranked=c.direction != "none") for c in columns]
+    infos: Mapping[str, Any] = manifest.get("methods", {})
+    if any(known_by_files(infos.get(m, {})) for m in rows["method"].unique()):
+        # Entries of images cannot have these values, so the last rank for them would say nothing.
+        columns = [_replace(c, ranked=c.ranked and not c.facts.get("needs_twin")) for c in columns]
     return tuple(sorted(columns, key=lambda c: not c.ranked)) if metrics is None else tuple(columns)
 
 
@@ -130,8 +135,7 @@ def _marks(summary: pd.DataFrame, column: Column, ranked: Sequence[str]) -> dict
         return {}
     table = summary.xs(column.id, level="metric").loc[list(ranked)]
     table = table[table["n"].gt(0) & table["n"].eq(table["n"].max())]
-    good = {"lower": -table["mean"], "zero": -table["mean"].abs()}.get(column.direction, table["mean"])
-    place = good.rank(ascending=False, method="min")
+    place = table["good"].rank(ascending=False, method="min")
     return {str(m): {1.0: "best", 2.0: "second"}[p] for m, p in place.items() if p <= 2}
 
 
@@ -150,7 +154,7 @@ def _lines(
     scored = f"{data.get('name')}/{data.get('split')}"
     marks = {c.id: _marks(summary, c, [m for m in names if m not in controls]) for c in columns}
     costs = _costs(rows)
-    k = [i for i, c in enumerate(columns) if c.ranked]
+    k = [i for i, c in enumerate(columns) if c.ranked] or list(range(len(columns)))
     asked = scores.asked[:, k]
     there: NDArray[np.bool_] = ~np.isnan(scores.values[:, :, k])
     complete = np.asarray((there | ~asked).all(axis=2) & asked.any(axis=1))
@@ -197,7 +201,7 @@ def _lines(
 
 
 def _cell(row: Mapping[Any, Any]) -> dict[str, Any]:
-    floats = {name: float(row[name]) for name in ("mean", "sd", "median", "low", "high")}
+    floats = {name: float(row[name]) for name in ("mean", "sd", "median", "low", "high", "good")}
     return {**floats, "n": int(row["n"]), "asked": int(row["asked"])}
 
 
@@ -232,17 +236,19 @@ def _reasons(bad: pd.DataFrame, present: bool, info: Mapping[str, Any]) -> tuple
 
 
 def _board_notes(columns: Sequence[Column], ranking: Ranking, lines: Sequence[Line]) -> tuple[str, ...]:
-    ids = ", ".join(ranking.metrics) or "nothing"
-    notes = [
-        f"Mean ± sd over cases; rank = average over {ids}, with its bootstrap 95 % interval by subject. "
-        "Methods that share a group letter do not differ significantly (Wilcoxon, Holm)."
-    ]
+    ids = ", ".join(ranking.metrics)
+    notes = ["Mean ± sd over cases; none of these metrics ranks."]
+    if ids:
+        notes = [
+            f"Mean ± sd over cases; rank = average over {ids}, with its bootstrap 95 % interval by subject. "
+            "Methods that share a group letter do not differ significantly (Wilcoxon, Holm)."
+        ]
     if any(x.control for x in lines):
         notes.append("c: a control, never ranked; in brackets the average rank it would have.")
     gamed = [f"{c.id} ({c.gameable})" for c in columns if c.gameable and c.ranked]
     if gamed:
         notes.append("⚠ gameable here, a control beats every method: " + ", ".join(gamed))
-    if any(x.ok < x.asked for x in lines):
+    if ids and any(x.ok < x.asked for x in lines):
         notes.append(
             f"Missing cases are penalised by {MISSING_RULE}; marks go to methods with the most cases."
         )
@@ -257,4 +263,9 @@ def _board_notes(columns: Sequence[Column], ranking: Ranking, lines: Sequence[Li
         notes.append(f"Learned from: {each}.")
     if any(x.from_files for x in lines):
         notes.append("(files): scored from image files; how and at what cost they were made is not known.")
+        beyond = [c.id for c in columns if c.facts.get("needs_twin")]
+        if beyond:
+            notes.append(
+                f"Not ranked, since it takes the method itself, not only its images: {', '.join(beyond)}."
+            )
     return (*notes, *ranking.notes)

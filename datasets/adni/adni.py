@@ -11,6 +11,7 @@ from typing import Any
 
 from fusebench.dataset import DatasetInfo
 from fusebench.errors import InputError
+from fusebench.registry import natural
 
 from ..bids import find_bids
 from ..preprocessing.base import LeftOut, PairDataset
@@ -216,7 +217,7 @@ class Adni(PairDataset):
                     pet[key] = path
         sources: list[PairSource] = []
         seen: set[str] = set()
-        for key in sorted(mri.keys() | pet.keys()):
+        for key in sorted(mri.keys() | pet.keys(), key=lambda k: (k[0], natural(k[1]))):
             subject, session = key
             if key not in mri or key not in pet:
                 lack = "no t1_linear" if key not in mri else "no pet_linear FDG"

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fusebench import imageio
 from fusebench.cache import atomic_path, cache_dir, cached_arrays, content_key
 from fusebench.case import Case, Pair, Volume
+from fusebench.content import source_key as code_key
 from fusebench.errors import InputError
 from fusebench.imageio import check_grid, intensity_range, read_mask, read_pair, read_raw, scale
 from fusebench.mask import foreground
-from fusebench.rawimage import PICTURES, RawImage, extension
+from fusebench.rawimage import PICTURES, RawImage, extension, image_files
 
 from .grid import Image
 from .steps import (
@@ -35,10 +38,6 @@ from .steps import (
     ToMri,
     run_steps,
 )
-
-_HERE = Path(__file__).parent
-# What prepared voxels depend on, besides the files and the recipe.
-_SOURCES = [_HERE / n for n in ("grid.py", "rigid.py", "steps.py", "template.py", "pipeline.py")]
 
 RECIPES: dict[str, str] = {
     "default": "static PET, PET→MRI rigid, N4 where not done, head mask, 128³ at 1.75 mm, robust intensities",
@@ -116,10 +115,20 @@ def steps_of(recipe: str, *, register: str = "auto", mask: str = "head", size: i
 
 
 def file_hash(path: Path) -> str:
-    """sha256 of a file, or of a folder's files; remembered in the cache by path, size and time."""
+    """sha256 of a file (with its detached data), or of a folder's files."""
     if path.is_dir():
         files = sorted(f for f in path.iterdir() if f.is_file())
-        return hashlib.sha256("".join(f.name + file_hash(f) for f in files).encode()).hexdigest()
+        return _joined(f.name + _hash(f) for f in files)
+    files = image_files(path)
+    return _hash(path) if len(files) == 1 else _joined(map(_hash, files))
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return hashlib.sha256("".join(texts).encode()).hexdigest()
+
+
+def _hash(path: Path) -> str:
+    """sha256 of a file; remembered in the cache by path, size and time."""
     stat = path.stat()
     name = hashlib.sha256(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()
     memo = cache_dir("hashes", name[:2], name)
@@ -139,14 +148,28 @@ def file_hash(path: Path) -> str:
     return digest
 
 
+@lru_cache(maxsize=1)
+def libraries() -> list[str]:
+    """Versions of the libraries that compute voxels, but for the last number."""
+    versions = []
+    for name in ("numpy", "scipy", "SimpleITK"):
+        try:
+            versions.append(".".join(version(name).split(".")[:2]))
+        except PackageNotFoundError:  # an extra
+            versions.append("")
+    return versions
+
+
+def read_key() -> list[Any]:
+    """What voxels depend on before any recipe: readers, foreground, libraries."""
+    return [code_key(Path(imageio.__file__)), libraries()]
+
+
 def source_key(source: PairSource, recipe: str, options: Mapping[str, Any]) -> str:
     """Content key of a prepared pair: files, recipe, options, code and library versions."""
-    import scipy
 
     def key(path: Path, files: tuple[Path, ...]) -> str:
-        return (
-            hashlib.sha256("".join(map(file_hash, files)).encode()).hexdigest() if files else file_hash(path)
-        )
+        return _joined(map(file_hash, files)) if files else file_hash(path)
 
     try:
         hashes = [key(source.mri, source.mri_files), key(source.pet, source.pet_files)]
@@ -164,9 +187,8 @@ def source_key(source: PairSource, recipe: str, options: Mapping[str, Any]) -> s
             "options": dict(options),
             "aligned": source.aligned,
             "bias_corrected": source.bias_corrected,
-            "libraries": [".".join(v.split(".")[:2]) for v in (np.__version__, scipy.__version__)],
-        },
-        _SOURCES,
+            "code": [code_key(Path(__file__)), *read_key()],
+        }
     )
 
 

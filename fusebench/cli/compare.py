@@ -15,7 +15,7 @@ def add(subparsers: Any) -> None:
         "compare",
         help="paired comparison of two runs; exit code 1 on a loss",
         description="Pair the rows of two runs by case and say what got worse. Exit code 0: nothing, 1: a "
-        "loss, 2: the runs cannot be read. Time and memory only warn unless --gate-costs is given.",
+        "loss, 2: the runs cannot be compared. Time and memory only warn unless --gate-costs is given.",
     )
     parser.add_argument(
         "base", type=Path, metavar="BASE", help="run folder, or a history store (its newest commit counts)"

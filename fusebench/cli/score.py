@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from ..errors import FuseBenchError, InputError
-from ..metric import MetricId, evaluate, evaluate_slices, ranking_set
+from ..metric import MetricId, ranking_set
+from ..protocol import PROTOCOLS, Scene
 from ..rawimage import EXTENSIONS, extension
+from ._options import add_plugin_option, plugins_of
 
 if TYPE_CHECKING:
     from ..case import Volume
@@ -57,8 +58,9 @@ def add(subparsers: Any) -> None:
         "--mask",
         default="auto",
         metavar="PATH",
-        help="foreground to score in: image(s), 'none', or 'auto' (default): of the structural image for "
-        "volumes, none for pictures",
+        help="foreground: image(s), 'none' for everything, or 'auto' (default): of the structural image for "
+        "volumes, 'none' for pictures; protocol volume scores inside it, slices takes the slices that hold "
+        "some of it, paper does without",
     )
     parser.add_argument(
         "--register",
@@ -73,10 +75,10 @@ def add(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--protocol",
-        choices=["volume", "slices", "paper"],
+        choices=list(PROTOCOLS),
         default="volume",
-        help="volume: in 3D inside the mask (default); slices: mean of the 2D scores of the axial slices; "
-        "paper: the central slice, with --results-dir only",
+        help="as in a run. volume: in 3D inside the mask (default); slices: mean of the unmasked 2D scores "
+        "of the axial slices with foreground; paper: the central slice, with metrics of its own",
     )
     parser.add_argument(
         "--fused-range",
@@ -87,9 +89,7 @@ def add(subparsers: Any) -> None:
         "0..1 where the values lie there, else their extremes)",
     )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the scores there")
-    parser.add_argument(
-        "--plugin", action="append", default=[], metavar="PATH", help="a plugin file or folder"
-    )
+    add_plugin_option(parser)
     board = parser.add_argument_group("entries of a leaderboard")
     board.add_argument(
         "--results-dir",
@@ -122,14 +122,8 @@ def run(args: argparse.Namespace) -> int:
         return score_results(args)
     if not (args.mri and args.pet and args.fused):
         raise InputError("give --mri, --pet and --fused; or --results-dir with --dataset")
-    if args.protocol == "paper":
-        raise InputError("--protocol paper works with --results-dir only")
-    plugins = None
-    if args.plugin:
-        from ..plugins import find_plugins
-
-        plugins = find_plugins(tuple(args.plugin))
-    ids = metric_ids(args.metrics, plugins)
+    plugins = plugins_of(args)
+    ids = PROTOCOLS[args.protocol].metrics(metric_ids(args.metrics, plugins))
     items = list(_items(args))
     console = Console()
     rows: list[tuple[Item, dict[str, Any]]] = []
@@ -156,13 +150,11 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def metric_ids(text: str, plugins: Plugins | None = None) -> list[str]:
+def metric_ids(text: str, plugins: Plugins) -> list[str]:
     """Ids for a comma-separated list of ids and wildcards; task metrics are left out of wildcards."""
-    from ..metric import metric_registry
-
-    registry = metric_registry() if plugins is None else plugins.metrics
+    registry = plugins.metrics
     if not text:
-        return ranking_set()
+        return ranking_set(registry)
     ids: list[str] = []
     for token in (t.strip() for t in text.split(",") if t.strip()):
         if token == "all" or set(token) & set("*?["):
@@ -251,9 +243,9 @@ def _read_fused(path: Path, wanted: Sequence[float] | None) -> Volume:
     return scale(raw, "stored")
 
 
-def _score(
-    item: Item, ids: Sequence[str], args: argparse.Namespace, plugins: Plugins | None
-) -> dict[str, Any]:
+def _score(item: Item, ids: Sequence[str], args: argparse.Namespace, plugins: Plugins) -> dict[str, Any]:
+    import torch
+
     from ..imageio import check_grid, read_image, read_mask
     from ..mask import foreground
 
@@ -272,18 +264,18 @@ def _score(
         mask = read_mask(item.mask, a)
     elif args.mask == "auto" and a.shape[0] > 1:
         mask = foreground(a.data)
-    data = (a.data, b.data, fused.data)
-    if args.protocol == "volume":
-        return evaluate(*data, ids, mask=mask, spacing=a.spacing, on_error="keep", plugins=plugins)
-    values = evaluate_slices(*data, ids, mask=mask, on_error="keep", plugins=plugins)
-    return {k: v if isinstance(v, Exception) else float(np.nanmean(v)) for k, v in values.items()}
+    ta, tb, tf = (torch.from_numpy(image.data) for image in (a, b, fused))
+    scene = Scene(ta, tb, tf, None if mask is None else torch.from_numpy(mask), a.spacing)
+    return PROTOCOLS[args.protocol].score(scene, ids, None, plugins)
 
 
 # -- output --------------------------------------------------------------------------------------
 
 
 def _text(value: Any) -> str:
-    return "failed" if isinstance(value, Exception) else f"{value:.4f}"
+    if isinstance(value, Exception):
+        return "failed"
+    return "not defined" if math.isnan(value) else f"{value:.4f}"
 
 
 def _mean(values: Sequence[Any]) -> Any:
@@ -292,12 +284,9 @@ def _mean(values: Sequence[Any]) -> Any:
 
 
 def _print(
-    console: Console, rows: Sequence[tuple[Item, dict[str, Any]]], ids: Sequence[str], plugins: Plugins | None
+    console: Console, rows: Sequence[tuple[Item, dict[str, Any]]], ids: Sequence[str], plugins: Plugins
 ) -> None:
-    from ..metric import metric_registry
-
-    registry = metric_registry() if plugins is None else plugins.metrics
-    arrow = {i: _ARROWS[registry.load(MetricId.parse(i).name).info.direction] for i in ids}
+    arrow = {i: _ARROWS[plugins.metrics.load(MetricId.parse(i).name).info.direction] for i in ids}
     methods = list(dict.fromkeys(item.method for item, _ in rows))
     table = Table()
     table.add_column("metric")

@@ -52,6 +52,23 @@ def test_files_score_as_arrays_in_memory(cases, tmp_path):
             assert rows.loc[("net", case.id, metric), "value"] == pytest.approx(value, abs=1e-9, rel=1e-9)
 
 
+@pytest.mark.parametrize("protocol", ["volume", "slices", "paper"])
+def test_score_of_saved_images_is_that_of_their_run(protocol, cases, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["run", "--methods", "max", "--metrics", "psnr,ssim,qabf", "--protocol", protocol]
+    assert main([*command, "--save-fused", *OPTIONS, "--cases", "1", "--jobs", "0", "--out", "run"]) == 0
+    folder = tmp_path / "run" / "fused" / "phantom" / cases[0].id
+    save(cases[0], cases[0].mask.astype(np.uint8), tmp_path / "mask.nii")
+    images = ["--mri", f"{folder}/sources/mri.nii.gz", "--pet", f"{folder}/sources/pet.nii.gz"]
+    images += ["--fused", f"{folder}/max.nii.gz", "--mask", "mask.nii"]
+    options = ["--metrics", "psnr,ssim,qabf", "--protocol", protocol, "--csv", "scores.csv"]
+    assert main(["score", *images, *options]) == 0
+    scores = pd.read_csv("scores.csv").loc[0].drop(["method", "case"])
+    rows = pd.read_csv("run/rows.csv").set_index("metric")["value"]
+    assert set(scores.index) == set(rows.index) and len(rows) > 2
+    assert scores.to_dict() == pytest.approx(rows.to_dict(), rel=1e-6)
+
+
 def test_entry_joins_the_board_of_a_run_marked(cases, tmp_path):
     out = tmp_path / "run"
     assert main(["run", "--methods", "average,max", *OPTIONS, "--jobs", "0", "--out", str(out)]) == 0
@@ -190,3 +207,19 @@ def test_unusable_folders_end_in_one_line(files, options, message, tmp_path, cap
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_voxels_beside_a_header_are_scored_anew(cases, tmp_path):
+    sitk = pytest.importorskip("SimpleITK")
+    itkio = pytest.importorskip("fusebench.itkio")
+    folder, out = tmp_path / "theirs", tmp_path / "run"
+    folder.mkdir()
+    image = folder / f"{cases[0].id}.mhd"
+    sitk.WriteImage(itkio.to_itk(mean(cases[0]), cases[0].a.affine), str(image))
+    command = ["score", "--results-dir", str(folder), "--metrics", "psnr", *OPTIONS, "--out", str(out)]
+    command += ["--cases", "1", "--name", "net"]
+    assert main(command) == 0
+    before = rows_of(out)["value"]
+    image.with_suffix(".raw").write_bytes(cases[0].a.data.astype(np.float32).tobytes())
+    assert main(command) == 0
+    assert rows_of(out)["value"].item() != before.item()

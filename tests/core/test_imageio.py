@@ -1,7 +1,9 @@
 """Reading and writing of images: every wrong file is one clear line, every right one keeps its geometry."""
 
 import gzip
+import os
 import re
+import stat
 
 import nibabel as nib
 import numpy as np
@@ -13,6 +15,7 @@ from fusebench.case import Volume
 from fusebench.errors import InputError
 from fusebench.imageio import read_image, read_pair, read_raw, write_image
 from fusebench.mask import foreground
+from fusebench.rawimage import image_files
 
 AFFINE = np.array([[-1.5, 0, 0, 30], [0, 0, 2.0, -20], [0, -1.0, 0, 15], [0, 0, 0, 1.0]])  # L I A order
 
@@ -486,3 +489,52 @@ def test_picture_pair_is_fused_in_colour(tmp_path, capsys):
     assert np.abs(fused - pet).max() <= 2
     assert main(["fuse", "--method", "average", *files, "--register", "-o", str(out)]) == 2
     assert "pictures have no position" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".png", ".tif", ".mha", ".nrrd"])
+def test_written_at_once_and_with_the_permissions_of_the_umask(tmp_path, monkeypatch, suffix):
+    if suffix in (".mha", ".nrrd"):
+        pytest.importorskip("SimpleITK")
+    data = np.linspace(0, 1, 30, dtype=np.float32).reshape(1, 5, 6)
+    path = tmp_path / f"f{suffix}"
+    old = os.umask(0o027)
+    try:
+        write_image(path, data, like=Volume(data))
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(InputError, match="cannot be written"):
+        write_image(path, 1 - data, like=Volume(data))
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr", ".jpg"])
+def test_formats_that_are_not_written(tmp_path, suffix):
+    data = np.zeros((1, 5, 6), np.float32)
+    with pytest.raises(InputError, match="cannot write this format"):
+        write_image(tmp_path / f"f{suffix}", data, like=Volume(data))
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "data"),
+    [
+        ("x.mhd", "NDims = 3\nElementDataFile = a b.raw\n", ["a b.raw"]),
+        ("x.mhd", "NDims = 3\r\nElementDataFile = sub/a.raw\r\n", ["sub/a.raw"]),
+        ("x.mhd", "ElementDataFile = LIST\n1.raw\n2.raw\n", ["1.raw", "2.raw"]),
+        ("x.mhd", "ElementDataFile = s%03d.raw 1 3 2\n", ["s001.raw", "s003.raw"]),
+        ("x.mhd", "ElementDataFile = LOCAL\n\1\2", []),
+        ("x.mhd", "ElementDataFile = %s%999999999d.raw 1 3 2\n", []),
+        ("x.nhdr", "NRRD0004\ntype: float\ndata file: ./a.raw.gz\n", ["a.raw.gz"]),
+        ("x.nhdr", "NRRD0004\ndatafile: LIST 2\n1.raw\n2.raw\n", ["1.raw", "2.raw"]),
+        ("x.nrrd", "NRRD0004\ntype: float\n\ndata file: a.raw\n", []),
+        ("x.nii", "ElementDataFile = a.raw\n", []),
+    ],
+)
+def test_files_of_an_image(tmp_path, name, header, data):
+    (tmp_path / "sub").mkdir()
+    for other in ("a.raw", "a b.raw", "sub/a.raw", "a.raw.gz", "1.raw", "2.raw", "s001.raw", "s003.raw"):
+        (tmp_path / other).touch()
+    (tmp_path / name).write_bytes(header.encode())
+    assert image_files(tmp_path / name) == [tmp_path / n for n in (name, *data)]

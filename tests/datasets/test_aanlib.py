@@ -150,3 +150,18 @@ def test_real_stack_is_the_rebuilt_volume():
     pair = aanlib.load_stack([(int(f.stem), f, p) for f, p in zip(files, pets, strict=True)], "uptake")
     expected = volume.get_fdata()[:, :, 11:13].transpose(2, 1, 0)
     assert np.allclose(pair.a.data * 255, expected)
+
+
+def test_key_follows_the_readers(tmp_path, monkeypatch):
+    from fusebench import content
+
+    def key():
+        content.source_key.cache_clear()
+        return fusebench.create_dataset("aanlib", data_dir=tmp_path).cases()[0].fingerprint
+
+    make(tmp_path, "PET-MRI/{}", [41002])
+    before, sha256 = key(), content.file_sha256
+    monkeypatch.setattr(content, "file_sha256", lambda p: "new" if p.name == "mask.py" else sha256(p))
+    after = key()
+    monkeypatch.undo()
+    assert after != before == key()

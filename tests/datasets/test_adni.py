@@ -440,6 +440,15 @@ def test_clinica_caps(tmp_path):
     assert "tracer is not FDG" in reasons(dataset)
 
 
+def test_clinica_caps_takes_the_first_session(tmp_path):
+    for session in ("M24", "M120"):
+        for folder, end in (("t1_linear", "T1w"), ("pet_linear", "trc-18FFDG_pet")):
+            name = f"sub-ADNI016S4353_ses-{session}_{end}.nii.gz"
+            stub(tmp_path / f"subjects/sub-ADNI016S4353/ses-{session}" / folder / name)
+    (source,) = adni(tmp_path).sources()
+    assert source.meta["ses"] == "M24"
+
+
 # -- splits --------------------------------------------------------------------------------------
 
 

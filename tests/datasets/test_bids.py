@@ -47,6 +47,36 @@ def test_another_session_is_said(tmp_path):
     assert dataset.sources()[0].meta["mri_session"] == "a"
 
 
+@pytest.mark.parametrize(
+    ("sessions", "pet", "wanted"),
+    [
+        (["M00", "M12", "M18", "M36"], "M24", "M18"),
+        (["M12", "M36"], "M24", "M12"),
+        (["M006", "M012", "M120"], "M108", "M120"),
+        (["2", "10"], "9", "10"),
+        (["baseline", "10", "9"], "11", "10"),
+        (["late", "early"], "M24", "early"),
+        (["10", "2"], "baseline", "2"),
+    ],
+)
+def test_nearest_other_session(tmp_path, sessions, pet, wanted):
+    names = [f"sub-01_ses-{s}_T1w.nii" for s in sessions]
+    dataset = make(tmp_path, *names, f"sub-01_ses-{pet}_pet.nii")
+    assert dataset.sources()[0].meta["mri_session"] == wanted
+
+
+def test_sessions_and_runs_in_natural_order(tmp_path):
+    names = [
+        f"sub-01_ses-{s}_run-{r}_{kind}.nii" for s in (10, 2) for r in (10, 2) for kind in ("T1w", "pet")
+    ]
+    dataset = make(tmp_path, *names)
+    assert pairs(dataset) == [("sub-01", "sub-01_ses-2_run-2_T1w.nii", "sub-01_ses-2_run-2_pet.nii")]
+    every = fusebench.create_dataset("bids", data_dir=tmp_path, visits="all")
+    assert [p[0] for p in pairs(every)] == ["sub-01_ses-2", "sub-01_ses-10"]
+    with pytest.raises(InputError, match="visits='last' is not first or all"):
+        fusebench.create_dataset("bids", data_dir=tmp_path, visits="last")
+
+
 def test_reconstructions_and_tracers(tmp_path):
     names = ["sub-01_T1w.nii.gz"]
     names += [f"sub-01_trc-18FFDG_rec-{r}_pet.nii.gz" for r in ("acdyn", "acstat", "nacstat")]

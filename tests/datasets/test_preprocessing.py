@@ -17,6 +17,7 @@ grid = importlib.import_module("fusebench.datasets.preprocessing.grid")
 rigid = importlib.import_module("fusebench.datasets.preprocessing.rigid")
 steps = importlib.import_module("fusebench.datasets.preprocessing.steps")
 pipeline = importlib.import_module("fusebench.datasets.preprocessing.pipeline")
+content = importlib.import_module("fusebench.content")
 quality = importlib.import_module("fusebench.datasets.preprocessing.quality")
 sitk = pytest.importorskip("SimpleITK")
 
@@ -352,6 +353,38 @@ def test_key_follows_files_recipe_and_options(tmp_path):
     assert pipeline.make_case("x", copy, "paper", {}).fingerprint == before  # content, not place
     s.pet.write_bytes(source(tmp_path, 7).pet.read_bytes())
     assert pipeline.make_case("x", s, "paper", {}).fingerprint != before
+
+
+@pytest.mark.parametrize("changed", ["mask.py", "niftiio.py", "itkio.py", "steps.py", "SimpleITK"])
+def test_key_follows_the_code_that_makes_voxels(tmp_path, monkeypatch, changed):
+    s = source(tmp_path)
+
+    def keys():
+        content.source_key.cache_clear()
+        pipeline.libraries.cache_clear()
+        return [pipeline.make_case("x", s, recipe, {}).fingerprint for recipe in ("default", "none")]
+
+    before, sha256, version = keys(), content.file_sha256, pipeline.version
+    assert keys() == before
+    monkeypatch.setattr(content, "file_sha256", lambda p: "new" if p.name == changed else sha256(p))
+    monkeypatch.setattr(pipeline, "version", lambda n: "9.9.9" if n == changed else version(n))
+    after = keys()
+    monkeypatch.undo()
+    assert not set(before) & set(after) and keys() == before
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
+def test_key_follows_voxels_beside_their_header(tmp_path, suffix):
+    for name, image in zip(("mri", "pet"), head(1), strict=True):
+        sitk.WriteImage(sitk.GetImageFromArray(image.astype(np.float32)), str(tmp_path / f"{name}{suffix}"))
+    voxels = (tmp_path / "pet.raw").rename(tmp_path / "other name.bin")
+    header = tmp_path / f"pet{suffix}"
+    header.write_text(header.read_text().replace("pet.raw", voxels.name))
+    s = pipeline.PairSource("s", "g", tmp_path / f"mri{suffix}", header)
+    before = pipeline.make_case("x", s, "none", {})
+    assert before.pair.b.data.max() == 1
+    voxels.write_bytes(voxels.read_bytes()[::-1])
+    assert pipeline.make_case("x", s, "none", {}).fingerprint != before.fingerprint
 
 
 def test_quality_flags_and_picture(tmp_path):

@@ -129,3 +129,12 @@ def test_sheet_of_a_run_is_drawn_again_only_when_a_volume_is_new(tmp_path: Path)
     assert Image.open(path).width > Image.open(io.BytesIO(first)).width
     # 4 slices of 2 mm are as high as 8 voxels of 1 mm are wide: three square panels, each WIDTH high.
     assert Image.open(path).height >= 3 * contact.WIDTH
+
+
+def test_a_metric_without_a_finite_value_has_no_chart() -> None:
+    rows, manifest = make_run({"a": 1.0, "b": 0.0, "copy": 0.0}, controls=("copy",), metrics=["psnr", "ssim"])
+    infinite = rows["metric"] == "psnr"
+    for some, stems in ((infinite, []), (infinite & (rows["method"] != "copy"), ["distribution-psnr"])):
+        board = tables.build(rows.assign(value=rows["value"].mask(some, np.inf)), manifest, "volume")
+        drawn = [stem for stem, _, _ in charts.all_charts(board)]
+        assert [s for s in drawn if s.endswith("-psnr")] == stems and "paired-ssim" in drawn

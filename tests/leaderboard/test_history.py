@@ -140,5 +140,9 @@ def test_bad_input_is_one_clear_line(tmp_path: Path) -> None:
         history.add(run, tmp_path / "store")
     with pytest.raises(InputError, match="--time"):
         history.add(run, tmp_path / "store", commit=sha(1), time="yesterday-ish")
+    undated = {"benchmarks": [{"fullname": "x", "stats": {"min": 0.25, "iqr": 0.01}}]}
+    (tmp_path / "b.json").write_text(json.dumps(undated))
+    with pytest.raises(InputError, match=r"b\.json: .. is no time; give --time"):
+        history.add(tmp_path / "b.json", tmp_path / "store", commit=sha(1))
     with pytest.raises(InputError, match="no history there"):
         history.read(tmp_path / "store")

@@ -14,6 +14,7 @@ import pytest
 from conftest import make_run, write_run
 
 from fusebench.cli import main
+from fusebench.errors import InputError
 
 regression = importlib.import_module("fusebench.leaderboard.regression")
 runs = importlib.import_module("fusebench.leaderboard.runs")
@@ -86,6 +87,44 @@ def test_what_is_not_in_both_is_said(base: Any) -> None:
     assert "only in the base, not compared: a" in notes and "1 case only in the base" in notes
 
 
+def test_a_score_that_is_now_skipped_is_a_loss(base: Any) -> None:
+    rows, manifest = base
+    gone = (rows["method"] == "c") & (rows["metric"] == "psnr")
+    skipped = rows.assign(
+        value=rows["value"].mask(gone), status=rows["status"].mask(gone, "skip"), reason="not defined"
+    )
+    (loss,) = regression.compare(as_runs(*base), as_runs(skipped, manifest)).of("loss")
+    assert (loss.kind, loss.method, loss.cases) == ("failure", "c", 8)
+    assert loss.detail == "skip in psnr: not defined"
+
+
+def test_scores_that_are_gone_are_counted(base: Any) -> None:
+    rows, manifest = base
+    few = rows[(rows["method"] != "a") | (rows["case"] == "case-000")]
+    result = regression.compare(as_runs(*base), as_runs(few, manifest))
+    assert not result.lost and result.absent == 7 * 6
+    assert "nothing got worse, 42 scores of the base not in the new run" in result.to_markdown()
+    assert any("not compared: a 42." in n for n in result.notes)
+    without = regression.compare(as_runs(*base), as_runs(rows[rows["metric"] != "ssim"], manifest))
+    assert without.absent == 24 and "Metrics only in the base, not compared: ssim." in without.notes
+
+
+def test_fewer_methods_on_fewer_cases_compare_with_a_larger_history(base: Any) -> None:
+    rows, manifest = base
+    mine = rows[(rows["method"] == "b") & rows["case"].isin(["case-000", "case-001"])]
+    assert not regression.compare(as_runs(*base), as_runs(mine, manifest)).lost
+    assert regression.compare(as_runs(*base), as_runs(planted(mine, "b", "psnr", -1e-4), manifest)).lost
+
+
+def test_runs_that_share_nothing_are_refused(base: Any) -> None:
+    rows, manifest = base
+    other = rows.assign(method=rows["method"] + "-other")
+    with pytest.raises(InputError, match="new: no score in common with base"):
+        regression.compare(
+            runs.Runs((Path("base"),), rows, manifest), runs.Runs((Path("new"),), other, manifest)
+        )
+
+
 def gpu(rows: pd.DataFrame, jitter: float, seed: int, loss: float = 0.0) -> pd.DataFrame:
     noise = np.random.default_rng(seed).normal(scale=jitter, size=len(rows))
     where = (rows["method"] == "b") & (rows["metric"] == "psnr")
@@ -101,6 +140,16 @@ def test_off_the_cpu_a_paired_test_decides() -> None:
     assert worse.of("loss")[0].p < 0.05
     # Significant but far below the minimum effect: no loss.
     assert not regression.compare(first, as_runs(gpu(rows, 1e-3, 3, loss=0.01), manifest)).lost
+
+
+def test_an_infinite_score_among_the_base_does_not_blind_the_test() -> None:
+    rows, manifest = make_run(EFFECTS, cases=12)
+    copy = (rows["method"] == "b") & (rows["metric"] == "psnr") & (rows["case"] == "case-000")
+    first = rows.assign(device="cuda", value=rows["value"].mask(copy, np.inf))
+    worse = planted(first, "b", "psnr", -18.0)
+    result = regression.compare(as_runs(first, manifest), as_runs(worse, manifest))
+    assert [(c.method, c.metric) for c in result.of("loss")] == [("b", "psnr")]
+    assert np.isfinite(result.of("loss")[0].limit)
 
 
 def slower(

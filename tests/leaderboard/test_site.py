@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -14,8 +15,11 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import EFFECTS, make_run, write_run
+
+from fusebench.errors import InputError
 
 report = importlib.import_module("fusebench.leaderboard.report")
 
@@ -274,8 +278,6 @@ def test_pages_escape_names_and_link_nothing_foreign(site: Path) -> None:
 
 
 def test_every_link_of_the_site_leads_somewhere(site: Path) -> None:
-    import re
-
     for path in site.rglob("*.html"):
         for target in re.findall(r'(?:href|src)="(?!data:)([^"#]+)', path.read_text(encoding="utf-8")):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
@@ -286,3 +288,59 @@ def test_a_second_report_leaves_no_stale_pages(tmp_path: Path) -> None:
         run = write_run(tmp_path / "run", *make_run(effects, cases=3, metrics=["psnr"]))
         report.write(run, tmp_path / "report", figures=False)
     assert {p.stem for p in (tmp_path / "report" / "methods").iterdir()} == {"new", "both"}
+
+
+@pytest.mark.parametrize("name", ["data", "methods", "figures"])
+def test_folders_that_no_report_made_are_left_alone(tmp_path: Path, name: str) -> None:
+    run = write_run(tmp_path / "run", *make_run({"a": 1.0, "b": 0.0}, cases=3, metrics=["psnr"]))
+    mine = tmp_path / "project" / name / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(InputError, match=rf"project: holds {name}, .*--out"):
+        report.write(run, tmp_path / "project", figures=False)
+    assert [p.relative_to(tmp_path / "project") for p in (tmp_path / "project").rglob("*.txt")] == [
+        Path(name) / "mine.txt"
+    ]
+    assert [p.name for p in (tmp_path / "project").iterdir()] == [name]
+
+
+def test_an_interrupted_report_can_be_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_run(tmp_path / "run", *make_run({"a": 1.0, "b": 0.0}, cases=3, metrics=["psnr"]))
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report.Pages, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            report.write(run, run / "report", figures=False)
+    assert report.write(run, run / "report", figures=False)[0].is_file()
+
+
+def test_pages_sort_a_metric_that_is_best_at_zero_by_its_size(tmp_path: Path) -> None:
+    rows, manifest = make_run({"a": 0.0, "b": 0.0}, cases=2, metrics=["q_sf"])
+    rows["value"] = [-0.5, 0.5, -0.1, -0.1]
+    out = report.write(
+        write_run(tmp_path / "run", rows, manifest), tmp_path / "out", metrics=["q_sf"], figures=False
+    )[0].parent
+    for page in ("index.html", "metrics/q_sf.html"):
+        text = (out / page).read_text(encoding="utf-8")
+        assert 'data-value="0.5"' in text and 'data-value="0.1"' in text
+    case = next((out / "cases").glob("*case-000*")).read_text(encoding="utf-8")
+    assert '<td data-value="0.5">-0.5</td>' in case and '<td data-value="0.1">-0.1</td>' in case
+    assert '<td data-value="0.5">-0.5</td>' in (out / "methods" / "a.html").read_text(encoding="utf-8")
+
+
+def test_a_skip_is_no_failure_and_hides_none(tmp_path: Path) -> None:
+    rows, manifest = make_run({"a": 1.0, "b": 0.0}, cases=3, metrics=["psnr", "mi"], fail={"a": [0]})
+    skipped = rows["metric"] == "mi"
+    rows.loc[skipped, ["value", "status", "reason"]] = [None, "skip", "not defined for this case"]
+    out = report.write(write_run(tmp_path / "run", rows, manifest), tmp_path / "out", figures=False)[0].parent
+    table = pd.read_csv(out / "tables" / "phantom-volume-cases.csv").set_index(["method", "case"])
+    assert table["status"].to_list() == ["error", "ok", "ok", "ok", "ok", "ok"]
+    assert table.loc[("a", "case-000"), "reason"] == "RuntimeError: planted failure"
+    index = (out / "index.html").read_text(encoding="utf-8")
+    cases = index[index.index('id="table-cases"') :]
+    assert re.findall(r'<td data-value="(\d+)">\1</td></tr>', cases) == ["1", "0", "0"]
+    page = (out / "methods" / "a.html").read_text(encoding="utf-8")
+    assert page.count("<td>error: RuntimeError: planted failure</td>") == 1 and page.count("<td>ok</td>") == 2

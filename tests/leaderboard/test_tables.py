@@ -131,6 +131,16 @@ def test_markdown_renders_to_a_table() -> None:
     assert "a|b_c &amp; 50% $x$ #1 {y} &lt;b&gt;~^" in html and "<strong>" in html and "<u>" in html
 
 
+def test_a_backslash_or_tilde_in_a_name_is_text() -> None:
+    markup = importlib.import_module("fusebench.leaderboard.markup")
+    assert markup.markdown_text(r"a\|b") == r"a\\\|b" and markup.markdown_text("~x~") == r"\~x\~"
+    markdown = pytest.importorskip("markdown_it", reason="markdown-it-py is not installed")
+    name = r"a\|b ~~c~~ \[d]"
+    text = tables.build(*make_run({name: 1.0, "b": 0.0}, cases=3), "volume").to_markdown()
+    html = markdown.MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(text)
+    assert f'<td style="text-align:left">{name}</td>' in html
+
+
 def test_terminal_never_cuts_a_number(small_run: Any) -> None:
     board = tables.build(*small_run, "volume")
     for width in (80, 120, 250):
@@ -222,3 +232,48 @@ def test_an_infinite_score_is_a_value_not_a_gap() -> None:
     assert copy.text(board.columns[0]) == "∞" and board.columns[0].gameable == "copy"
     assert np.isfinite(line(board, "a").cells["psnr"].low) and np.isnan(copy.cells["psnr"].low)
     assert r"$\infty$" in board.to_latex()
+
+
+def test_an_entry_of_images_is_not_punished_for_a_metric_that_needs_the_method() -> None:
+    rows, manifest = make_run({"a": 1.0, "net": 1.0, "poor": -1.0}, cases=4, metrics=["psnr", "ssim", "mi"])
+    a, net = rows["method"] == "a", rows["method"] == "net"
+    rows.loc[net, "value"] = rows.loc[a, "value"].to_numpy()
+    rows.loc[net & (rows["metric"] == "mi"), ["value", "status", "reason"]] = [
+        None,
+        "skip",
+        "needs the method",
+    ]
+    manifest["metrics"]["mi"]["needs_twin"] = True
+    assert tables.build(rows, manifest, "volume").ranking.metrics == ("psnr", "ssim", "mi")
+    manifest["methods"]["net"]["origin"] = "files: theirs"
+    for chosen in (None, ["psnr", "ssim", "mi"]):
+        board = tables.build(rows, manifest, "volume", chosen)
+        assert [(line(board, m).average, line(board, m).ok) for m in ("a", "net")] == [(1.5, 4), (1.5, 4)]
+        assert board.ranking.metrics == ("psnr", "ssim") and "mi" in {c.id for c in board.columns}
+        assert any("takes the method itself" in n and "mi" in n for n in board.notes)
+
+
+def test_errors_of_both_signs_do_not_cancel() -> None:
+    run = make_run({"a": 0.0, "b": 0.0, "copy": 0.0}, cases=2, controls=("copy",), metrics=["q_sf"])
+    run[0]["value"] = [-0.5, 0.5, 0.1, 0.1, -1.0, 1.0]
+    board = tables.build(*run, "volume", ["q_sf"])
+    assert [(x.method, x.cells["q_sf"].mark) for x in board.methods] == [("b", "best"), ("a", "second")]
+    assert board.columns[0].gameable == ""
+    run[0]["value"] = [-0.5, 0.5, 0.4, 0.4, 0.1, -0.1]
+    assert tables.build(*run, "volume", ["q_sf"]).columns[0].gameable == "copy"
+
+
+def test_a_board_of_descriptive_metrics_counts_their_cases() -> None:
+    board = tables.build(*make_run({"a": 0.0, "b": 1.0}, cases=3, metrics=["en"]), "volume")
+    assert [(x.ok, x.asked) for x in board.lines] == [(3, 3), (3, 3)]
+    few = tables.build(*make_run({"a": 0.0, "b": 1.0}, cases=3, metrics=["en"], fail={"a": [1]}), "volume")
+    assert (line(few, "a").ok, line(few, "b").ok) == (2, 3)
+    assert not any("penalised" in n for n in (*board.notes, *few.notes))
+
+
+def test_an_empty_board_is_a_table_without_rows(small_run: Any) -> None:
+    rows, manifest = small_run
+    board = tables.build(rows, {**manifest, "methods": {}}, "nothing")
+    assert board.lines == () and board.to_csv().startswith("method,control,position,")
+    board.to_terminal(Console(file=io.StringIO()))
+    assert board.to_markdown() and board.to_latex()

@@ -313,7 +313,44 @@ def test_score_a_volume_inside_its_foreground(tmp_path: Path) -> None:
     f = images[2].astype(np.float32) / 255
     wanted = evaluate(a, b, f, ["psnr", "ssim"], mask=foreground(a))
     assert {k: float(row[k]) for k in wanted} == pytest.approx(wanted, abs=1e-4)
-    assert main(["score", *where, "--metrics", "psnr", "--protocol", "slices", "--mask", "none"]) == 0
+
+
+def test_score_slices_takes_those_with_foreground_and_hides_no_undefined_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import nibabel as nib
+
+    a, b, f = (x.astype(np.float32) / 255 for x in triple((6, 24, 28), 2))
+    for source in (a, b):
+        source[:, 0, :2] = 0, 1  # is read as it is, not stretched
+    mask = np.zeros(a.shape, np.float32)
+    mask[1:5, 4:20, 4:20] = 1
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(
+        "import torch\n"
+        "from fusebench.metric import MetricInfo, metric\n\n\n"
+        "@metric(MetricInfo(name='dark', title='x', family='structure', direction='higher', low=0, high=1,"
+        " ranked=True))\n"
+        "def dark(t, part='', variant=''):\n"
+        "    lowest = t.fused.flatten(1).amin(1).double()\n"
+        "    return torch.where(lowest > 0, lowest, torch.nan)\n"
+    )
+    f += 0.001
+    f[2, 0, 0] = 0
+    arguments = []
+    for name, x in (("mri", a), ("pet", b), ("fused", f.clip(0, 1)), ("mask", mask)):
+        nib.save(nib.Nifti1Image(x.transpose(2, 1, 0), np.eye(4)), tmp_path / f"{name}.nii")
+        arguments += [f"--{name}", str(tmp_path / f"{name}.nii")]
+    options = ["--protocol", "slices", "--plugin", str(plugin), "--csv", str(tmp_path / "scores.csv")]
+    # Without --metrics the ranking set counts, ranked metrics of plugins with it.
+    assert main(["score", *arguments, *options]) == 0
+    (row,) = csv.DictReader((tmp_path / "scores.csv").open(encoding="utf-8"))
+    assert row["dark"] == "nan" and "not defined" in capsys.readouterr().out
+    each = [evaluate(a[d], b[d], f[d].clip(0, 1), ["psnr"])["psnr"] for d in range(6)]
+    assert float(row["psnr"]) == pytest.approx(np.mean(each[1:5]), abs=1e-4)
+    assert main(["score", *arguments, *options[:4], "--csv", options[5], "--mask", "none"]) == 0
+    (row,) = csv.DictReader((tmp_path / "scores.csv").open(encoding="utf-8"))
+    assert float(row["psnr"]) == pytest.approx(np.mean(each), abs=1e-4)
 
 
 @pytest.mark.parametrize(
