@@ -119,6 +119,8 @@ def critical_difference(board: Board) -> Figure:
             ax=ax,
             label_fmt_left="{label} ({rank:.2f})",
             label_fmt_right="({rank:.2f}) {label}",
+            # The line of a control may pass behind a label.
+            label_props={"bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.5}},
             color_palette=dict.fromkeys(ranks.index, METHOD),
             crossbar_props={"color": ACCENT, "linewidth": 2.5},
         )
@@ -192,6 +194,7 @@ def quality_time(board: Board) -> Figure:
         ax.set_xscale("log")
         for axis_formatter in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
             axis_formatter(FuncFormatter(lambda v, _: f"{v:g}" if f"{v:e}"[0] in "125" else ""))
+        ax.tick_params(axis="x", which="minor", pad=5)  # in line with the labels of the longer major ticks
     ax.invert_yaxis()
     ax.set(xlabel="seconds per case (median)", ylabel="average rank (best on top)")
     ax.legend(fontsize=7, frameon=False, loc="best")

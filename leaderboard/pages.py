@@ -146,6 +146,11 @@ def _sortable(x: float | str | None) -> str:
     return str(x).replace("inf", "Infinity") if isinstance(x, float) else str(x)
 
 
+def _short(x: float) -> str:
+    """Four significant digits."""
+    return "–" if np.isnan(x) else f"{x:.4g}".replace("inf", "∞")
+
+
 def environment(manifest: Mapping[str, Any]) -> Environment:
     """Templates that escape all names, with the facts of a run that every page shows."""
     made = Environment(
@@ -156,6 +161,7 @@ def environment(manifest: Mapping[str, Any]) -> Environment:
         lstrip_blocks=True,
     )
     made.filters["sortable"] = _sortable
+    made.filters["short"] = _short
     hardware = manifest.get("hardware", {})
     made.globals.update(
         slug=slug,
@@ -292,8 +298,8 @@ class Pages:
 
     def _viewer(self, name: str, stored: volumes.StoredCase) -> dict[str, Any]:
         images = [("mri", "MRI", stored.sources["mri"]), ("pet", "PET", stored.sources["pet"])]
-        known = {x.method: i for s in self.sections for i, x in enumerate(s.board.lines)}
-        # Best first, as on the board; what is on disk but on no board comes last.
+        # Best first, as on the first board that has it; what is on disk but on no board comes last.
+        known = {x.method: i for s in reversed(self.sections) for i, x in enumerate(s.board.lines)}
         for method in sorted(stored.fused, key=lambda m: (known.get(m, len(known)), m)):
             images.append((f"method:{method}", method, stored.fused[method]))
         folder = self.out / "data" / slug(name)

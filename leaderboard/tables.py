@@ -263,7 +263,7 @@ def _board_notes(columns: Sequence[Column], ranking: Ranking, lines: Sequence[Li
         notes.append(f"Learned from: {each}.")
     if any(x.from_files for x in lines):
         notes.append("(files): scored from image files; how and at what cost they were made is not known.")
-        beyond = [c.id for c in columns if c.facts.get("needs_twin")]
+        beyond = [c.id for c in columns if c.facts.get("needs_twin") and not c.ranked]
         if beyond:
             notes.append(
                 f"Not ranked, since it takes the method itself, not only its images: {', '.join(beyond)}."

@@ -344,3 +344,14 @@ def test_a_skip_is_no_failure_and_hides_none(tmp_path: Path) -> None:
     assert re.findall(r'<td data-value="(\d+)">\1</td></tr>', cases) == ["1", "0", "0"]
     page = (out / "methods" / "a.html").read_text(encoding="utf-8")
     assert page.count("<td>error: RuntimeError: planted failure</td>") == 1 and page.count("<td>ok</td>") == 2
+
+
+def test_an_infinite_value_is_shown_as_on_the_board(tmp_path: Path) -> None:
+    rows, manifest = make_run({"a": 0.0, "b": 0.0}, cases=2, metrics=["psnr"])
+    rows["value"] = rows["value"].where(rows["method"] != "a", np.inf)
+    out = report.write(write_run(tmp_path / "run", rows, manifest), tmp_path / "out", figures=False)[0].parent
+    for page in out.rglob("*.html"):
+        assert ">inf<" not in page.read_text(encoding="utf-8"), page.name
+    assert "<td>∞</td>" in (out / "methods" / "a.html").read_text(encoding="utf-8")
+    case = next((out / "cases").glob("*case-000*")).read_text(encoding="utf-8")
+    assert '<td data-value="Infinity">∞</td>' in case

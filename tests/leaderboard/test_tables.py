@@ -251,6 +251,10 @@ def test_an_entry_of_images_is_not_punished_for_a_metric_that_needs_the_method()
         assert [(line(board, m).average, line(board, m).ok) for m in ("a", "net")] == [(1.5, 4), (1.5, 4)]
         assert board.ranking.metrics == ("psnr", "ssim") and "mi" in {c.id for c in board.columns}
         assert any("takes the method itself" in n and "mi" in n for n in board.notes)
+    # An entry without rows in this protocol takes nothing from its ranking.
+    board = tables.build(rows[~net], manifest, "volume")
+    assert board.ranking.metrics == ("psnr", "ssim", "mi")
+    assert not any("takes the method itself" in n for n in board.notes)
 
 
 def test_errors_of_both_signs_do_not_cancel() -> None:
