@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fusebench.dataset import DatasetInfo
 from fusebench.errors import InputError
-from fusebench.rawimage import EXTENSIONS, extension
+from fusebench.rawimage import EXTENSIONS, extension, stem
 
 from .preprocessing.base import LeftOut, PairDataset
 from .preprocessing.pipeline import PairSource
@@ -94,8 +94,7 @@ class Pairs(PairDataset):
 
 
 def _stem(path: Path) -> str:
-    name = path.name
-    return name[: len(name) - len(extension(path))] if extension(path) in EXTENSIONS else name
+    return stem(path) if extension(path) in EXTENSIONS else path.name
 
 
 def identity(path: Path) -> str:
