@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from pathlib import Path
@@ -11,7 +10,7 @@ from fusebench.dataset import DatasetInfo
 from fusebench.errors import InputError
 from fusebench.rawimage import EXTENSIONS, extension, stem
 
-from .preprocessing.base import LeftOut, PairDataset
+from .preprocessing.base import LeftOut, PairDataset, read_table
 from .preprocessing.pipeline import PairSource
 
 _MRI = ("mri", "mr", "t1w", "t1", "ct", "anat", "structural")
@@ -74,8 +73,8 @@ class Pairs(PairDataset):
                 raise InputError(f"pairs: give both {names}")
         if sum(x is not None for x in (data_dir, csv, mri_dir, mri)) != 1:
             raise InputError("pairs: give one of data_dir, csv, mri_dir with pet_dir, or mri with pet")
-        self.folders = None if mri_dir is None or pet_dir is None else (Path(mri_dir), Path(pet_dir))
-        self.files = None if mri is None or pet is None else (Path(mri), Path(pet))
+        self.folders = _two(mri_dir, pet_dir)
+        self.files = _two(mri, pet)
 
     def find(self) -> tuple[list[PairSource], list[LeftOut]]:
         if self.files is not None:
@@ -91,6 +90,10 @@ class Pairs(PairDataset):
         if mri is not None and pet is not None:
             return match_folders(mri, pet)
         return match_flat(self.root)
+
+
+def _two(mri: str | os.PathLike[str] | None, pet: str | os.PathLike[str] | None) -> tuple[Path, Path] | None:
+    return None if mri is None or pet is None else (Path(mri).expanduser(), Path(pet).expanduser())
 
 
 def _stem(path: Path) -> str:
@@ -153,21 +156,10 @@ def _match(mri: list[Path], pet: list[Path]) -> tuple[list[PairSource], list[Lef
 
 def read_csv(path: Path) -> tuple[list[PairSource], list[LeftOut]]:
     """Pairs of a CSV; relative paths start at its folder."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        dialect = csv.Sniffer().sniff(text.splitlines()[0], ",;\t") if text.strip() else csv.excel
-    except (OSError, UnicodeDecodeError, csv.Error, IndexError) as error:
-        raise InputError(f"{path}: no readable CSV ({type(error).__name__}); give columns mri, pet") from None
-    rows = [
-        {(k or "").strip().lower(): (v or "").strip() for k, v in row.items() if not isinstance(v, list)}
-        for row in csv.DictReader(text.splitlines(), dialect=dialect)
-    ]
-    if not rows or not {"mri", "pet"} <= rows[0].keys():
-        raise InputError(f"{path}: needs a header with the columns mri and pet, and at least one row")
     pairs: list[PairSource] = []
     left_out: list[LeftOut] = []
     seen: set[str] = set()
-    for line, row in enumerate(rows, start=2):
+    for line, row in read_table(path, "mri", "pet"):
         mri, pet = (path.parent / row[c] for c in ("mri", "pet"))
         mask = path.parent / row["mask"] if row.get("mask") else None
         name = row.get("id") or identity(mri)

@@ -7,6 +7,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 from nibabel import orientations
@@ -62,8 +63,8 @@ def extension(path: Path) -> str:
 
 
 def stem(path: Path) -> str:
-    """Name without its extension."""
-    return path.name[: len(path.name) - len(extension(path))]
+    """Name without its extension, in composed characters (macOS decomposes accents)."""
+    return normalize("NFC", path.name[: len(path.name) - len(extension(path))])
 
 
 def folder_images(folder: Path, wanted: Container[str] | None = None) -> dict[str, Path]:
