@@ -132,7 +132,9 @@ def match_flat(folder: Path) -> tuple[list[PairSource], list[LeftOut]]:
     images = _images(folder)
     mri = [p for p in images if words(p) & {*_MRI, "t2", "t2w"} and not words(p) & set(_PET)]
     pet = [p for p in images if words(p) & set(_PET)]
-    return _match(mri, pet)
+    pairs, left_out = _match(mri, pet)
+    other = [p for p in images if p not in (*mri, *pet)]
+    return pairs, left_out + [LeftOut("", str(p), "neither mri nor pet is a word of its name") for p in other]
 
 
 def _match(mri: list[Path], pet: list[Path]) -> tuple[list[PairSource], list[LeftOut]]:

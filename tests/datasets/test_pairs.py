@@ -57,11 +57,12 @@ def test_two_folders_of_pictures(tmp_path):
 
 
 def test_flat_folder(tmp_path):
-    for name in ("x_mri.nii.gz", "x_pet.nii.gz", "y_T1w.nii", "y_FDG.nii", "z_ct.nii"):
+    for name in ("x_mri.nii.gz", "x_pet.nii.gz", "y_T1w.nii", "y_FDG.nii", "z_ct.nii", "avg152T1.nii"):
         stub(tmp_path / name)
     dataset = fusebench.create_dataset("pairs", data_dir=tmp_path)
     assert ids(dataset) == ["x", "y"]
-    assert dataset.found[1][0].reason == "no PET of this name"
+    reasons = ["no PET of this name", "neither mri nor pet is a word of its name"]
+    assert [x.reason for x in dataset.found[1]] == reasons
 
 
 def test_csv_with_mask_group_and_faults(tmp_path):
