@@ -96,7 +96,7 @@ class Aanlib(PairDataset):
         for mri, other, modality in _folders(self.root):
             if self.modality not in ("all", modality):
                 continue
-            structural, functional = _pictures(mri), _pictures(other)
+            structural, functional = _pictures(mri, left_out), _pictures(other, left_out)
             for stem in sorted(structural.keys() | functional.keys(), key=_number):
                 if stem not in structural or stem not in functional:
                     have, lack = (mri, other) if stem in structural else (other, mri)
@@ -182,8 +182,13 @@ def patient(stem: str, modality: str) -> str:
 def _folders(root: Path) -> list[tuple[Path, Path, str]]:
     """(MRI folder, other folder, modality) of every sibling pair at any depth."""
     found = []
-    for parent, names, _ in os.walk(root):
+    seen = set()
+    for parent, names, _ in os.walk(root, followlinks=True):
         names.sort()
+        here = os.path.realpath(parent)
+        if here in seen:  # a link may lead back
+            names.clear()
+        seen.add(here)
         mri = [n for n in names if n.lower() in _STRUCTURAL]
         for name in names:
             if name.lower() in _OTHER and mri:
@@ -191,8 +196,15 @@ def _folders(root: Path) -> list[tuple[Path, Path, str]]:
     return sorted(found, key=lambda f: (MODALITIES.index(f[2]), str(f[0])))
 
 
-def _pictures(folder: Path) -> dict[str, Path]:
-    return {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in PICTURES}
+def _pictures(folder: Path, left_out: list[LeftOut]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.suffix.lower() not in PICTURES or not path.is_file():
+            continue
+        if path.stem in found:
+            left_out.append(LeftOut("", str(path), f"the same name as {found[path.stem].name}"))
+        found.setdefault(path.stem, path)
+    return found
 
 
 def _number(stem: str) -> tuple[int, str]:

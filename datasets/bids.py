@@ -18,7 +18,7 @@ from fusebench.registry import natural
 from .preprocessing.base import LeftOut, PairDataset
 from .preprocessing.pipeline import PairSource
 
-_FILE = re.compile(r"^(sub-[A-Za-z0-9]+(?:_[a-z0-9A-Z]+-[^_]+)*)_(T1w|pet)\.nii(\.gz)?$")
+_FILE = re.compile(r"^(sub-[A-Za-z0-9]+(?:_[a-z0-9A-Z]+-[^_]+)*)_(T1w|pet)(?i:\.nii(\.gz)?)$")
 # Static before dynamic; Clinica's products as in ADNI.
 _REC = ("coreg6mm", "coregiso", "acstat", "", "coregstd", "coregavg", "acdyn")
 
@@ -118,7 +118,7 @@ def find_bids(
     t1: dict[str, list[BidsFile]] = defaultdict(list)
     pet: dict[str, list[BidsFile]] = defaultdict(list)
     left_out: list[LeftOut] = []
-    for path in sorted(root.glob("sub-*/**/*.nii*")):
+    for path in sorted(root.glob("sub-*/**/*")):
         file = parse_name(path)
         if file is None or path.parent.name not in ("anat", "pet"):
             continue
@@ -148,10 +148,16 @@ def find_bids(
             name = "_".join(f"{k}-{file.entities[k]}" for k in ("sub", "ses") if k in file.entities)
             identity = name if visits == "all" else f"sub-{subject}"
             pairs.append(PairSource(identity, subject, mri.path, file.path, bias_corrected=False, meta=meta))
+        used = {pair.mri for pair in pairs}
+        left_out += [
+            LeftOut(subject, str(f.path), "another T1w was chosen") for f in t1[subject] if f.path not in used
+        ]
     return pairs, left_out
 
 
 def _refused(file: BidsFile, tracer: str | None) -> str:
+    if not file.path.exists():
+        return "a symbolic link that leads nowhere; get the file (git annex get, datalad get)"
     if _size(file.path) == 0:
         return "the file is empty (0 bytes); download it again"
     if file.suffix == "T1w":

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from pathlib import Path
 
 from fusebench.dataset import DatasetInfo
 from fusebench.errors import InputError
-from fusebench.rawimage import EXTENSIONS, extension
+from fusebench.rawimage import EXTENSIONS, extension, stem
 
-from .preprocessing.base import LeftOut, PairDataset
+from .preprocessing.base import LeftOut, PairDataset, read_table
 from .preprocessing.pipeline import PairSource
 
 _MRI = ("mri", "mr", "t1w", "t1", "ct", "anat", "structural")
@@ -74,8 +73,8 @@ class Pairs(PairDataset):
                 raise InputError(f"pairs: give both {names}")
         if sum(x is not None for x in (data_dir, csv, mri_dir, mri)) != 1:
             raise InputError("pairs: give one of data_dir, csv, mri_dir with pet_dir, or mri with pet")
-        self.folders = None if mri_dir is None or pet_dir is None else (Path(mri_dir), Path(pet_dir))
-        self.files = None if mri is None or pet is None else (Path(mri), Path(pet))
+        self.folders = _two(mri_dir, pet_dir)
+        self.files = _two(mri, pet)
 
     def find(self) -> tuple[list[PairSource], list[LeftOut]]:
         if self.files is not None:
@@ -93,9 +92,12 @@ class Pairs(PairDataset):
         return match_flat(self.root)
 
 
+def _two(mri: str | os.PathLike[str] | None, pet: str | os.PathLike[str] | None) -> tuple[Path, Path] | None:
+    return None if mri is None or pet is None else (Path(mri).expanduser(), Path(pet).expanduser())
+
+
 def _stem(path: Path) -> str:
-    name = path.name
-    return name[: len(name) - len(extension(path))] if extension(path) in EXTENSIONS else name
+    return stem(path) if extension(path) in EXTENSIONS else path.name
 
 
 def identity(path: Path) -> str:
@@ -130,7 +132,9 @@ def match_flat(folder: Path) -> tuple[list[PairSource], list[LeftOut]]:
     images = _images(folder)
     mri = [p for p in images if words(p) & {*_MRI, "t2", "t2w"} and not words(p) & set(_PET)]
     pet = [p for p in images if words(p) & set(_PET)]
-    return _match(mri, pet)
+    pairs, left_out = _match(mri, pet)
+    other = [p for p in images if p not in (*mri, *pet)]
+    return pairs, left_out + [LeftOut("", str(p), "neither mri nor pet is a word of its name") for p in other]
 
 
 def _match(mri: list[Path], pet: list[Path]) -> tuple[list[PairSource], list[LeftOut]]:
@@ -154,21 +158,10 @@ def _match(mri: list[Path], pet: list[Path]) -> tuple[list[PairSource], list[Lef
 
 def read_csv(path: Path) -> tuple[list[PairSource], list[LeftOut]]:
     """Pairs of a CSV; relative paths start at its folder."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        dialect = csv.Sniffer().sniff(text.splitlines()[0], ",;\t") if text.strip() else csv.excel
-    except (OSError, UnicodeDecodeError, csv.Error, IndexError) as error:
-        raise InputError(f"{path}: no readable CSV ({type(error).__name__}); give columns mri, pet") from None
-    rows = [
-        {(k or "").strip().lower(): (v or "").strip() for k, v in row.items() if not isinstance(v, list)}
-        for row in csv.DictReader(text.splitlines(), dialect=dialect)
-    ]
-    if not rows or not {"mri", "pet"} <= rows[0].keys():
-        raise InputError(f"{path}: needs a header with the columns mri and pet, and at least one row")
     pairs: list[PairSource] = []
     left_out: list[LeftOut] = []
     seen: set[str] = set()
-    for line, row in enumerate(rows, start=2):
+    for line, row in read_table(path, "mri", "pet"):
         mri, pet = (path.parent / row[c] for c in ("mri", "pet"))
         mask = path.parent / row["mask"] if row.get("mask") else None
         name = row.get("id") or identity(mri)

@@ -22,7 +22,7 @@ from .method import Method, MethodInfo
 from .metric import MetricId, MetricInfo
 from .plan import MethodSpec, Task
 from .plugins import Plugins
-from .rawimage import EXTENSIONS, PICTURES, RawImage, extension, image_files
+from .rawimage import EXTENSIONS, PICTURES, RawImage, extension, folder_images, image_files
 from .task import Image, TaskRunner, _store, _store_sources
 
 # Method name -> case id -> image.
@@ -51,37 +51,27 @@ def find_results(folder: Path, cases: Sequence[Case], plugins: Plugins, name: st
     """
     if not folder.is_dir():
         raise InputError(f"--results-dir {folder}: no such folder")
-    direct = _images(folder)
-    below = {p.name: _images(p) for p in sorted(folder.iterdir()) if p.is_dir()}
-    found = {name or folder.resolve().name: direct} if direct else below
     wanted = {case.id for case in cases}
-    results = {}
-    for entry, images in found.items():
+    folders = [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    # Only what is named after a case counts: a figure beside the entries is not an entry of its own.
+    direct = folder_images(folder, wanted)
+    found = {name or folder.resolve().name: direct} if direct else {}
+    found = found or {p.name: folder_images(p, wanted) for p in folders}
+    results = {entry: images for entry, images in found.items() if images}
+    for entry in results:
         if entry in plugins.methods:
             raise InputError(
                 f"{folder}: a method is called {entry!r} as well; rename the folder (say {entry}-authors), "
                 "so that the board keeps both apart"
             )
-        chosen = {case: path for case, path in images.items() if case in wanted}
-        if chosen:
-            results[entry] = chosen
     if not results:
-        seen = next((p.name for images in found.values() for p in images.values()), "no images")
+        images = (p for f in (folder, *folders) for p in sorted(f.iterdir()) if extension(p) in EXTENSIONS)
+        seen = next((p.name for p in images), "no images")
         raise InputError(
             f"{folder}: no image is named after a case; found {seen}, the cases are {_some(wanted)}. Name "
             f"each image as its case ({', '.join(EXTENSIONS)})"
         )
     return results
-
-
-def _images(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and extension(p) in EXTENSIONS):
-        case = path.name[: -len(extension(path))]
-        if case in found:
-            raise InputError(f"{path}: {found[case].name} is of the same case; keep one of them")
-        found[case] = path
-    return found
 
 
 def _some(names: Iterable[str], count: int = 3) -> str:

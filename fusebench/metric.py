@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .triple import Triple
 
 Direction = Literal["higher", "lower", "zero", "none"]
+ARROWS: dict[str, str] = {"higher": "↑", "lower": "↓", "zero": "→0", "none": ""}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 from nibabel import orientations
 from numpy.typing import NDArray
+
+from .errors import InputError
 
 NIFTI = (".nii", ".nii.gz")
 PICTURES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".gif")
@@ -57,6 +60,39 @@ def extension(path: Path) -> str:
     """Lower-case extension, ``.nii.gz`` as one."""
     name = path.name.lower()
     return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
+
+
+def stem(path: Path) -> str:
+    """Name without its extension, in composed characters (macOS decomposes accents)."""
+    return normalize("NFC", path.name[: len(path.name) - len(extension(path))])
+
+
+def folder_images(folder: Path, wanted: Container[str] | None = None) -> dict[str, Path]:
+    """Images of a folder by `stem`; hidden files are passed over.
+
+    Parameters
+    ----------
+    folder : Path
+    wanted : container of str, optional
+        Only these stems.
+
+    Raises
+    ------
+    InputError
+        Two images of one stem.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        name = stem(path)
+        # macOS leaves ._name.nii beside name.nii on other file systems.
+        if name.startswith(".") or extension(path) not in EXTENSIONS or not path.is_file():
+            continue
+        if wanted is not None and name not in wanted:
+            continue
+        if name in found:
+            raise InputError(f"{path}: {found[name].name} has the same name; keep one of them")
+        found[name] = path
+    return found
 
 
 def image_files(path: Path) -> list[Path]:

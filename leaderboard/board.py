@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fusebench.metric import ARROWS
+
 from .markup import latex_mark, latex_text, markdown_mark, markdown_text, rich_mark
 from .ranking import Ranking, Scores
 
-ARROWS = {"higher": "↑", "lower": "↓", "zero": "→0", "none": ""}
 LATEX_ARROWS = {"higher": r"$\uparrow$", "lower": r"$\downarrow$", "zero": r"$\to 0$", "none": ""}
 EXTRAS = ("n ok", "s/case", "MB", "params")
 

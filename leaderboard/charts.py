@@ -19,7 +19,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from .board import ARROWS, Board, Column
+from fusebench.metric import ARROWS
+
+from .board import Board, Column
 from .significance import ALPHA
 
 # Two hues of the Okabe-Ito set that stay apart for all common colour-vision deficiencies and in grey.

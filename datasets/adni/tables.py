@@ -89,7 +89,7 @@ def read_tables(csv_files: list[Path], xml_files: list[Path]) -> Tables:
 def _read_csv(path: Path, tables: Tables) -> None:
     try:
         text = path.read_text(encoding="utf-8-sig", errors="replace")
-        lines = text.splitlines()
+        lines = [line for line in text.splitlines() if line.strip()]
         if not lines or "\0" in text:
             tables.notes.append((path, "an empty or binary CSV; not used"))
             return

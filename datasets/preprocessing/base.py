@@ -112,7 +112,7 @@ class PairDataset(Dataset):
             return {g: split_by_hash(g) for g in groups}
         if self.split == "stratified":
             return stratified(groups)
-        return read_splits(Path(self.split))
+        return read_splits(Path(self.split).expanduser())
 
     def cases(self, split: str = "test") -> Sequence[Case]:
         sources = self.sources(split)
@@ -197,18 +197,45 @@ def stratified(groups: Mapping[str, str]) -> dict[str, str]:
     return out
 
 
+def read_table(path: Path, *columns: str) -> list[tuple[int, dict[str, str]]]:
+    """Rows of a CSV and their line numbers; by commas, semicolons or tabs, names of columns in lower case.
+
+    Raises
+    ------
+    InputError
+        It cannot be read, has no row, or lacks one of `columns`.
+    """
+    need = f"a CSV (UTF-8) with the columns {' and '.join(columns)}"
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        blank = next((i for i, line in enumerate(lines) if line.strip()), len(lines))
+        head = "".join(lines[blank : blank + 1])
+        reader = csv.DictReader(lines[blank:], delimiter=max(",;\t", key=head.count), skipinitialspace=True)
+        # A cell too many is a list without a name.
+        rows = [
+            (blank + reader.line_num, {k.strip().lower(): (v or "").strip() for k, v in row.items() if k})
+            for row in reader
+        ]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read ({type(error).__name__}); give {need}") from None
+    if not rows or not set(columns) <= rows[0][1].keys():
+        raise InputError(f"{path}: has no such header, or no row; give {need}")
+    return rows
+
+
 def read_splits(path: Path) -> dict[str, str]:
     """Published splits: a CSV with columns subject and split."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as handle:
-            rows = list(csv.DictReader(handle))
-            out = {r["subject"].strip(): r["split"].strip() for r in rows}
-    except (OSError, KeyError, AttributeError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"split {path}: not a CSV with columns subject and split ({type(error).__name__}); "
-            "or give hash, stratified or all-test"
-        ) from None
-    wrong = sorted(set(out.values()) - set(SPLITS))
-    if wrong:
-        raise InputError(f"split {path}: {wrong[0]!r} is not one of {', '.join(SPLITS)}")
+        rows = read_table(path, "subject", "split")
+    except InputError as error:
+        raise InputError(f"split {error}; or give hash, stratified or all-test") from None
+    out: dict[str, str] = {}
+    for line, row in rows:
+        subject, split = row["subject"], row["split"]
+        if split not in SPLITS:
+            raise InputError(f"split {path} line {line}: {split!r} is not one of {', '.join(SPLITS)}")
+        if out.setdefault(subject, split) != split:
+            raise InputError(
+                f"split {path} line {line}: {subject} is in {out[subject]} and in {split}; keep one of them"
+            )
     return out

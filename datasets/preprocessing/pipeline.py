@@ -21,7 +21,7 @@ from fusebench.content import source_key as code_key
 from fusebench.errors import InputError
 from fusebench.imageio import check_grid, intensity_range, read_mask, read_pair, read_raw, scale
 from fusebench.mask import foreground
-from fusebench.rawimage import PICTURES, RawImage, extension, image_files
+from fusebench.rawimage import EXTENSIONS, PICTURES, RawImage, extension, image_files
 
 from .grid import Image
 from .steps import (
@@ -237,7 +237,8 @@ def _durations(path: Path, pet: RawImage) -> tuple[float, ...]:
 
 
 def _sidecar(path: Path) -> Path:
-    return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    end = extension(path) if extension(path) in EXTENSIONS else ""
+    return path.with_name(path.name[: len(path.name) - len(end)] + ".json")
 
 
 def prepare(source: PairSource, recipe: str, options: Mapping[str, Any]) -> State:

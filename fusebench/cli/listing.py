@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..errors import PluginError
+from ..metric import ARROWS
 from ..registry import Registry
 from ._options import add_plugin_option, plugins_of, split_commas
 
@@ -64,9 +65,8 @@ def _dataset(info: Any) -> list[str]:
 
 
 def _metric(info: Any) -> list[str]:
-    arrows = {"higher": "↑", "lower": "↓", "zero": "→0", "none": "–"}
     return [
-        arrows[info.direction],
+        ARROWS[info.direction] or "–",
         f"{info.low:g} … {info.high:g}{' ' + info.unit if info.unit else ''}",
         "yes" if info.ranked else "",
         ", ".join([*(f".{p}" for p in info.parts), *(f"@{v}" for v in info.variants)]),

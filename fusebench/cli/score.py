@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,16 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import FuseBenchError, InputError
-from ..metric import MetricId, ranking_set
+from ..metric import ARROWS, MetricId, ranking_set
 from ..protocol import PROTOCOLS, Scene
-from ..rawimage import EXTENSIONS, extension
+from ..rawimage import EXTENSIONS, folder_images, stem
 from ._options import add_plugin_option, plugins_of
 
 if TYPE_CHECKING:
     from ..case import Volume
     from ..plugins import Plugins
-
-_ARROWS = {"higher": "↑", "lower": "↓", "zero": "→0", "none": ""}
 
 
 @dataclass(frozen=True)
@@ -168,19 +166,6 @@ def metric_ids(text: str, plugins: Plugins) -> list[str]:
 # -- finding files -------------------------------------------------------------------------------
 
 
-def _stem(path: Path) -> str:
-    return path.name[: -len(extension(path))]
-
-
-def _images(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and extension(p) in EXTENSIONS):
-        if _stem(path) in found:
-            raise InputError(f"{path}: {found[_stem(path)].name} has the same name; keep one of them")
-        found[_stem(path)] = path
-    return found
-
-
 def _items(args: argparse.Namespace) -> Iterator[Item]:
     mask = None if args.mask in ("auto", "none") else Path(args.mask)
     for path in (args.mri, args.pet, *args.fused, *([mask] if mask else [])):
@@ -190,17 +175,17 @@ def _items(args: argparse.Namespace) -> Iterator[Item]:
         for path in args.fused:
             if path.is_dir():
                 raise InputError(f"{path}: a folder, but --mri is one file; give folders for all, or files")
-            yield Item(_stem(path), _stem(args.mri), args.mri, args.pet, path, mask)
+            yield Item(stem(path), stem(args.mri), args.mri, args.pet, path, mask)
         return
-    mri, pet = _images(args.mri), _images(args.pet) if args.pet.is_dir() else {}
+    mri, pet = folder_images(args.mri), folder_images(args.pet) if args.pet.is_dir() else {}
     if not pet:
         raise InputError(
             f"{args.pet}: no images; --mri is a folder, so --pet must be one with the same names"
         )
-    masks = _images(mask) if mask and mask.is_dir() else {}
+    masks = folder_images(mask) if mask and mask.is_dir() else {}
     count = 0
-    for method, folder in _method_folders(args.fused):
-        for case, path in _images(folder).items():
+    for method, folder in _method_folders(args.fused, mri):
+        for case, path in folder_images(folder).items():
             if case not in mri or case not in pet:
                 where = args.mri if case not in mri else args.pet
                 raise InputError(
@@ -214,12 +199,12 @@ def _items(args: argparse.Namespace) -> Iterator[Item]:
         raise InputError(f"{args.fused[0]}: no images; known are {', '.join(EXTENSIONS)}")
 
 
-def _method_folders(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+def _method_folders(paths: Sequence[Path], cases: Container[str]) -> Iterator[tuple[str, Path]]:
     for path in paths:
         if path.is_file():
             raise InputError(f"{path}: a file, but --mri is a folder; give the folder of the fused images")
-        folders = [p for p in sorted(path.iterdir()) if p.is_dir()]
-        if _images(path) or not folders:
+        folders = [p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+        if folder_images(path, cases) or not folders:
             yield path.resolve().name, path
         else:
             yield from ((folder.name, folder) for folder in folders)
@@ -286,7 +271,7 @@ def _mean(values: Sequence[Any]) -> Any:
 def _print(
     console: Console, rows: Sequence[tuple[Item, dict[str, Any]]], ids: Sequence[str], plugins: Plugins
 ) -> None:
-    arrow = {i: _ARROWS[plugins.metrics.load(MetricId.parse(i).name).info.direction] for i in ids}
+    arrow = {i: ARROWS[plugins.metrics.load(MetricId.parse(i).name).info.direction] for i in ids}
     methods = list(dict.fromkeys(item.method for item, _ in rows))
     table = Table()
     table.add_column("metric")

@@ -186,6 +186,19 @@ def test_an_unknown_range_must_be_told(cases, tmp_path):
     assert rows_of(out).loc[("theirs", case.id, "psnr"), "value"] == pytest.approx(expected, abs=1e-4)
 
 
+def test_other_pictures_beside_the_entries_are_passed_over(cases, tmp_path):
+    folder, out = tmp_path / "theirs", tmp_path / "run"
+    for case in cases:
+        for name in (case.id, f"._{case.id}", "overview"):
+            save(case, mean(case), folder / "net" / f"{name}.nii.gz")
+        save(case, mean(case), folder / ".cache" / f"{case.id}.nii.gz")
+    for name in ("overview.png", "overview.tif", "._overview.png"):
+        (folder / name).write_bytes(b"")
+    command = ["score", "--results-dir", str(folder), "--metrics", "psnr", *OPTIONS, "--out", str(out)]
+    assert main(command) == 0
+    assert set(pd.read_csv(out / "rows.csv")["method"]) == {"net"}
+
+
 @pytest.mark.parametrize(
     ("files", "options", "message"),
     [

@@ -45,6 +45,22 @@ def test_layouts(tmp_path, layout):
     assert cases[0].pair.b.chroma is not None
 
 
+def test_hidden_files_folders_doubles_and_links(tmp_path):
+    make(tmp_path / "data", "PET-MRI/{}", [25001, 41002])
+    for folder in ("data/PET-MRI/MRI", "data/PET-MRI/PET", "__MACOSX/PET-MRI/MRI", "__MACOSX/PET-MRI/PET"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "._25001.png").write_bytes(b"\0\5\26\7")
+        (tmp_path / folder / "9.png").mkdir()
+    picture(tmp_path / "data/PET-MRI/MRI/25001.BMP", grey(3))
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "slices").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "back").symlink_to(tmp_path / "linked")
+    for root in (tmp_path, tmp_path / "linked"):
+        dataset = fusebench.create_dataset("aanlib", data_dir=root)
+        assert [s.id for s in dataset.sources()] == ["mri-pet-25001", "mri-pet-41002"]
+        assert [x.reason for x in dataset.found[1]] == ["the same name as 25001.BMP"]
+
+
 def test_patients(tmp_path):
     make(tmp_path, "PET-MRI/{}", [25001, 30002, 41003])
     make(tmp_path, "SPECT-MRI/{}", [3015, 3016, 9043], "SPECT")

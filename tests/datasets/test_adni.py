@@ -152,6 +152,12 @@ def test_csv_columns_quoting_and_bare_ids(tmp_path, header, options):
     assert (meta["diagnosis"], meta["days"]) == ("AD", -5)
 
 
+def test_csv_that_begins_with_empty_lines(tmp_path):
+    tree(tmp_path, (A, N3M, "2012-03-31", 1), (A, PET_8MM, "2012-03-31", 2))
+    (tmp_path / "c.csv").write_text(f"\n \nImage Data ID,Subject,Group\n1,{A},AD\n")
+    assert adni(tmp_path).sources()[0].meta["diagnosis"] == "AD"
+
+
 def test_xml_fills_the_date(tmp_path):
     for description, number, date in ((N3M, 1, "2012-03-15"), (PET_8MM, 2, "2012-03-20 10:30:00.0")):
         stub(tmp_path / ida_path("x", A, description, "2000-01-01", number).name)

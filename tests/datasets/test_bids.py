@@ -77,6 +77,29 @@ def test_sessions_and_runs_in_natural_order(tmp_path):
         fusebench.create_dataset("bids", data_dir=tmp_path, visits="last")
 
 
+def test_names_in_capitals_hidden_files_and_dead_links(tmp_path):
+    dataset = make(tmp_path, "sub-01_T1w.NII.GZ", "sub-01_pet.NII", "sub-02_T1w.nii", "._sub-02_pet.nii")
+    stub(tmp_path / "sub-01" / "pet" / "sub-01_pet.json", b'{"FrameDuration": [1, 2]}')
+    (tmp_path / "sub-02" / "pet").mkdir()
+    (tmp_path / "sub-02" / "pet" / "sub-02_pet.nii").symlink_to("../.git/annex/objects/x")
+    assert pairs(dataset) == [("sub-01", "sub-01_T1w.NII.GZ", "sub-01_pet.NII")]
+    assert "link that leads nowhere" in dataset.found[1][0].reason
+    pipeline = importlib.import_module("fusebench.datasets.preprocessing.pipeline")
+    assert pipeline._sidecar(dataset.sources()[0].pet).is_file()
+
+
+def test_every_file_left_out_is_listed(tmp_path):
+    names = (
+        "sub-01_T1w.nii",
+        "sub-01_T1w.nii.gz",
+        "sub-01_acq-x_T1w.nii",
+        "sub-01_pet.nii",
+        "sub-01_pet.nii.gz",
+    )
+    dataset = make(tmp_path, *names)
+    assert len(dataset.sources()) == 1 and len(dataset.found[1]) == 3
+
+
 def test_reconstructions_and_tracers(tmp_path):
     names = ["sub-01_T1w.nii.gz"]
     names += [f"sub-01_trc-18FFDG_rec-{r}_pet.nii.gz" for r in ("acdyn", "acstat", "nacstat")]

@@ -2,6 +2,7 @@
 
 import importlib
 import pickle
+import unicodedata
 
 import numpy as np
 import pytest
@@ -56,11 +57,12 @@ def test_two_folders_of_pictures(tmp_path):
 
 
 def test_flat_folder(tmp_path):
-    for name in ("x_mri.nii.gz", "x_pet.nii.gz", "y_T1w.nii", "y_FDG.nii", "z_ct.nii"):
+    for name in ("x_mri.nii.gz", "x_pet.nii.gz", "y_T1w.nii", "y_FDG.nii", "z_ct.nii", "avg152T1.nii"):
         stub(tmp_path / name)
     dataset = fusebench.create_dataset("pairs", data_dir=tmp_path)
     assert ids(dataset) == ["x", "y"]
-    assert dataset.found[1][0].reason == "no PET of this name"
+    reasons = ["no PET of this name", "neither mri nor pet is a word of its name"]
+    assert [x.reason for x in dataset.found[1]] == reasons
 
 
 def test_csv_with_mask_group_and_faults(tmp_path):
@@ -83,11 +85,68 @@ def test_csv_with_mask_group_and_faults(tmp_path):
     assert "no such file" in reasons[0] and "occurs twice" in reasons[1] and "empty" in reasons[2]
 
 
-@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "mri,pet\n"])
+@pytest.mark.parametrize("text", ["", "\n \n", "a,b\n1,2\n", "mri,pet\n"])
 def test_bad_csv(tmp_path, text):
     (tmp_path / "p.csv").write_text(text)
-    with pytest.raises(InputError, match=r"p\.csv"):
+    with pytest.raises(InputError, match=r"p\.csv.*give a CSV \(UTF-8\) with the columns mri and pet"):
         fusebench.create_dataset("pairs", csv=tmp_path / "p.csv").cases()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffID,MRI,PET\r\none,a b.png,ü.png\r\n",
+        '"id";"mri";"pet"\r\n"one";"a b.png";"ü.png"\r\n',
+        "id\tmri\tpet\none\ta b.png\tü.png\n",
+        "\n\nid, mri, pet\n\none, a b.png, ü.png, more, cells\n\n",
+        "id,mri,pet\rone,a b.png,ü.png\r",
+    ],
+)
+def test_csv_of_any_program(tmp_path, text):
+    a, b = picture(tmp_path / "a b.png", 1), picture(tmp_path / "ü.png", 2)
+    (tmp_path / "p.csv").write_bytes(text.encode())
+    (source,) = fusebench.create_dataset("pairs", csv=tmp_path / "p.csv").sources()
+    assert (source.id, source.mri, source.pet) == ("one", a, b)
+
+
+def test_csv_in_another_encoding_and_the_line_of_a_fault(tmp_path):
+    (tmp_path / "p.csv").write_bytes("mri,pet\nü.png,b.png\n".encode("utf-16"))
+    with pytest.raises(InputError, match=r"UnicodeDecodeError.*UTF-8"):
+        fusebench.create_dataset("pairs", csv=tmp_path / "p.csv").cases()
+    (tmp_path / "p.csv").write_text("\nmri,pet\n\nabsent.png,b.png\n")
+    assert fusebench.create_dataset("pairs", csv=tmp_path / "p.csv").found[1][0].path == "p.csv line 4"
+
+
+def test_names_of_another_system(tmp_path, monkeypatch):
+    """Accents as macOS stores them, its ._ files, extensions in capitals; a path from the home folder."""
+    for folder, form, seed in (("mri", "NFD", 1), ("pet", "NFC", 2)):
+        picture(tmp_path / folder / unicodedata.normalize(form, "é 1.PNG"), seed)
+        stub(tmp_path / folder / "._2.png")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for options in ({"data_dir": tmp_path}, {"mri_dir": "~/mri", "pet_dir": "~/pet"}):
+        (case,) = fusebench.create_dataset("pairs", **options).cases()
+        assert case.id == "é 1" and case.pair.a.shape == (1, 24, 30)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Subject;Split\n1;train\n2;test\n3;val\n2;test\n", None),
+        ("subject,split\n1,train\n2,test\n1,val\n", "line 4: 1 is in train and in val"),
+        ("subject,split\n1,training\n", "line 2: 'training' is not one of train, val, test"),
+        ("subject\n1\n", "columns subject and split; or give hash, stratified or all-test"),
+    ],
+)
+def test_published_splits(tmp_path, text, message):
+    for name in ("mri/1.png", "pet/1.png", "mri/2.png", "pet/2.png"):
+        picture(tmp_path / name)
+    (tmp_path / "s.csv").write_text(text)
+    dataset = fusebench.create_dataset("pairs", data_dir=tmp_path, split=str(tmp_path / "s.csv"))
+    if message is None:
+        assert [c.id for c in dataset.cases("test")] == ["2"]
+    else:
+        with pytest.raises(InputError, match=message):
+            dataset.cases("test")
 
 
 def test_one_pair_of_every_volume_format(tmp_path):

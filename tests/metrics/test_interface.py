@@ -286,6 +286,10 @@ def test_score_folders(tmp_path: Path) -> None:
     assert [(r["method"], r["case"]) for r in rows] == [
         (m, c) for m in ("copy", "mean") for c in ("one", "two")
     ]
+    for name in ("overview.png", "mean/._one.png", ".cache/one.png"):  # none of them a fused image
+        _save(tmp_path / "fused" / name, a)
+    assert main(["score", *where, "--metrics", ids, "--csv", str(out)]) == 0
+    assert list(csv.DictReader(out.open(encoding="utf-8"))) == rows
     (tmp_path / "fused" / "mean" / "two.png").write_bytes(b"no picture")
     assert main(["score", *where, "--metrics", ids, "--csv", str(out)]) == 1
     rows = list(csv.DictReader(out.open(encoding="utf-8")))
