@@ -179,7 +179,7 @@ class SwinFuse(LearnedSliceMethod):
         trained_on="phantom (24 train subjects, slices in three planes)",
         weights=Weights(
             file="weights/swinfuse.safetensors",
-            sha256="1929e5876321fcb88f84e887c8cbab61bf08ba25368967736a2dab6c681a3f69",
+            sha256="ef7f3d5b908ea7f28f172a95c4d1b681ddaecf7d44bc65a9afbb125ea3210485",
         ),
         params=2_020_891,
     )
