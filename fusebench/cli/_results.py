@@ -27,7 +27,8 @@ def score_results(args: argparse.Namespace) -> int:
     console = Console(width=None if sys.stdout.isatty() else 160)
     plugins = plugins_of(args)
     dataset = make_dataset(plugins, args)
-    cases = list(dataset.cases(args.split))[: args.cases]
+    listed = list(dataset.cases(args.split))
+    cases = listed[: args.cases]
     if not cases:
         raise InputError(f"dataset {args.dataset} has no cases in split {args.split!r}")
     results = find_results(args.results_dir, cases, plugins, args.name)
@@ -70,8 +71,8 @@ def score_results(args: argparse.Namespace) -> int:
             store.append(rows)
             for reason in dict.fromkeys(r.reason for r in rows if r.status not in ("ok", "skip")):
                 console.print(f"{task.label}: {reason}", markup=False, highlight=False, soft_wrap=True)
-        table = store.consolidate()
-        paths = write_board(folder, table, console, metrics if asked else None)
+        table = store.consolidate(listed)
+        paths = write_board(folder, table, console, metrics if asked else None, store.notes)
         sheet = contact_sheet(folder)
     for path in [*paths, *([sheet] if sheet else []), folder / "rows.csv", folder / "manifest.json"]:
         console.print(str(path), highlight=False, soft_wrap=True)

@@ -159,7 +159,8 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
             raise InputError(f"no protocol is called {protocol!r}; there are {', '.join(PROTOCOLS)}")
 
     dataset = make_dataset(plugins, args)
-    cases = list(dataset.cases(args.split))[: args.cases]
+    listed = list(dataset.cases(args.split))
+    cases = listed[: args.cases]
     if not cases:
         raise InputError(f"dataset {args.dataset} has no cases in split {args.split!r}")
     asked = chosen_metrics(plugins, args.metrics) if args.metrics else None
@@ -222,8 +223,8 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
             highlight=False,
         )
         run_tasks(todo, store, executor(args, jobs, pool), console, idle=jobs > 0)
-        table = store.consolidate()
-        paths = write_board(folder, table, console, asked)
+        table = store.consolidate(listed)
+        paths = write_board(folder, table, console, asked, store.notes)
         sheet = contact_sheet(folder)
     for path in [*paths, *([sheet] if sheet else []), folder / "rows.csv", folder / "manifest.json"]:
         console.print(str(path), highlight=False, soft_wrap=True)

@@ -125,6 +125,18 @@ def test_resume_runs_only_what_is_missing(
     assert len(fused(log)) == 10
 
 
+def test_board_of_a_reused_folder_is_of_the_present_data(bench: Bench, rows: Rows, tmp_path: Path) -> None:
+    assert bench("--methods", "healthy,other") == 0
+    assert bench("--methods", "healthy", "--data-option", "salt=1", "--cases", "1") == 0
+    assert list(rows().case) == ["case0000"], "nothing of salt=0, of another method or another case"
+    text = (tmp_path / "run" / "leaderboard.md").read_text()
+    assert "made from other data of the same cases: other (3), healthy (2)" in text
+    assert bench("--methods", "healthy", "--data-option", "salt=1") == 0
+    assert len(rows()) == 3
+    assert bench("--methods", "other", "--collect") == 0
+    assert set(rows().method) == {"other"}, "what was computed is kept"
+
+
 def test_new_metric_is_scored_on_stored_volumes(
     bench: Bench, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
