@@ -194,6 +194,7 @@ def test_an_unknown_range_must_be_told(cases, tmp_path):
         (["phantom-test-001.nii", "phantom-test-001.png"], [], "keep one of them"),
         (["average/phantom-test-001.nii"], [], "a method is called 'average' as well"),
         (["phantom-test-001.nii"], ["--mri", "x.nii"], "leave out --mri"),
+        (["phantom-test-001.nii"], ["--name", "../net"], "--name ../net: cannot name a file"),
         (["phantom-test-001.nii"], ["--dataset", "pairs"], "data"),
     ],
 )

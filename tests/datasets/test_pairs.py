@@ -1,5 +1,6 @@
 """Pairs of the user's own files."""
 
+import dataclasses
 import importlib
 import pickle
 
@@ -88,6 +89,18 @@ def test_bad_csv(tmp_path, text):
     (tmp_path / "p.csv").write_text(text)
     with pytest.raises(InputError, match=r"p\.csv"):
         fusebench.create_dataset("pairs", csv=tmp_path / "p.csv").cases()
+
+
+@pytest.mark.parametrize("id_", ["../../../../escaped", "/tmp/abs", "p1/scan2", "..", "a\\\\b"])
+def test_an_id_that_leaves_its_folder_is_refused_with_its_line(tmp_path, id_):
+    mri, pet = picture(tmp_path / "a.png", 1), picture(tmp_path / "b.png", 2)
+    (tmp_path / "pairs.csv").write_text(f"id,mri,pet\nscan ä 1,a.png,b.png\n{id_},a.png,b.png\n")
+    with pytest.raises(InputError, match=r"pairs\.csv, line 3: the id .* cannot name a file"):
+        fusebench.create_dataset("pairs", data_dir=tmp_path).cases()
+    case = fusebench.create_dataset("pairs", mri=mri, pet=pet).cases()[0]
+    with pytest.raises(InputError, match="cannot name a file"):
+        dataclasses.replace(case, id=id_)
+    assert dataclasses.replace(case, id="scan ä 1").id == "scan ä 1"
 
 
 def test_one_pair_of_every_volume_format(tmp_path):
