@@ -96,6 +96,9 @@ def test_entry_joins_the_board_of_a_run_marked(cases, tmp_path):
     assert "average (2D)" not in text
     manifest = json.loads((out / "manifest.json").read_text())
     assert set(manifest["methods"]) == {"average", "max", "net"}
+    [(run, how)] = manifest["earlier"].items()
+    assert set(rows.xs("average")["run"]) == {run} == {how["run"]["id"]}
+    assert (how["options"]["timeout"], manifest["options"]["timeout"]) == (900, None)
     skipped = rows[(rows.index.get_level_values("method") == "net") & (rows["status"] == "skip")]
     assert "needs the method itself, not only its images" in set(skipped["reason"])
 
