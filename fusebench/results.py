@@ -102,7 +102,8 @@ class RunStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.notes: list[str] = []
+        self.notes: list[str] = []  # on the file as it was found
+        self.outdated: list[str] = []  # on rows that `consolidate` kept out of the table
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(folder / ".lock")
@@ -171,7 +172,7 @@ class RunStore:
         ----------
         cases : iterable of Case
             As the dataset has them now.  Rows of these cases that were made from other data are kept out of
-            the table (`notes` says so); they stay in ``rows.jsonl``.
+            the table (`outdated` says so); they stay in ``rows.jsonl``.
         """
         now = {(case.dataset, case.id): case.fingerprint for case in cases}
         rows, other = [], dict[str, set[str]]()
@@ -182,7 +183,7 @@ class RunStore:
                 other.setdefault(row.method, set()).add(row.case)
         if other:
             named = ", ".join(f"{method} ({len(ids)})" for method, ids in other.items())
-            self.notes.append(
+            self.outdated.append(
                 f"Left out, made from other data of the same cases: {named}; run these methods again."
             )
         table = as_table(rows)

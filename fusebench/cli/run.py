@@ -161,6 +161,9 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
     dataset = make_dataset(plugins, args)
     listed = list(dataset.cases(args.split))
     cases = listed[: args.cases]
+    lost = left_out(dataset)
+    if lost:
+        console.print(f"note: {lost}", markup=False, highlight=False, soft_wrap=True)
     if not cases:
         raise InputError(f"dataset {args.dataset} has no cases in split {args.split!r}")
     asked = chosen_metrics(plugins, args.metrics) if args.metrics else None
@@ -205,13 +208,7 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
                 options={**asdict(options), "jobs": jobs, "threads": args.threads},
                 methods=found.methods,
                 metrics=found.infos,
-                dataset={
-                    "name": args.dataset,
-                    "split": args.split,
-                    "fingerprint": dataset.fingerprint(args.split),
-                    "cases": len(cases),
-                    **asdict(dataset.info),
-                },
+                dataset=dataset_facts(dataset, args.split, len(cases)),
                 hardware=found.hardware,
                 git=git,
             ),
@@ -224,7 +221,7 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
         )
         run_tasks(todo, store, executor(args, jobs, pool), console, idle=jobs > 0)
         table = store.consolidate(listed)
-        paths = write_board(folder, table, console, asked, store.notes)
+        paths = write_board(folder, table, console, asked, [*filter(None, [lost]), *store.outdated])
         sheet = contact_sheet(folder)
     for path in [*paths, *([sheet] if sheet else []), folder / "rows.csv", folder / "manifest.json"]:
         console.print(str(path), highlight=False, soft_wrap=True)
@@ -270,6 +267,26 @@ def make_dataset(plugins: Any, args: argparse.Namespace) -> Any:
             f"dataset {args.dataset} has no split {args.split!r}; it has {', '.join(dataset.info.splits)}"
         )
     return dataset
+
+
+def dataset_facts(dataset: Any, split: str, cases: int) -> dict[str, Any]:
+    """What the manifest says of the data."""
+    return {
+        "split": split,
+        "fingerprint": dataset.fingerprint(split),
+        "cases": cases,
+        "left_out": left_out(dataset),
+        **asdict(dataset.info),
+    }
+
+
+def left_out(dataset: Any) -> str:
+    """One line on what the dataset found and cannot use; "" where that is nothing."""
+    found = dataset.left_out()
+    if not found:
+        return ""
+    first = found[0] + (", ..." if len(found) > 1 else "")
+    return f"{len(found)} left out ({first}); `prepare --dataset {dataset.info.name} --report` says why"
 
 
 def chosen_metrics(plugins: Any, asked: list[str]) -> list[str]:

@@ -119,7 +119,7 @@ def test_rows_of_other_data_stay_out_of_the_table_but_are_kept(tmp_path: Path) -
         # A case the dataset does not list now, and a store of before rows had the field.
         store.append([row("c9", fingerprint="then"), row(method="silent")])
         assert list(store.consolidate([case]).method) == ["new", "m", "silent"]
-        assert store.notes == [
+        assert store.outdated == [
             "Left out, made from other data of the same cases: old (1); run these methods again."
         ]
     assert len(read_rows(tmp_path)) == 4

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 import pickle
 
 import numpy as np
@@ -10,6 +11,7 @@ from adni_trees import AFFINE, dicom_series, head, nifti, stub
 from PIL import Image
 
 import fusebench
+from fusebench.cli import main
 from fusebench.errors import InputError
 
 pairs = importlib.import_module("fusebench.datasets.pairs")
@@ -82,6 +84,25 @@ def test_csv_with_mask_group_and_faults(tmp_path):
     assert case.mask.sum() == (mri > 500).sum()
     reasons = [x.reason for x in dataset.found[1]]
     assert "no such file" in reasons[0] and "occurs twice" in reasons[1] and "empty" in reasons[2]
+
+
+def test_a_run_says_what_was_left_out(tmp_path, capsys):
+    for i in range(3):
+        picture(tmp_path / f"{i}_mri.png", i)
+        picture(tmp_path / f"{i}_pet.png", i + 9)
+    (tmp_path / "2_pet.png").unlink()
+    command = ["--dataset", "pairs", "--data-dir", str(tmp_path), "--methods", "average", "--metrics", "psnr"]
+    assert main([*command, "--jobs", "0", "--out", str(tmp_path / "run")]) == 0
+    line = f"1 left out ({tmp_path / '2_mri.png'}: no PET of this name)"
+    text = capsys.readouterr().out
+    assert line in text and "`prepare --dataset pairs --report`" in text
+    assert line in json.loads((tmp_path / "run" / "manifest.json").read_text())["dataset"]["left_out"]
+    assert "1 left out" in (tmp_path / "run" / "leaderboard.md").read_text()
+    picture(tmp_path / "theirs" / "0.png")
+    picture(tmp_path / "theirs" / "1.png")
+    command = ["score", "--results-dir", str(tmp_path / "theirs"), *command[:4], "--metrics", "psnr"]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    assert line in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "mri,pet\n"])
