@@ -176,6 +176,8 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
     except WorkerDied:
         found = survey_apart(pool, *facts)
     folder = args.out or Path("runs") / f"{args.dataset}-{args.split}"
+    if args.collect and not (folder / "rows.jsonl").exists():
+        raise InputError(f"{folder}: no stored rows; give the --out of a run, or leave out --collect")
     options = Options(
         run=datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"),
         metrics=found.metrics,
@@ -198,6 +200,7 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
             todo = [replace(task, reuse=False) for task in tasks]
         else:
             todo = [task for task, _ in pending(tasks, store.latest())]
+        stored = sum(len(t.scores) for t in tasks) - sum(len(t.scores) for t in todo)
         if args.collect:
             todo = []
         write_manifest(
@@ -213,7 +216,6 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
                 git=git,
             ),
         )
-        stored = sum(len(t.scores) for t in tasks) - sum(len(t.scores) for t in todo)
         console.print(
             f"{len(names)} methods, {len(cases)} cases, protocol {', '.join(protocols)}: {len(todo)} fusions "
             f"to do, {stored} results stored; {jobs or 'no'} worker{'s' * (jobs != 1)} on {found.device}",
@@ -221,6 +223,8 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
         )
         run_tasks(todo, store, executor(args, jobs, pool), console, idle=jobs > 0)
         table = store.consolidate(listed)
+        if table.empty:
+            raise InputError(" ".join([f"{folder}: no stored rows of these data.", *store.outdated]))
         paths = write_board(folder, table, console, asked, [*filter(None, [lost]), *store.outdated])
         sheet = contact_sheet(folder)
     for path in [*paths, *([sheet] if sheet else []), folder / "rows.csv", folder / "manifest.json"]:

@@ -210,8 +210,20 @@ def test_dry_run_fuses_nothing(bench: Bench, tmp_path: Path, capsys: pytest.Capt
 
 def test_collect_runs_nothing(bench: Bench, rows: Rows, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench("--methods", "healthy", "--cases", "1") == 0
+    capsys.readouterr()
     assert bench("--methods", "healthy,other", "--collect") == 0
     assert len(rows()) == 1
+    assert "0 fusions to do, 1 results stored" in capsys.readouterr().out
+    assert bench("--methods", "healthy", "--data-option", "salt=1", "--collect") == 2
+    assert "no stored rows of these data. Left out" in capsys.readouterr().err
+
+
+def test_collect_without_rows_is_an_error_and_makes_nothing(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench("--methods", "healthy", "--collect", out=tmp_path / "wrong") == 2
+    assert f"{tmp_path / 'wrong'}: no stored rows" in capsys.readouterr().err
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_protocols_come_as_asked_and_without_columns_of_skips(bench: Bench, tmp_path: Path) -> None:
