@@ -13,6 +13,8 @@ import pytest
 
 from fusebench.cli._options import literal
 from fusebench.content import path_of, source_key
+from fusebench.errors import InputError
+from fusebench.hardware import checked_device
 from fusebench.plugins import find_plugins
 
 from .conftest import Bench
@@ -265,6 +267,8 @@ def test_saved_volume_has_the_affine_and_the_values(bench: Bench, tmp_path: Path
         (("--weights", "other=/no/file"), "--weights other=/no/file: other is not among the methods to run"),
         (("--plugin", "/no/plugin.py"), "plugin /no/plugin.py: no such file or folder"),
         (("--device", "tpu9"), "--device tpu9: give auto, cpu, cuda or cuda:N"),
+        (("--device", "meta"), "--device meta: give auto, cpu, cuda or cuda:N"),
+        (("--device", "xpu:3"), "--device xpu:3: give auto, cpu, cuda or cuda:N"),
     ],
 )
 def test_usage_errors_are_one_line_and_code_2(
@@ -274,6 +278,14 @@ def test_usage_errors_are_one_line_and_code_2(
     err = capsys.readouterr().err.strip()
     assert message in err
     assert "\n" not in err
+
+
+def test_a_gpu_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [checked_device(d) for d in ("auto", "cuda", "cuda:1")] == ["cuda", "cuda", "cuda:1"]
+    with pytest.raises(InputError, match=r"--device cuda:7: .* the last is cuda:1"):
+        checked_device("cuda:7")
 
 
 def test_unwritable_out(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
