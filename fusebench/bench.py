@@ -62,7 +62,7 @@ def _shown(results: Iterable[Result], tasks: Sequence[Task], console: Console) -
         yield from _logged(results, tasks, console)
         return
     columns = (
-        TextColumn("[progress.description]{task.description}"),
+        TextColumn("{task.description}", style="progress.description", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
+from fusebench.bench import run_tasks
 from fusebench.cli._options import literal
 from fusebench.content import path_of, source_key
 from fusebench.errors import InputError
 from fusebench.hardware import checked_device
+from fusebench.plan import Score, Task, method_specs
 from fusebench.plugins import find_plugins
+from fusebench.results import RunStore
 
-from .conftest import Bench
+from .conftest import PLUGINS, Bench
 
 Rows = Callable[[], pd.DataFrame]
 
@@ -80,6 +86,18 @@ def test_progress_in_this_process_equals_workers(bench: Bench, rows: Rows, tmp_p
     assert (rows().load_seconds > 1e-5).all(), "loading is timed where it happens, before the task"
     here = pd.read_parquet(tmp_path / "here" / "rows.parquet")
     assert list(here.value) == list(rows().value)
+
+
+def test_bar_on_a_terminal_shows_ids_as_they_are(tmp_path: Path) -> None:
+    plugins, text = find_plugins((str(PLUGINS),)), StringIO()
+    (case,) = plugins.datasets.load("tiny")(count=1).cases()
+    case = replace(case, id="scan[b]")
+    (spec,) = method_specs(plugins, ["healthy"], {})
+    task = Task("r", spec, case, (Score("volume", "psnr", "k"),))
+    done = [(task, [task.row(task.scores[0], value=1.0)])]
+    with RunStore(tmp_path) as store:
+        run_tasks([task], store, lambda _: iter(done), Console(file=text, force_terminal=True, width=160))
+    assert "healthy on scan[b]" in text.getvalue()
 
 
 def test_broken_import_is_a_row_and_the_rest_runs(bench: Bench, rows: Rows, tmp_path: Path) -> None:
