@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ..case import Case
-from ._options import add_plugin_option, parameters_of, plugins_of
+from ._options import add_plugin_option, at_least, parameters_of, plugins_of
 
 _FIRST = ("subject", "case", "status", "split", "reason")
 
@@ -35,13 +35,15 @@ def add(subparsers: Any) -> None:
         help="a parameter of the dataset, e.g. recipe=paper or visits=all (repeatable)",
     )
     parser.add_argument("--split", default="all", help="train, val, test or all (default)")
-    parser.add_argument("--cases", type=int, metavar="N", help="the first N cases only")
+    parser.add_argument("--cases", type=at_least(1), metavar="N", help="the first N cases only")
     parser.add_argument(
         "--report",
         action="store_true",
         help="only say what was found, paired and left out, and why, as a table and a CSV",
     )
-    parser.add_argument("--jobs", type=int, metavar="N", help="worker processes (default: one per core)")
+    parser.add_argument(
+        "--jobs", type=at_least(1), metavar="N", help="worker processes (default: one per core)"
+    )
     parser.add_argument("--no-images", action="store_true", help="no quality PNG per case")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder of the report (default prepared/<dataset>)"

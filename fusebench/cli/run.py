@@ -17,6 +17,7 @@ from ._options import (
     add_device_option,
     add_plugin_option,
     add_settings_option,
+    at_least,
     parameters_of,
     plugins_of,
     settings_of,
@@ -61,27 +62,34 @@ def add(subparsers: Any) -> None:
         help="a parameter of the dataset (repeatable)",
     )
     data.add_argument("--split", default="test")
-    data.add_argument("--cases", type=_positive, metavar="N", help="the first N cases only")
+    data.add_argument("--cases", type=at_least(1), metavar="N", help="the first N cases only")
     how = parser.add_argument_group("how")
     add_device_option(how)  # type: ignore[arg-type]
     how.add_argument(
         "--jobs",
-        type=_not_negative,
+        type=at_least(0),
         metavar="N",
         help="worker processes (default: one per core); 0 runs in this process, for a debugger",
     )
     how.add_argument(
-        "--threads", type=_positive, default=1, metavar="N", help="threads per worker (default 1)"
+        "--threads", type=at_least(1), default=1, metavar="N", help="threads per worker (default 1)"
     )
     how.add_argument("--executor", choices=["local", "dask"], default="local")
     how.add_argument("--scheduler", metavar="ADDR", help="address of a running Dask scheduler")
     how.add_argument(
-        "--timeout", type=float, default=900.0, metavar="S", help="limit for one fuse (default 900 s)"
+        "--timeout",
+        type=at_least(0, float),
+        default=900.0,
+        metavar="S",
+        help="limit for one fuse (default 900 s), 0: none",
     )
     how.add_argument(
-        "--memory", type=float, metavar="MB", help="memory limit per worker (default: 90 %% shared)"
+        "--memory",
+        type=at_least(1, float),
+        metavar="MB",
+        help="memory limit per worker (default: 90 %% shared)",
     )
-    how.add_argument("--repeats", type=_positive, default=1, metavar="N", help="fuse N times for timing")
+    how.add_argument("--repeats", type=at_least(1), default=1, metavar="N", help="fuse N times for timing")
     how.add_argument("--seed", type=int, default=0)
     out = parser.add_argument_group("results")
     out.add_argument("--out", type=Path, metavar="DIR", help="run folder (default runs/<dataset>-<split>)")
@@ -94,19 +102,6 @@ def add(subparsers: Any) -> None:
     again.add_argument("--collect", action="store_true", help="run nothing; make tables from stored rows")
     out.add_argument("--dry-run", action="store_true", help="show what would run and why")
     parser.set_defaults(run=run)
-
-
-def _positive(text: str) -> int:
-    value = _not_negative(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError("0 is not a positive number")
-    return value
-
-
-def _not_negative(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from fusebench.bench import run_tasks
+from fusebench.cli import main
 from fusebench.cli._options import literal
 from fusebench.content import path_of, source_key
 from fusebench.errors import InputError
@@ -319,3 +320,28 @@ def test_unwritable_out(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixt
 )
 def test_values_on_the_command_line_are_literals_or_text(text: str, value: object) -> None:
     assert literal(text) == value and type(literal(text)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--cases", "-1"), "'-1' is too small; it must be 1 or more"),
+        (("--cases", "0"), "'0' is too small; it must be 1 or more"),
+        (("--cases", "some"), "'some' is not a whole number"),
+        (("--timeout", "-3"), "'-3' is too small; it must be 0 or more"),
+        (("--timeout", "nan"), "'nan' is too small"),
+        (("--memory", "0"), "'0' is too small; it must be 1 or more"),
+        (("score", "--results-dir", ".", "--cases", "-1"), "it must be 1 or more"),
+        (("prepare", "--dataset", "phantom", "--cases", "-1"), "it must be 1 or more"),
+        (("prepare", "--dataset", "phantom", "--jobs", "-1"), "it must be 1 or more"),
+        (("robustness", "--cases", "-1"), "it must be 1 or more"),
+        (("report", "run", "--viewer-cases", "-1"), "it must be 0 or more"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
