@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -26,6 +27,7 @@ from ._options import (
 
 if TYPE_CHECKING:
     from ..execute import LocalPool
+    from ..plugins import Plugins
 
 
 def add(subparsers: Any) -> None:
@@ -139,15 +141,14 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
     if not names:
         raise InputError("no method is left to run; see `list methods`")
     settings = settings_of(args.set)
+    for name, values in settings.items():
+        _check_runs(name, names, plugins, f"--set {name}.{next(iter(values))}")
     for pair in args.weights:
         name, _, path = pair.partition("=")
         if not path:
             raise InputError(f"--weights {pair}: the form is METHOD=FILE")
-        if plugins.methods.entry(name).name not in names:
-            raise InputError(f"--weights {pair}: {name} is not among the methods to run")
+        _check_runs(name, names, plugins, f"--weights {pair}")
         settings.setdefault(name, {})["weights"] = str(Path(path).resolve())
-    for name in settings:
-        plugins.methods.entry(name)
     protocols = split_commas(args.protocol or ["volume"])
     for protocol in protocols:
         if protocol not in PROTOCOLS:
@@ -225,6 +226,14 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
     for path in [*paths, *([sheet] if sheet else []), folder / "rows.csv", folder / "manifest.json"]:
         console.print(str(path), highlight=False, soft_wrap=True)
     return int(any_failed(table, tasks))
+
+
+def _check_runs(method: str, names: Sequence[str], plugins: Plugins, option: str) -> None:
+    """Refuse an option for a method that does not run: it would change nothing."""
+    from ..errors import InputError
+
+    if plugins.methods.entry(method).name not in names:
+        raise InputError(f"{option}: {method} is not among the methods to run")
 
 
 def executor(args: argparse.Namespace, jobs: int, pool: LocalPool) -> Any:

@@ -278,6 +278,8 @@ def test_saved_volume_has_the_affine_and_the_values(bench: Bench, tmp_path: Path
         (("--protocol", "best"), "no protocol is called 'best'"),
         (("--split", "holdout"), "dataset tiny has no split 'holdout'; it has test"),
         (("--set", "healthy.speed=3"), "method healthy:"),
+        (("--set", "other.x=1"), "--set other.x: other is not among the methods to run"),
+        (("--set", "othr.x=1"), "no method is called 'othr'"),
         (("--set", "healthy"), "--set healthy: the form is NAME.PARAM=VALUE"),
         (("--data-option", "colour=red"), "dataset tiny:"),
         (("--data-dir", "/no/such/folder"), "--data-dir /no/such/folder: no such folder"),
