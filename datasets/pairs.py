@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from fusebench.case import is_file_name
 from fusebench.dataset import DatasetInfo
 from fusebench.errors import InputError
 from fusebench.rawimage import EXTENSIONS, extension, stem
@@ -157,7 +158,13 @@ def _match(mri: list[Path], pet: list[Path]) -> tuple[list[PairSource], list[Lef
 
 
 def read_csv(path: Path) -> tuple[list[PairSource], list[LeftOut]]:
-    """Pairs of a CSV; relative paths start at its folder."""
+    """Pairs of a CSV; relative paths start at its folder.
+
+    Raises
+    ------
+    InputError
+        No CSV, no such columns, or an id that cannot name a file.
+    """
     pairs: list[PairSource] = []
     left_out: list[LeftOut] = []
     seen: set[str] = set()
@@ -165,6 +172,8 @@ def read_csv(path: Path) -> tuple[list[PairSource], list[LeftOut]]:
         mri, pet = (path.parent / row[c] for c in ("mri", "pet"))
         mask = path.parent / row["mask"] if row.get("mask") else None
         name = row.get("id") or identity(mri)
+        if not is_file_name(name):
+            raise InputError(f"{path}, line {line}: the id {name!r} cannot name a file; leave out / and \\")
         lost = [p for p in (mri, pet, mask) if p is not None and not p.exists()]
         if not row["mri"] or not row["pet"] or lost:
             what = f"no such file: {lost[0]}" if lost else "mri or pet is empty"

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,7 @@ def _shown(results: Iterable[Result], tasks: Sequence[Task], console: Console) -
         yield from _logged(results, tasks, console)
         return
     columns = (
-        TextColumn("[progress.description]{task.description}"),
+        TextColumn("{task.description}", style="progress.description", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -103,7 +104,11 @@ def _failures(task: Task, rows: Iterable[Any]) -> list[str]:
 
 
 def write_board(
-    folder: Path, table: pd.DataFrame, console: Console, metrics: Sequence[str] | None = None
+    folder: Path,
+    table: pd.DataFrame,
+    console: Console,
+    metrics: Sequence[str] | None = None,
+    notes: Sequence[str] = (),
 ) -> list[Path]:
     """Print the leaderboard of every protocol and write its files; returns the paths.
 
@@ -111,6 +116,8 @@ def write_board(
     ----------
     metrics : sequence of str, optional
         Ids to rank on; by default the ranking set among those stored.
+    notes : sequence of str
+        Lines below every board, behind its own.
     """
     manifest = read_manifest(folder)
     tables = import_module("fusebench.leaderboard.tables")
@@ -120,6 +127,7 @@ def write_board(
         present = set(table[table["protocol"] == protocol]["metric"])
         wanted = [m for m in metrics or () if m in present]
         board = tables.build(table, manifest, protocol, wanted or None)
+        board = replace(board, notes=(*board.notes, *notes))
         board.to_terminal(console)
         stem = "leaderboard" if protocol == protocols[0] else f"leaderboard-{protocol}"
         for suffix, text in (

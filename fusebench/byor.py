@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .case import Case, Volume
+from .case import Case, Volume, is_file_name
 from .content import digest, file_sha256
 from .errors import InputError
 from .imageio import check_grid, read_raw, scale
@@ -47,10 +47,13 @@ def find_results(folder: Path, cases: Sequence[Case], plugins: Plugins, name: st
     Raises
     ------
     InputError
-        No image is named after a case, two images of one case, or an entry has a method's name.
+        No image is named after a case, two images of one case, an entry has a method's name, or `name` is a
+        path.
     """
     if not folder.is_dir():
         raise InputError(f"--results-dir {folder}: no such folder")
+    if name and not is_file_name(name):
+        raise InputError(f"--name {name}: cannot name a file; leave out / and \\")
     wanted = {case.id for case in cases}
     folders = [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
     # Only what is named after a case counts: a figure beside the entries is not an entry of its own.

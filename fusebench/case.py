@@ -18,6 +18,11 @@ from numpy.typing import NDArray
 from .errors import InputError
 
 
+def is_file_name(text: str) -> bool:
+    """Whether `text` can name a file in any folder and nothing outside it, on every system."""
+    return text not in ("", ".", "..") and not set(text) & {"/", "\\", "\0"}
+
+
 @dataclass(frozen=True, eq=False)
 class Volume:
     """One image.
@@ -80,7 +85,7 @@ class Case:
     Parameters
     ----------
     id, dataset : str
-        Unique together; `id` is used in file names.
+        Unique together; `id` is used in file names, so that it must be able to be one.
     group : str
         Subject.  Statistics and splits are by group.
     fingerprint : str
@@ -91,6 +96,11 @@ class Case:
         Picklable, returns arrays by name: ground truth of simulated data.
     meta : mapping
         Anything worth a column: plane, diagnosis, colour handling.
+
+    Raises
+    ------
+    InputError
+        `id` is a path.
     """
 
     id: str
@@ -100,6 +110,12 @@ class Case:
     loader: Callable[[], Pair]
     truth_loader: Callable[[], Mapping[str, NDArray[Any]]] | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not is_file_name(self.id):
+            raise InputError(
+                f"dataset {self.dataset}: the case id {self.id!r} cannot name a file; leave out / and \\"
+            )
 
     @cached_property
     def pair(self) -> Pair:

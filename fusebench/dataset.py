@@ -51,6 +51,10 @@ class Dataset:
         """Cases of one split, in a stable order.  Splits never share a subject."""
         raise NotImplementedError
 
+    def left_out(self) -> Sequence[str]:
+        """Files and rows found that no case uses, each with its reason in one line; a run says so."""
+        return []
+
     def describe(self) -> Mapping[str, Any]:
         """Counts, licence and how to obtain, for cards and the manifest."""
         counts = {s: len(self.cases(s)) for s in self.info.splits}

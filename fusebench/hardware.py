@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,18 @@ def checked_device(text: str) -> str:
     Raises
     ------
     InputError
-        No device name, or CUDA where torch cannot use it.
+        Another device, or CUDA where torch cannot use it or has no such GPU.
     """
     if text == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(text)
-    except RuntimeError:
-        raise InputError(f"--device {text}: give auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"--device {text}: this machine has no CUDA device that torch can use; try cpu")
+    if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", text):
+        raise InputError(f"--device {text}: give auto, cpu, cuda or cuda:N")
+    if text != "cpu":
+        if not torch.cuda.is_available():
+            raise InputError(f"--device {text}: this machine has no CUDA device that torch can use; try cpu")
+        count = torch.cuda.device_count()
+        if int(text.partition(":")[2] or 0) >= count:
+            raise InputError(f"--device {text}: this machine has {count} GPU; the last is cuda:{count - 1}")
     return text
 
 

@@ -19,6 +19,7 @@ from .metric import MetricInfo
 from .plan import MethodSpec
 
 _PACKAGES = ("torch", "numpy", "scipy", "nibabel", "scikit-image", "pandas", "PyWavelets", "safetensors")
+_HOW = ("run", "options", "git", "versions", "hardware", "dataset")
 
 
 def describe_run(
@@ -59,26 +60,31 @@ def describe_run(
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write ``manifest.json``; methods of earlier commands into the same folder are kept."""
+    """Write ``manifest.json``; what earlier commands into the same folder wrote is kept.
+
+    Their methods and metrics are merged; how they ran is under ``earlier``, by the run id of their rows.
+    """
     path = folder / "manifest.json"
     merged = dict(manifest)
     if path.exists():
-        earlier = read_manifest(folder)
+        before = read_manifest(folder)
         for part in ("methods", "metrics"):
-            merged[part] = {**earlier.get(part, {}), **merged[part]}
+            merged[part] = {**before.get(part, {}), **merged[part]}
+        how = {part: before[part] for part in _HOW if part in before}
+        merged["earlier"] = {**before.get("earlier", {}), str(before.get("run", {}).get("id", "")): how}
     with atomic_path(path) as temporary:
-        Path(temporary).write_text(json.dumps(merged, indent=2, default=str) + "\n")
+        Path(temporary).write_text(json.dumps(merged, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Read ``manifest.json`` of a run folder."""
     path = folder / "manifest.json"
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; is {folder} a run folder?") from None
     except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}); run again with --force") from None
+        raise InputError(f"{path} is not JSON ({error}); delete it and run again") from None
     return content
 
 

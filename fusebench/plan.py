@@ -78,6 +78,7 @@ class Task:
             metric=score.metric,
             device=self.device,
             seed=self.seed,
+            fingerprint=self.case.fingerprint,
             **values,
         )
 

@@ -22,6 +22,8 @@ from .errors import InputError
 if TYPE_CHECKING:
     import pandas as pd  # only tables need it, and workers make none
 
+    from .case import Case
+
 Status = Literal["ok", "skip", "error", "timeout", "oom"]
 SCHEMA = 1
 IDENTITY = ("method", "dataset", "case", "protocol", "metric")
@@ -51,6 +53,8 @@ class Row:
         Peak resident memory of the worker while fusing, and peak device memory.
     device : str
     seed : int
+    fingerprint : str
+        `Case.fingerprint` of the data the row was made from; "" where the row does not say.
     """
 
     run: str
@@ -72,6 +76,7 @@ class Row:
     gpu_memory_mb: float | None = None
     device: str = "cpu"
     seed: int = 0
+    fingerprint: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return vars(self).copy()  # flat, so that asdict's deep copy is not needed
@@ -83,7 +88,7 @@ class Row:
 
 
 COLUMNS = tuple(f.name for f in fields(Row))
-_TEXT = {"run", "key", *IDENTITY, "group", "status", "reason", "device"}
+_TEXT = {"run", "key", *IDENTITY, "group", "status", "reason", "device", "fingerprint"}
 
 
 class RunStore:
@@ -97,7 +102,8 @@ class RunStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.notes: list[str] = []
+        self.notes: list[str] = []  # on the file as it was found
+        self.outdated: list[str] = []  # on rows that `consolidate` kept out of the table
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(folder / ".lock")
@@ -159,9 +165,28 @@ class RunStore:
         """The newest row of every identity, in the order of first appearance."""
         yield from read_rows(self.folder)
 
-    def consolidate(self) -> pd.DataFrame:
-        """Write ``rows.parquet`` and ``rows.csv`` atomically and return the table."""
-        table = as_table(self.latest())
+    def consolidate(self, cases: Iterable[Case] = ()) -> pd.DataFrame:
+        """Write ``rows.parquet`` and ``rows.csv`` atomically and return the table.
+
+        Parameters
+        ----------
+        cases : iterable of Case
+            As the dataset has them now.  Rows of these cases that were made from other data are kept out of
+            the table (`outdated` says so); they stay in ``rows.jsonl``.
+        """
+        now = {(case.dataset, case.id): case.fingerprint for case in cases}
+        rows, other = [], dict[str, set[str]]()
+        for row in self.latest():
+            if row.fingerprint in ("", now.get((row.dataset, row.case), row.fingerprint)):
+                rows.append(row)
+            else:
+                other.setdefault(row.method, set()).add(row.case)
+        if other:
+            named = ", ".join(f"{method} ({len(ids)})" for method, ids in other.items())
+            self.outdated.append(
+                f"Left out, made from other data of the same cases: {named}; run these methods again."
+            )
+        table = as_table(rows)
         with atomic_path(self.folder / "rows.parquet") as path:
             table.to_parquet(path, index=False)
         with atomic_path(self.folder / "rows.csv") as path:

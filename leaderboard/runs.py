@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from fusebench.errors import InputError
-from fusebench.manifest import protocol_order
+from fusebench.manifest import protocol_order, read_manifest
 from fusebench.results import IDENTITY, as_table, read_rows
 
 # Where a file of a history store keeps the manifest.
@@ -122,11 +122,4 @@ def _manifest(folder: Path) -> dict[str, Any]:
             raise InputError(f"{folder}: not made by `history add`; give the run folder itself")
         facts: dict[str, Any] = json.loads(stored)
         return facts
-    path = folder / "manifest.json"
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; is {folder} a run folder?") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from None
-    return content
+    return read_manifest(folder)

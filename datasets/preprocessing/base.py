@@ -137,6 +137,9 @@ class PairDataset(Dataset):
             f"`prepare --dataset {self.info.name} --report` lists what is there"
         )
 
+    def left_out(self) -> Sequence[str]:
+        return [f"{x.path}: {x.reason}" for x in self.found[1]]
+
     def describe(self) -> Mapping[str, Any]:
         pairs, left_out = self.found
         where = self.split_of()

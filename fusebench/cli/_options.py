@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +94,22 @@ def literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def at_least(low: int, kind: type[int] | type[float] = int) -> Callable[[str], Any]:
+    """The `type` of an argument that is a number, `low` or more."""
+
+    def number(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            name = "whole number" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {name}") from None
+        if not value >= low:
+            raise argparse.ArgumentTypeError(f"{text!r} is too small; it must be {low} or more")
+        return value
+
+    return number
 
 
 def split_commas(values: Iterable[str]) -> list[str]:

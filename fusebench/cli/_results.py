@@ -22,12 +22,16 @@ def score_results(args: argparse.Namespace) -> int:
     from ..manifest import describe_run, git_state, write_manifest
     from ..plan import Options, default_metrics, make_plan, metric_infos, pending, scored
     from ..results import RunStore
-    from .run import chosen_metrics, make_dataset
+    from .run import chosen_metrics, dataset_facts, left_out, make_dataset
 
     console = Console(width=None if sys.stdout.isatty() else 160)
     plugins = plugins_of(args)
     dataset = make_dataset(plugins, args)
-    cases = list(dataset.cases(args.split))[: args.cases]
+    listed = list(dataset.cases(args.split))
+    cases = listed[: args.cases]
+    lost = left_out(dataset)
+    if lost:
+        console.print(f"note: {lost}", markup=False, highlight=False, soft_wrap=True)
     if not cases:
         raise InputError(f"dataset {args.dataset} has no cases in split {args.split!r}")
     results = find_results(args.results_dir, cases, plugins, args.name)
@@ -52,13 +56,7 @@ def score_results(args: argparse.Namespace) -> int:
             options={**asdict(options), "jobs": 0, "threads": 1},
             methods=specs,
             metrics=infos,
-            dataset={
-                "name": args.dataset,
-                "split": args.split,
-                "fingerprint": dataset.fingerprint(args.split),
-                "cases": len(cases),
-                **asdict(dataset.info),
-            },
+            dataset=dataset_facts(dataset, args.split, len(cases)),
             hardware=describe_hardware(),
             git=git_state(),
         )
@@ -70,8 +68,9 @@ def score_results(args: argparse.Namespace) -> int:
             store.append(rows)
             for reason in dict.fromkeys(r.reason for r in rows if r.status not in ("ok", "skip")):
                 console.print(f"{task.label}: {reason}", markup=False, highlight=False, soft_wrap=True)
-        table = store.consolidate()
-        paths = write_board(folder, table, console, metrics if asked else None)
+        table = store.consolidate(listed)
+        notes = [*filter(None, [lost]), *store.outdated]
+        paths = write_board(folder, table, console, metrics if asked else None, notes)
         sheet = contact_sheet(folder)
     for path in [*paths, *([sheet] if sheet else []), folder / "rows.csv", folder / "manifest.json"]:
         console.print(str(path), highlight=False, soft_wrap=True)

@@ -6,6 +6,7 @@ import argparse
 import csv
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ..case import Case
-from ._options import add_plugin_option, parameters_of, plugins_of
+from ._options import add_plugin_option, at_least, parameters_of, plugins_of
 
 _FIRST = ("subject", "case", "status", "split", "reason")
 
@@ -35,13 +36,15 @@ def add(subparsers: Any) -> None:
         help="a parameter of the dataset, e.g. recipe=paper or visits=all (repeatable)",
     )
     parser.add_argument("--split", default="all", help="train, val, test or all (default)")
-    parser.add_argument("--cases", type=int, metavar="N", help="the first N cases only")
+    parser.add_argument("--cases", type=at_least(1), metavar="N", help="the first N cases only")
     parser.add_argument(
         "--report",
         action="store_true",
         help="only say what was found, paired and left out, and why, as a table and a CSV",
     )
-    parser.add_argument("--jobs", type=int, metavar="N", help="worker processes (default: one per core)")
+    parser.add_argument(
+        "--jobs", type=at_least(1), metavar="N", help="worker processes (default: one per core)"
+    )
     parser.add_argument("--no-images", action="store_true", help="no quality PNG per case")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder of the report (default prepared/<dataset>)"
@@ -59,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         console.print(line, markup=False, highlight=False)
     failed = 0
     if not args.report:
-        cases = list(dataset.cases(args.split))[: args.cases]
+        cases = _cases(dataset, args.split)[: args.cases]
         images = None if args.no_images else out / "quality"
         results = _prepare_all(cases, images, args.jobs or os.cpu_count() or 1, console)
         by_case = {row["case"]: row for row in rows if row["case"]}
@@ -90,14 +93,22 @@ def _dataset(args: argparse.Namespace) -> Any:
 def _report_rows(dataset: Any, split: str) -> list[dict[str, Any]]:
     report = getattr(dataset, "report", None)
     if report is None:
-        splits = dataset.info.splits if split == "all" else [split]
         return [
             {"subject": c.group, "case": c.id, "status": "found", "split": s, "reason": ""}
-            for s in splits
+            for s in _splits(dataset, split)
             for c in dataset.cases(s)
         ]
     rows: list[dict[str, Any]] = report()
     return [r for r in rows if split == "all" or not r["case"] or r["split"] == split]
+
+
+def _splits(dataset: Any, split: str) -> Sequence[str]:
+    """What to ask a dataset for: those with a report know "all", which has subjects in no split as well."""
+    return dataset.info.splits if split == "all" and not hasattr(dataset, "report") else [split]
+
+
+def _cases(dataset: Any, split: str) -> list[Case]:
+    return [case for s in _splits(dataset, split) for case in dataset.cases(s)]
 
 
 def _summary(dataset: Any) -> list[str]:

@@ -7,6 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ._options import at_least, split_commas
+
 
 def add(subparsers: Any) -> None:
     """Register the subcommand."""
@@ -21,7 +23,7 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--metrics", action="append", metavar="IDS", help="show and rank on these metric ids")
     parser.add_argument(
         "--viewer-cases",
-        type=int,
+        type=at_least(0),
         default=8,
         metavar="N",
         help="cases that get an image viewer, of those whose volumes were kept (default 8)",
@@ -32,8 +34,6 @@ def add(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the report and print its entry page."""
-    from ._options import split_commas
-
     metrics = split_commas(args.metrics) if args.metrics else None
     out = args.out or args.runs[-1] / "report"
     paths = import_module("fusebench.leaderboard.report").write(

@@ -7,7 +7,15 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from ._options import add_device_option, add_plugin_option, device_of, literal, plugins_of, split_commas
+from ._options import (
+    add_device_option,
+    add_plugin_option,
+    at_least,
+    device_of,
+    literal,
+    plugins_of,
+    split_commas,
+)
 
 
 def add(subparsers: Any) -> None:
@@ -28,7 +36,7 @@ def add(subparsers: Any) -> None:
     )
     parser.add_argument("--misalign", type=_amounts, default=None, metavar="MM,MM", help="default 0,2,4,6,8")
     parser.add_argument("--split", default="test", metavar="NAME")
-    parser.add_argument("--cases", type=int, metavar="N", help="only the first N subjects")
+    parser.add_argument("--cases", type=at_least(1), metavar="N", help="only the first N subjects")
     parser.add_argument("--size", type=int, default=128, metavar="N", help="voxels per axis of the phantom")
     parser.add_argument("--metrics", nargs="+", default=[], metavar="ID")
     parser.add_argument("--out", type=Path, default=Path("runs/robustness"), metavar="DIR")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -17,6 +18,7 @@ from ._options import (
     add_device_option,
     add_plugin_option,
     add_settings_option,
+    at_least,
     parameters_of,
     plugins_of,
     settings_of,
@@ -25,6 +27,7 @@ from ._options import (
 
 if TYPE_CHECKING:
     from ..execute import LocalPool
+    from ..plugins import Plugins
 
 
 def add(subparsers: Any) -> None:
@@ -61,27 +64,34 @@ def add(subparsers: Any) -> None:
         help="a parameter of the dataset (repeatable)",
     )
     data.add_argument("--split", default="test")
-    data.add_argument("--cases", type=_positive, metavar="N", help="the first N cases only")
+    data.add_argument("--cases", type=at_least(1), metavar="N", help="the first N cases only")
     how = parser.add_argument_group("how")
     add_device_option(how)  # type: ignore[arg-type]
     how.add_argument(
         "--jobs",
-        type=_not_negative,
+        type=at_least(0),
         metavar="N",
         help="worker processes (default: one per core); 0 runs in this process, for a debugger",
     )
     how.add_argument(
-        "--threads", type=_positive, default=1, metavar="N", help="threads per worker (default 1)"
+        "--threads", type=at_least(1), default=1, metavar="N", help="threads per worker (default 1)"
     )
     how.add_argument("--executor", choices=["local", "dask"], default="local")
     how.add_argument("--scheduler", metavar="ADDR", help="address of a running Dask scheduler")
     how.add_argument(
-        "--timeout", type=float, default=900.0, metavar="S", help="limit for one fuse (default 900 s)"
+        "--timeout",
+        type=at_least(0, float),
+        default=900.0,
+        metavar="S",
+        help="limit for one fuse (default 900 s), 0: none",
     )
     how.add_argument(
-        "--memory", type=float, metavar="MB", help="memory limit per worker (default: 90 %% shared)"
+        "--memory",
+        type=at_least(1, float),
+        metavar="MB",
+        help="memory limit per worker (default: 90 %% shared)",
     )
-    how.add_argument("--repeats", type=_positive, default=1, metavar="N", help="fuse N times for timing")
+    how.add_argument("--repeats", type=at_least(1), default=1, metavar="N", help="fuse N times for timing")
     how.add_argument("--seed", type=int, default=0)
     out = parser.add_argument_group("results")
     out.add_argument("--out", type=Path, metavar="DIR", help="run folder (default runs/<dataset>-<split>)")
@@ -94,19 +104,6 @@ def add(subparsers: Any) -> None:
     again.add_argument("--collect", action="store_true", help="run nothing; make tables from stored rows")
     out.add_argument("--dry-run", action="store_true", help="show what would run and why")
     parser.set_defaults(run=run)
-
-
-def _positive(text: str) -> int:
-    value = _not_negative(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError("0 is not a positive number")
-    return value
-
-
-def _not_negative(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -144,22 +141,25 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
     if not names:
         raise InputError("no method is left to run; see `list methods`")
     settings = settings_of(args.set)
+    for name, values in settings.items():
+        _check_runs(name, names, plugins, f"--set {name}.{next(iter(values))}")
     for pair in args.weights:
         name, _, path = pair.partition("=")
         if not path:
             raise InputError(f"--weights {pair}: the form is METHOD=FILE")
-        if plugins.methods.entry(name).name not in names:
-            raise InputError(f"--weights {pair}: {name} is not among the methods to run")
+        _check_runs(name, names, plugins, f"--weights {pair}")
         settings.setdefault(name, {})["weights"] = str(Path(path).resolve())
-    for name in settings:
-        plugins.methods.entry(name)
     protocols = split_commas(args.protocol or ["volume"])
     for protocol in protocols:
         if protocol not in PROTOCOLS:
             raise InputError(f"no protocol is called {protocol!r}; there are {', '.join(PROTOCOLS)}")
 
     dataset = make_dataset(plugins, args)
-    cases = list(dataset.cases(args.split))[: args.cases]
+    listed = list(dataset.cases(args.split))
+    cases = listed[: args.cases]
+    lost = left_out(dataset)
+    if lost:
+        console.print(f"note: {lost}", markup=False, highlight=False, soft_wrap=True)
     if not cases:
         raise InputError(f"dataset {args.dataset} has no cases in split {args.split!r}")
     asked = chosen_metrics(plugins, args.metrics) if args.metrics else None
@@ -172,6 +172,8 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
     except WorkerDied:
         found = survey_apart(pool, *facts)
     folder = args.out or Path("runs") / f"{args.dataset}-{args.split}"
+    if args.collect and not (folder / "rows.jsonl").exists():
+        raise InputError(f"{folder}: no stored rows; give the --out of a run, or leave out --collect")
     options = Options(
         run=datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"),
         metrics=found.metrics,
@@ -194,6 +196,7 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
             todo = [replace(task, reuse=False) for task in tasks]
         else:
             todo = [task for task, _ in pending(tasks, store.latest())]
+        stored = sum(len(t.scores) for t in tasks) - sum(len(t.scores) for t in todo)
         if args.collect:
             todo = []
         write_manifest(
@@ -204,30 +207,33 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
                 options={**asdict(options), "jobs": jobs, "threads": args.threads},
                 methods=found.methods,
                 metrics=found.infos,
-                dataset={
-                    "name": args.dataset,
-                    "split": args.split,
-                    "fingerprint": dataset.fingerprint(args.split),
-                    "cases": len(cases),
-                    **asdict(dataset.info),
-                },
+                dataset=dataset_facts(dataset, args.split, len(cases)),
                 hardware=found.hardware,
                 git=git,
             ),
         )
-        stored = sum(len(t.scores) for t in tasks) - sum(len(t.scores) for t in todo)
         console.print(
             f"{len(names)} methods, {len(cases)} cases, protocol {', '.join(protocols)}: {len(todo)} fusions "
             f"to do, {stored} results stored; {jobs or 'no'} worker{'s' * (jobs != 1)} on {found.device}",
             highlight=False,
         )
         run_tasks(todo, store, executor(args, jobs, pool), console, idle=jobs > 0)
-        table = store.consolidate()
-        paths = write_board(folder, table, console, asked)
+        table = store.consolidate(listed)
+        if table.empty:
+            raise InputError(" ".join([f"{folder}: no stored rows of these data.", *store.outdated]))
+        paths = write_board(folder, table, console, asked, [*filter(None, [lost]), *store.outdated])
         sheet = contact_sheet(folder)
     for path in [*paths, *([sheet] if sheet else []), folder / "rows.csv", folder / "manifest.json"]:
         console.print(str(path), highlight=False, soft_wrap=True)
     return int(any_failed(table, tasks))
+
+
+def _check_runs(method: str, names: Sequence[str], plugins: Plugins, option: str) -> None:
+    """Refuse an option for a method that does not run: it would change nothing."""
+    from ..errors import InputError
+
+    if plugins.methods.entry(method).name not in names:
+        raise InputError(f"{option}: {method} is not among the methods to run")
 
 
 def executor(args: argparse.Namespace, jobs: int, pool: LocalPool) -> Any:
@@ -269,6 +275,26 @@ def make_dataset(plugins: Any, args: argparse.Namespace) -> Any:
             f"dataset {args.dataset} has no split {args.split!r}; it has {', '.join(dataset.info.splits)}"
         )
     return dataset
+
+
+def dataset_facts(dataset: Any, split: str, cases: int) -> dict[str, Any]:
+    """What the manifest says of the data."""
+    return {
+        "split": split,
+        "fingerprint": dataset.fingerprint(split),
+        "cases": cases,
+        "left_out": left_out(dataset),
+        **asdict(dataset.info),
+    }
+
+
+def left_out(dataset: Any) -> str:
+    """One line on what the dataset found and cannot use; "" where that is nothing."""
+    found = dataset.left_out()
+    if not found:
+        return ""
+    first = found[0] + (", ..." if len(found) > 1 else "")
+    return f"{len(found)} left out ({first}); `prepare --dataset {dataset.info.name} --report` says why"
 
 
 def chosen_metrics(plugins: Any, asked: list[str]) -> list[str]:

@@ -17,7 +17,7 @@ from ..errors import FuseBenchError, InputError
 from ..metric import ARROWS, MetricId, ranking_set
 from ..protocol import PROTOCOLS, Scene
 from ..rawimage import EXTENSIONS, folder_images, stem
-from ._options import add_plugin_option, plugins_of
+from ._options import add_plugin_option, at_least, plugins_of
 
 if TYPE_CHECKING:
     from ..case import Volume
@@ -103,7 +103,7 @@ def add(subparsers: Any) -> None:
         "--data-option", action="append", default=[], metavar="PARAM=VALUE", help="a parameter of the dataset"
     )
     board.add_argument("--split", default="test")
-    board.add_argument("--cases", type=int, metavar="N", help="the first N cases only")
+    board.add_argument("--cases", type=at_least(1), metavar="N", help="the first N cases only")
     board.add_argument("--out", type=Path, metavar="DIR", help="run folder (default runs/<dataset>-<split>)")
     parser.set_defaults(run=run)
 

@@ -12,8 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ._options import add_device_option, add_plugin_option, device_of, literal, plugins_of, weights_path
-from .run import _positive, make_dataset
+from ._options import (
+    add_device_option,
+    add_plugin_option,
+    at_least,
+    device_of,
+    literal,
+    plugins_of,
+    weights_path,
+)
+from .run import make_dataset
 
 
 def add(subparsers: Any) -> None:
@@ -43,21 +51,23 @@ def add(subparsers: Any) -> None:
     )
     data.add_argument("--split", default="train", metavar="NAME")
     data.add_argument("--val-split", default="val", metavar="NAME", help="'' for none (default: val, if any)")
-    data.add_argument("--cases", type=_positive, metavar="N", help="only the first N training cases")
-    data.add_argument("--val-cases", type=_positive, metavar="N", help="only the first N validation cases")
-    data.add_argument("--pool", type=_positive, default=64, metavar="N", help="subjects in memory at a time")
+    data.add_argument("--cases", type=at_least(1), metavar="N", help="only the first N training cases")
+    data.add_argument("--val-cases", type=at_least(1), metavar="N", help="only the first N validation cases")
+    data.add_argument(
+        "--pool", type=at_least(1), default=64, metavar="N", help="subjects in memory at a time"
+    )
     data.add_argument("--workers", type=int, default=2, metavar="N", help="threads that prepare samples")
 
     hyper = parser.add_argument_group("optimisation (defaults: the recipe's)")
-    hyper.add_argument("--steps", type=_positive, metavar="N")
-    hyper.add_argument("--batch", type=_positive, metavar="N", help="samples per step and device")
+    hyper.add_argument("--steps", type=at_least(1), metavar="N")
+    hyper.add_argument("--batch", type=at_least(1), metavar="N", help="samples per step and device")
     hyper.add_argument("--lr", type=float)
     hyper.add_argument("--schedule", choices=["cosine", "poly", "constant"])
     hyper.add_argument("--warmup", type=int, metavar="N", help="steps of linear warm-up")
     hyper.add_argument("--weight-decay", type=float)
     hyper.add_argument("--clip", type=float, help="largest gradient norm, 0: none")
     hyper.add_argument("--ema", type=float, help="decay of the weights' moving average, 0: none")
-    hyper.add_argument("--val-every", type=_positive, metavar="N", help="steps between validations")
+    hyper.add_argument("--val-every", type=at_least(1), metavar="N", help="steps between validations")
     hyper.add_argument(
         "--patience", type=int, metavar="N", help="stop after N validations without gain, 0: never"
     )
@@ -67,9 +77,9 @@ def add(subparsers: Any) -> None:
 
     run = parser.add_argument_group("run")
     add_device_option(run)  # type: ignore[arg-type]
-    run.add_argument("--devices", type=_positive, default=1, metavar="N", help="devices or CPU processes")
+    run.add_argument("--devices", type=at_least(1), default=1, metavar="N", help="devices or CPU processes")
     run.add_argument(
-        "--threads", type=_positive, metavar="N", help="CPU threads (default: torch's); losses depend on it"
+        "--threads", type=at_least(1), metavar="N", help="CPU threads (default: torch's); losses depend on it"
     )
     run.add_argument("--precision", choices=["32", "bf16", "16"], default="32")
     run.add_argument("--out", type=Path, metavar="DIR", help="default: runs/train/METHOD-RECIPE")
@@ -80,16 +90,18 @@ def add(subparsers: Any) -> None:
     )
     again.add_argument("--force", action="store_true", help="start over, whatever --out holds")
     run.add_argument(
-        "--stop-after", type=_positive, default=0, metavar="N", help="end at step N of the same schedule"
+        "--stop-after", type=at_least(1), default=0, metavar="N", help="end at step N of the same schedule"
     )
     run.add_argument(
         "--checkpoint-every",
-        type=_positive,
+        type=at_least(1),
         default=0,
         metavar="N",
         help="default: at each validation",
     )
-    run.add_argument("--log-every", type=_positive, default=20, metavar="N", help="steps between plain lines")
+    run.add_argument(
+        "--log-every", type=at_least(1), default=20, metavar="N", help="steps between plain lines"
+    )
     run.add_argument("--no-tensorboard", action="store_true")
     parser.set_defaults(run=run_train, again="the same command with --resume goes on")
 

@@ -96,6 +96,9 @@ def test_entry_joins_the_board_of_a_run_marked(cases, tmp_path):
     assert "average (2D)" not in text
     manifest = json.loads((out / "manifest.json").read_text())
     assert set(manifest["methods"]) == {"average", "max", "net"}
+    [(run, how)] = manifest["earlier"].items()
+    assert set(rows.xs("average")["run"]) == {run} == {how["run"]["id"]}
+    assert (how["options"]["timeout"], manifest["options"]["timeout"]) == (900, None)
     skipped = rows[(rows.index.get_level_values("method") == "net") & (rows["status"] == "skip")]
     assert "needs the method itself, not only its images" in set(skipped["reason"])
 
@@ -207,6 +210,7 @@ def test_other_pictures_beside_the_entries_are_passed_over(cases, tmp_path):
         (["phantom-test-001.nii", "phantom-test-001.png"], [], "keep one of them"),
         (["average/phantom-test-001.nii"], [], "a method is called 'average' as well"),
         (["phantom-test-001.nii"], ["--mri", "x.nii"], "leave out --mri"),
+        (["phantom-test-001.nii"], ["--name", "../net"], "--name ../net: cannot name a file"),
         (["phantom-test-001.nii"], ["--dataset", "pairs"], "data"),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from fusebench.case import Case
 from fusebench.errors import InputError
 from fusebench.results import COLUMNS, Row, RunStore, read_rows
 
@@ -109,3 +110,23 @@ def test_full_disk_keeps_what_was_stored(tmp_path: Path) -> None:
             store.append([row("c2")])
         store._file = good
     assert [r.case for r in read_rows(tmp_path)] == ["c1"]
+
+
+def test_rows_of_other_data_stay_out_of_the_table_but_are_kept(tmp_path: Path) -> None:
+    case = Case("c1", "d", "g", "now", loader=lambda: None)  # type: ignore[arg-type, return-value]
+    with RunStore(tmp_path) as store:
+        store.append([row(method="old", fingerprint="then"), row(method="new", fingerprint="now")])
+        # A case the dataset does not list now, and a store of before rows had the field.
+        store.append([row("c9", fingerprint="then"), row(method="silent")])
+        assert list(store.consolidate([case]).method) == ["new", "m", "silent"]
+        assert store.outdated == [
+            "Left out, made from other data of the same cases: old (1); run these methods again."
+        ]
+    assert len(read_rows(tmp_path)) == 4
+
+
+def test_a_store_without_fingerprints_is_read(tmp_path: Path) -> None:
+    record = {"schema": 1, **row().as_dict()}
+    del record["fingerprint"]
+    (tmp_path / "rows.jsonl").write_text(json.dumps(record) + "\n")
+    assert read_rows(tmp_path) == [row()]

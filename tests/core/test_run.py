@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
+from fusebench.bench import run_tasks
+from fusebench.cli import main
 from fusebench.cli._options import literal
 from fusebench.content import path_of, source_key
+from fusebench.errors import InputError
+from fusebench.hardware import checked_device
+from fusebench.plan import Score, Task, method_specs
 from fusebench.plugins import find_plugins
+from fusebench.results import RunStore
 
-from .conftest import Bench
+from .conftest import PLUGINS, Bench
 
 Rows = Callable[[], pd.DataFrame]
 
@@ -80,6 +89,18 @@ def test_progress_in_this_process_equals_workers(bench: Bench, rows: Rows, tmp_p
     assert list(here.value) == list(rows().value)
 
 
+def test_bar_on_a_terminal_shows_ids_as_they_are(tmp_path: Path) -> None:
+    plugins, text = find_plugins((str(PLUGINS),)), StringIO()
+    (case,) = plugins.datasets.load("tiny")(count=1).cases()
+    case = replace(case, id="scan[b]")
+    (spec,) = method_specs(plugins, ["healthy"], {})
+    task = Task("r", spec, case, (Score("volume", "psnr", "k"),))
+    done = [(task, [task.row(task.scores[0], value=1.0)])]
+    with RunStore(tmp_path) as store:
+        run_tasks([task], store, lambda _: iter(done), Console(file=text, force_terminal=True, width=160))
+    assert "healthy on scan[b]" in text.getvalue()
+
+
 def test_broken_import_is_a_row_and_the_rest_runs(bench: Bench, rows: Rows, tmp_path: Path) -> None:
     plugin = tmp_path / "broken.py"
     plugin.write_text(
@@ -123,6 +144,18 @@ def test_resume_runs_only_what_is_missing(
     assert len(fused(log)) == 9
     assert bench("--methods", "other", "--seed", "3", "--cases", "1", "--force") == 0
     assert len(fused(log)) == 10
+
+
+def test_board_of_a_reused_folder_is_of_the_present_data(bench: Bench, rows: Rows, tmp_path: Path) -> None:
+    assert bench("--methods", "healthy,other") == 0
+    assert bench("--methods", "healthy", "--data-option", "salt=1", "--cases", "1") == 0
+    assert list(rows().case) == ["case0000"], "nothing of salt=0, of another method or another case"
+    text = (tmp_path / "run" / "leaderboard.md").read_text()
+    assert "made from other data of the same cases: other (3), healthy (2)" in text
+    assert bench("--methods", "healthy", "--data-option", "salt=1") == 0
+    assert len(rows()) == 3
+    assert bench("--methods", "other", "--collect") == 0
+    assert set(rows().method) == {"other"}, "what was computed is kept"
 
 
 def test_new_metric_is_scored_on_stored_volumes(
@@ -198,8 +231,20 @@ def test_dry_run_fuses_nothing(bench: Bench, tmp_path: Path, capsys: pytest.Capt
 
 def test_collect_runs_nothing(bench: Bench, rows: Rows, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench("--methods", "healthy", "--cases", "1") == 0
+    capsys.readouterr()
     assert bench("--methods", "healthy,other", "--collect") == 0
     assert len(rows()) == 1
+    assert "0 fusions to do, 1 results stored" in capsys.readouterr().out
+    assert bench("--methods", "healthy", "--data-option", "salt=1", "--collect") == 2
+    assert "no stored rows of these data. Left out" in capsys.readouterr().err
+
+
+def test_collect_without_rows_is_an_error_and_makes_nothing(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench("--methods", "healthy", "--collect", out=tmp_path / "wrong") == 2
+    assert f"{tmp_path / 'wrong'}: no stored rows" in capsys.readouterr().err
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_protocols_come_as_asked_and_without_columns_of_skips(bench: Bench, tmp_path: Path) -> None:
@@ -233,6 +278,8 @@ def test_saved_volume_has_the_affine_and_the_values(bench: Bench, tmp_path: Path
         (("--protocol", "best"), "no protocol is called 'best'"),
         (("--split", "holdout"), "dataset tiny has no split 'holdout'; it has test"),
         (("--set", "healthy.speed=3"), "method healthy:"),
+        (("--set", "other.x=1"), "--set other.x: other is not among the methods to run"),
+        (("--set", "othr.x=1"), "no method is called 'othr'"),
         (("--set", "healthy"), "--set healthy: the form is NAME.PARAM=VALUE"),
         (("--data-option", "colour=red"), "dataset tiny:"),
         (("--data-dir", "/no/such/folder"), "--data-dir /no/such/folder: no such folder"),
@@ -241,6 +288,8 @@ def test_saved_volume_has_the_affine_and_the_values(bench: Bench, tmp_path: Path
         (("--weights", "other=/no/file"), "--weights other=/no/file: other is not among the methods to run"),
         (("--plugin", "/no/plugin.py"), "plugin /no/plugin.py: no such file or folder"),
         (("--device", "tpu9"), "--device tpu9: give auto, cpu, cuda or cuda:N"),
+        (("--device", "meta"), "--device meta: give auto, cpu, cuda or cuda:N"),
+        (("--device", "xpu:3"), "--device xpu:3: give auto, cpu, cuda or cuda:N"),
     ],
 )
 def test_usage_errors_are_one_line_and_code_2(
@@ -250,6 +299,14 @@ def test_usage_errors_are_one_line_and_code_2(
     err = capsys.readouterr().err.strip()
     assert message in err
     assert "\n" not in err
+
+
+def test_a_gpu_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [checked_device(d) for d in ("auto", "cuda", "cuda:1")] == ["cuda", "cuda", "cuda:1"]
+    with pytest.raises(InputError, match=r"--device cuda:7: .* the last is cuda:1"):
+        checked_device("cuda:7")
 
 
 def test_unwritable_out(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -265,3 +322,28 @@ def test_unwritable_out(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixt
 )
 def test_values_on_the_command_line_are_literals_or_text(text: str, value: object) -> None:
     assert literal(text) == value and type(literal(text)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--cases", "-1"), "'-1' is too small; it must be 1 or more"),
+        (("--cases", "0"), "'0' is too small; it must be 1 or more"),
+        (("--cases", "some"), "'some' is not a whole number"),
+        (("--timeout", "-3"), "'-3' is too small; it must be 0 or more"),
+        (("--timeout", "nan"), "'nan' is too small"),
+        (("--memory", "0"), "'0' is too small; it must be 1 or more"),
+        (("score", "--results-dir", ".", "--cases", "-1"), "it must be 1 or more"),
+        (("prepare", "--dataset", "phantom", "--cases", "-1"), "it must be 1 or more"),
+        (("prepare", "--dataset", "phantom", "--jobs", "-1"), "it must be 1 or more"),
+        (("robustness", "--cases", "-1"), "it must be 1 or more"),
+        (("report", "run", "--viewer-cases", "-1"), "it must be 0 or more"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err

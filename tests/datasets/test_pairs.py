@@ -1,6 +1,8 @@
 """Pairs of the user's own files."""
 
+import dataclasses
 import importlib
+import json
 import pickle
 import unicodedata
 
@@ -10,6 +12,7 @@ from adni_trees import AFFINE, dicom_series, head, nifti, stub
 from PIL import Image
 
 import fusebench
+from fusebench.cli import main
 from fusebench.errors import InputError
 
 pairs = importlib.import_module("fusebench.datasets.pairs")
@@ -85,6 +88,26 @@ def test_csv_with_mask_group_and_faults(tmp_path):
     assert "no such file" in reasons[0] and "occurs twice" in reasons[1] and "empty" in reasons[2]
 
 
+def test_a_run_says_what_was_left_out(tmp_path, capsys):
+    data = tmp_path / "data"
+    for i in range(3):
+        picture(data / f"{i}_mri.png", i)
+        picture(data / f"{i}_pet.png", i + 9)
+    (data / "2_pet.png").unlink()
+    command = ["--dataset", "pairs", "--data-dir", str(data), "--methods", "average", "--metrics", "psnr"]
+    assert main([*command, "--jobs", "0", "--out", str(tmp_path / "run")]) == 0
+    line = f"1 left out ({data / '2_mri.png'}: no PET of this name)"
+    text = capsys.readouterr().out
+    assert line in text and "`prepare --dataset pairs --report`" in text
+    assert line in json.loads((tmp_path / "run" / "manifest.json").read_text())["dataset"]["left_out"]
+    assert "1 left out" in (tmp_path / "run" / "leaderboard.md").read_text()
+    picture(tmp_path / "theirs" / "0.png")
+    picture(tmp_path / "theirs" / "1.png")
+    command = ["score", "--results-dir", str(tmp_path / "theirs"), *command[:4], "--metrics", "psnr"]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    assert line in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("text", ["", "\n \n", "a,b\n1,2\n", "mri,pet\n"])
 def test_bad_csv(tmp_path, text):
     (tmp_path / "p.csv").write_text(text)
@@ -147,6 +170,18 @@ def test_published_splits(tmp_path, text, message):
     else:
         with pytest.raises(InputError, match=message):
             dataset.cases("test")
+
+
+@pytest.mark.parametrize("id_", ["../../../../escaped", "/tmp/abs", "p1/scan2", "..", "a\\\\b"])
+def test_an_id_that_leaves_its_folder_is_refused_with_its_line(tmp_path, id_):
+    mri, pet = picture(tmp_path / "a.png", 1), picture(tmp_path / "b.png", 2)
+    (tmp_path / "pairs.csv").write_text(f"id,mri,pet\nscan ä 1,a.png,b.png\n{id_},a.png,b.png\n")
+    with pytest.raises(InputError, match=r"pairs\.csv, line 3: the id .* cannot name a file"):
+        fusebench.create_dataset("pairs", data_dir=tmp_path).cases()
+    case = fusebench.create_dataset("pairs", mri=mri, pet=pet).cases()[0]
+    with pytest.raises(InputError, match="cannot name a file"):
+        dataclasses.replace(case, id=id_)
+    assert dataclasses.replace(case, id="scan ä 1").id == "scan ä 1"
 
 
 def test_one_pair_of_every_volume_format(tmp_path):

@@ -125,3 +125,12 @@ def test_usage_errors(tmp_path, capsys):
         assert main([*base, *more]) == 2
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1 and "error:" in lines[0]
+
+
+def test_all_splits_are_the_default_of_every_dataset(tmp_path, capsys):
+    command = ["prepare", "--dataset", "phantom", "--data-option", "size=24", "--data-option", "subjects=2"]
+    assert main([*command, "--no-images", "--jobs", "1", "--cases", "3", "--out", str(tmp_path)]) == 0
+    assert [r["split"] for r in report(tmp_path)] == ["train"] * 2 + ["val"] * 2 + ["test"] * 2
+    assert [r["status"] for r in report(tmp_path)] == ["ready"] * 3 + ["found"] * 3
+    assert main([*command, "--split", "holdout", "--out", str(tmp_path)]) == 2
+    assert "phantom has no split 'holdout'; it has train, val, test" in capsys.readouterr().err
