@@ -85,7 +85,7 @@ class Aanlib(PairDataset):
         if pet not in ("luminance", "uptake"):
             raise InputError(f"aanlib: pet={pet!r} is not luminance or uptake")
         self.modality = "all" if modality == "all" else known[modality.lower()]
-        self.pet, self.stack = pet, bool(stack)
+        self.pet, self.stack = pet, stack
         # Reports show the notes of the dataset that was used, so they must name the plane that was fused.
         notes = f"{type(self).info.notes}; of the coloured PET its {pet} is fused"
         vars(self)["info"] = replace(type(self).info, notes=notes)

@@ -83,8 +83,8 @@ class Adni(PairDataset):
         _one_of("visits", visits, ("first", "all"))
         if not self.root.is_dir():
             raise InputError(f"--data-dir {data_dir}: not a folder; give the folder of the download")
-        self.pet_level, self.max_days, self.visits = pet_level, int(max_days), visits
-        self.follow_links, self._layout = bool(follow_links), layout
+        self.pet_level, self.max_days, self.visits = pet_level, max_days, visits
+        self.follow_links, self._layout = follow_links, layout
         self.listed = None if image_list is None else read_image_list(Path(image_list))
         self.image_list = None if image_list is None else str(image_list)
 

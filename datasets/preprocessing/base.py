@@ -70,7 +70,7 @@ class PairDataset(Dataset):
         if self.data_dir is not None and not self.data_dir.exists():
             raise InputError(f"--data-dir {data_dir}: no such folder; check the path")
         self.recipe = recipe or self.default_recipe
-        self.options: dict[str, Any] = {"register": register, "mask": mask, "size": int(size)}
+        self.options: dict[str, Any] = {"register": register, "mask": mask, "size": size}
         steps_of(self.recipe, **self.options)
         self.split = split or self.default_split
 

@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from ..errors import InputError
+    from ..parameters import create
 
     robustness = importlib.import_module("fusebench.leaderboard.robustness")
     console = Console()
@@ -63,10 +64,7 @@ def run(args: argparse.Namespace) -> int:
         given = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
         if not (equals and label and name and len(given) == len(pairs)):
             raise InputError(f"--with {item}: the form is LABEL=METHOD,PARAM=VALUE,...")
-        try:
-            methods[label] = plugins.methods.load(name)(**{k: literal(v) for k, v in given.items()})
-        except TypeError as error:
-            raise InputError(f"--with {item}: {error}") from None
+        methods[label] = create(name, plugins.methods.load(name), {k: literal(v) for k, v in given.items()})
     for method in methods.values():
         method.setup(device_of(args))
     options = {} if args.misalign is None else {"misalign": args.misalign}

@@ -248,8 +248,21 @@ def executor(args: argparse.Namespace, jobs: int, pool: LocalPool) -> Any:
 
 
 def make_dataset(plugins: Any, args: argparse.Namespace) -> Any:
+    """The dataset that ``--dataset``, ``--data-dir`` and ``--data-option`` name, which has ``--split``."""
+    from ..errors import InputError
+
+    dataset = open_dataset(plugins, args)
+    if args.split not in dataset.info.splits:
+        raise InputError(
+            f"dataset {args.dataset} has no split {args.split!r}; it has {', '.join(dataset.info.splits)}"
+        )
+    return dataset
+
+
+def open_dataset(plugins: Any, args: argparse.Namespace) -> Any:
     """The dataset that ``--dataset``, ``--data-dir`` and ``--data-option`` name."""
     from ..errors import InputError
+    from ..parameters import create
 
     cls = plugins.datasets.load(args.dataset)
     options = parameters_of(args.data_option, "--data-option")
@@ -260,15 +273,7 @@ def make_dataset(plugins: Any, args: argparse.Namespace) -> Any:
         given["data_dir"] = args.data_dir.resolve()  # workers may run in another folder
     elif cls.info.needs_dir and not given:
         raise InputError(f"dataset {args.dataset} needs --data-dir PATH. {cls.info.obtain}".strip())
-    try:
-        dataset = cls(**given)
-    except TypeError as error:
-        raise InputError(f"dataset {args.dataset}: {error}") from None
-    if args.split not in dataset.info.splits:
-        raise InputError(
-            f"dataset {args.dataset} has no split {args.split!r}; it has {', '.join(dataset.info.splits)}"
-        )
-    return dataset
+    return create(args.dataset, cls, given)
 
 
 def chosen_metrics(plugins: Any, asked: list[str]) -> list[str]:
