@@ -92,6 +92,37 @@ def test_broken_import_is_a_row_and_the_rest_runs(bench: Bench, rows: Rows, tmp_
     assert len(table[table.method == "broken"]) == 3
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def (", "bad.py: SyntaxError, line 1: invalid syntax"),
+        ("\nx = MethodInfo(name='x'\n", "bad.py: SyntaxError, line 2: "),
+        ("\0", "bad.py: "),
+        ("x = 1\n", "bad.py: defines no method, metric or dataset"),
+    ],
+)
+def test_a_named_plugin_file_that_offers_nothing_is_an_error(
+    bench: Bench, capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, message: str
+) -> None:
+    plugin = tmp_path / "bad.py"
+    plugin.write_text(text)
+    assert bench("--methods", "healthy", "--plugin", str(plugin)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_a_plugin_folder_may_hold_helpers(bench: Bench, tmp_path: Path) -> None:
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    (folder / "helper.py").write_text("x = 1\n")
+    (folder / "mine.py").write_text(
+        "from fusebench.method import Method, MethodInfo\n\n"
+        "class Mine(Method):\n    info = MethodInfo(name='mine', summary='first')\n\n"
+        "    def fuse(self, a, b):\n        return a.clone()\n"
+    )
+    assert bench("--methods", "mine", "--plugin", str(folder), "--jobs", "1") == 0
+
+
 def test_vanished_file_costs_its_case_only(bench: Bench, rows: Rows, tmp_path: Path) -> None:
     gone = tmp_path / "gone.nii.gz"
     assert bench("--methods", "healthy", "--data-option", f"vanish={gone}") == 1
