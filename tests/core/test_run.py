@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fusebench.cli import main
 from fusebench.cli._options import literal
 from fusebench.content import path_of, source_key
 from fusebench.plugins import find_plugins
@@ -281,6 +282,27 @@ def test_usage_errors_are_one_line_and_code_2(
     err = capsys.readouterr().err.strip()
     assert message in err
     assert "\n" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command", "message"),
+    [
+        (["--jobs", "-1"], "run", "argument --jobs: '-1' is not a whole number"),
+        (["--cases", "0"], "run", "argument --cases: 0 is not a positive number"),
+        (["score", "--fused-range", "a", "b"], "score", "argument --fused-range: "),
+        (["train", "dcfb", "--steps", "0"], "train", "argument --steps: 0 is not a positive number"),
+        (["history", "add"], "history add", "the following arguments are required: "),
+    ],
+)
+def test_what_argparse_refuses_is_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], command: str, message: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"run_bench.py {command}: error: {message}")
+    assert line.endswith(f"; see run_bench.py {command} --help")
 
 
 def test_unwritable_out(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
