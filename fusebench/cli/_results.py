@@ -17,19 +17,16 @@ def score_results(args: argparse.Namespace) -> int:
     """Score ``args.results_dir`` against a dataset; rows, board and files as of a run."""
     from ..bench import any_failed, contact_sheet, write_board
     from ..byor import FileRunner, file_specs, file_tasks, find_results
-    from ..errors import InputError
     from ..hardware import describe_hardware
     from ..manifest import describe_run, git_state, write_manifest
     from ..plan import Options, default_metrics, make_plan, metric_infos, pending, scored
     from ..results import RunStore
-    from .run import chosen_metrics, make_dataset
+    from .run import chosen_cases, chosen_metrics, make_dataset
 
     console = Console(width=None if sys.stdout.isatty() else 160)
     plugins = plugins_of(args)
     dataset = make_dataset(plugins, args)
-    cases = list(dataset.cases(args.split))[: args.cases]
-    if not cases:
-        raise InputError(f"dataset {args.dataset} has no cases in split {args.split!r}")
+    cases = chosen_cases(dataset, args)
     results = find_results(args.results_dir, cases, plugins, args.name)
     wanted = (args.fused_range[0], args.fused_range[1]) if args.fused_range else None
     with_truth = any(c.truth_loader for c in cases)

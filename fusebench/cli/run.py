@@ -159,9 +159,7 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
             raise InputError(f"no protocol is called {protocol!r}; there are {', '.join(PROTOCOLS)}")
 
     dataset = make_dataset(plugins, args)
-    cases = list(dataset.cases(args.split))[: args.cases]
-    if not cases:
-        raise InputError(f"dataset {args.dataset} has no cases in split {args.split!r}")
+    cases = chosen_cases(dataset, args)
     asked = chosen_metrics(plugins, args.metrics) if args.metrics else None
     with_truth = any(c.truth_loader for c in cases)
     facts = (plugins.paths, names, settings, asked, protocols, with_truth, args.device)
@@ -274,6 +272,31 @@ def open_dataset(plugins: Any, args: argparse.Namespace) -> Any:
     elif cls.info.needs_dir and not given:
         raise InputError(f"dataset {args.dataset} needs --data-dir PATH. {cls.info.obtain}".strip())
     return create(args.dataset, cls, given)
+
+
+def chosen_cases(dataset: Any, args: argparse.Namespace) -> list[Any]:
+    """The first ``--cases`` of ``--split``; where there are none, the error says where there are."""
+    from ..errors import InputError
+
+    cases = list(dataset.cases(args.split))
+    if not cases:
+        counts = {split: _count(dataset, split) for split in dataset.info.splits}
+        have = ", ".join(f"{split} {count}" for split, count in counts.items())
+        other = max(counts, key=lambda split: counts[split])
+        remedy = f"try --split {other}" if counts[other] else "check --data-dir and --data-option"
+        raise InputError(
+            f"dataset {args.dataset} has no cases in split {args.split!r} (cases: {have}); {remedy}"
+        )
+    return cases[: args.cases]
+
+
+def _count(dataset: Any, split: str) -> int:
+    from ..errors import InputError
+
+    try:
+        return len(dataset.cases(split))
+    except InputError:  # how some datasets say that there are none
+        return 0
 
 
 def chosen_metrics(plugins: Any, asked: list[str]) -> list[str]:

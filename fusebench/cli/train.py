@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import InputError
 from ._options import add_device_option, add_plugin_option, device_of, literal, plugins_of, weights_path
-from .run import _positive, make_dataset
+from .run import _positive, chosen_cases, make_dataset
 
 
 def add(subparsers: Any) -> None:
@@ -119,7 +119,7 @@ def run_train(args: argparse.Namespace) -> int:
         raise InputError(
             f"dataset {args.dataset!r} has no split {args.val_split!r}; it has {', '.join(splits)}"
         )
-    train_cases = dataset.cases(args.split)[: args.cases]
+    train_cases = chosen_cases(dataset, args)
     val_cases = dataset.cases(args.val_split)[: args.val_cases] if has_val else []
     if hyper.patience and not val_cases:
         raise InputError(f"--patience needs a val split, and {args.dataset!r} has none here; see --val-split")
