@@ -211,7 +211,7 @@ def _fingerprint(cases: Any) -> str:
 
 def _sha256(path: Path) -> str:
     if not path.is_file():
-        raise InputError(f"--weights {path}: no such file")
+        raise InputError(f"--weights {path}: no such file; leave it out to start from random weights")
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
