@@ -65,6 +65,7 @@ class Aanlib(PairDataset):
         notes="all MRI-PET slices are one head (n = 1, no interval); slices of a patient are never split",
     )
     default_recipe = "none"
+    expected = "sibling folders MRI and PET, SPECT or CT with equal file names"
     default_split = "all-test"
 
     def __init__(

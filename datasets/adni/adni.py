@@ -58,6 +58,7 @@ class Adni(PairDataset):
         splits=("train", "val", "test"),
         notes="splits by subject, 70/10/20, from a hash of the subject id",
     )
+    expected = "an IDA download, Clinica's CAPS or BIDS, or pairs *_mri_MNI152.nii.gz, *_FDG_MNI152.nii.gz"
 
     def __init__(
         self,

@@ -85,8 +85,12 @@ def _report_rows(dataset: Any, split: str) -> list[dict[str, Any]]:
             for s in splits
             for c in dataset.cases(s)
         ]
-    rows: list[dict[str, Any]] = report()
-    return [r for r in rows if split == "all" or not r["case"] or r["split"] == split]
+    rows: list[dict[str, Any]] = [
+        r for r in report() if split == "all" or not r["case"] or r["split"] == split
+    ]
+    if not rows:
+        dataset.cases(split)  # its error says what is expected
+    return rows
 
 
 def _summary(dataset: Any) -> list[str]:
