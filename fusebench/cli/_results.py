@@ -70,6 +70,7 @@ def score_results(args: argparse.Namespace) -> int:
         table = store.consolidate()
         paths = write_board(folder, table, console, metrics if asked else None)
         sheet = contact_sheet(folder)
-    for path in [*paths, *([sheet] if sheet else []), folder / "rows.csv", folder / "manifest.json"]:
+    tables = (folder / name for name in ("rows.csv", "rows.parquet", "manifest.json"))
+    for path in [*paths, *([sheet] if sheet else []), *tables]:
         console.print(str(path), highlight=False, soft_wrap=True)
     return int(any_failed(table, tasks))

@@ -223,7 +223,8 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
         table = store.consolidate()
         paths = write_board(folder, table, console, asked)
         sheet = contact_sheet(folder)
-    for path in [*paths, *([sheet] if sheet else []), folder / "rows.csv", folder / "manifest.json"]:
+    tables = (folder / name for name in ("rows.csv", "rows.parquet", "manifest.json"))
+    for path in [*paths, *([sheet] if sheet else []), *tables]:
         console.print(str(path), highlight=False, soft_wrap=True)
     return int(any_failed(table, tasks))
 

@@ -21,7 +21,9 @@ from .conftest import Bench
 Rows = Callable[[], pd.DataFrame]
 
 
-def test_board_files_and_manifest(bench: Bench, rows: Rows, tmp_path: Path) -> None:
+def test_board_files_and_manifest(
+    bench: Bench, rows: Rows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert (
         bench("--methods", "healthy,other", "--metrics", "psnr,ssim.worst", "--protocol", "volume,slices")
         == 0
@@ -38,6 +40,8 @@ def test_board_files_and_manifest(bench: Bench, rows: Rows, tmp_path: Path) -> N
     assert set(manifest["methods"]) == {"healthy", "other"}
     assert manifest["metrics"]["psnr"]["direction"] == "higher"
     assert list((out / "figures").glob("*.png"))
+    printed = capsys.readouterr().out
+    assert all(str(out / name) in printed for name in ("rows.csv", "rows.parquet", "manifest.json"))
 
 
 def test_equal_seeds_give_equal_values_whatever_the_number_of_jobs(bench: Bench, tmp_path: Path) -> None:
