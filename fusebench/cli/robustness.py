@@ -7,7 +7,16 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from ._options import add_device_option, add_plugin_option, device_of, literal, plugins_of, split_commas
+from ._options import (
+    add_device_option,
+    add_plugin_option,
+    device_of,
+    literal,
+    parameters_of,
+    plugins_of,
+    split_commas,
+)
+from .run import chosen_metrics
 
 
 def add(subparsers: Any) -> None:
@@ -17,7 +26,9 @@ def add(subparsers: Any) -> None:
         description="Fuse phantoms whose PET is displaced by a known amount; score against the aligned "
         "sources, recover lesions where they are, and measure consistency from slice to slice.",
     )
-    parser.add_argument("--methods", nargs="+", default=["dcfb", "average"], metavar="NAME")
+    parser.add_argument(
+        "--methods", action="append", metavar="NAMES", help="names or wildcards (default dcfb,average)"
+    )
     parser.add_argument(
         "--with",
         dest="extra",
@@ -29,8 +40,14 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--misalign", type=_amounts, default=None, metavar="MM,MM", help="default 0,2,4,6,8")
     parser.add_argument("--split", default="test", metavar="NAME")
     parser.add_argument("--cases", type=int, metavar="N", help="only the first N subjects")
-    parser.add_argument("--size", type=int, default=128, metavar="N", help="voxels per axis of the phantom")
-    parser.add_argument("--metrics", nargs="+", default=[], metavar="ID")
+    parser.add_argument(
+        "--data-option",
+        action="append",
+        default=[],
+        metavar="PARAM=VALUE",
+        help="a parameter of the phantom, e.g. size=64 (repeatable)",
+    )
+    parser.add_argument("--metrics", action="append", metavar="IDS", help="metric ids or wildcards")
     parser.add_argument("--out", type=Path, default=Path("runs/robustness"), metavar="DIR")
     parser.add_argument("--seed", type=int, default=0)
     add_device_option(parser)
@@ -57,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
     robustness = importlib.import_module("fusebench.leaderboard.robustness")
     console = Console()
     plugins = plugins_of(args)
-    methods = {n: plugins.methods.load(n)() for n in plugins.methods.select(split_commas(args.methods))}
+    names = plugins.methods.select(split_commas(args.methods or ["dcfb,average"]))
+    methods = {n: plugins.methods.load(n)() for n in names}
     for item in args.extra:
         label, equals, rest = item.partition("=")
         name, *pairs = rest.split(",")
@@ -68,13 +86,17 @@ def run(args: argparse.Namespace) -> int:
     for method in methods.values():
         method.setup(device_of(args))
     options = {} if args.misalign is None else {"misalign": args.misalign}
+    phantom = parameters_of(args.data_option, "--data-option")
+    if "misalign" in phantom:
+        raise InputError("--data-option misalign: give the amounts with --misalign MM,MM")
+    create("phantom", plugins.datasets.load("phantom"), phantom)
     rows = robustness.measure(
         methods,
         **options,
         split=args.split,
         cases=args.cases,
-        size=args.size,
-        metrics=split_commas(args.metrics) or robustness.METRICS,
+        phantom=phantom,
+        metrics=chosen_metrics(plugins, args.metrics) if args.metrics else robustness.METRICS,
         seed=args.seed,
         progress=lambda line: console.print(line, highlight=False),
     )
