@@ -80,6 +80,10 @@ def _subject(args: argparse.Namespace) -> Any:
     if args.data_dir is not None:
         parameters["data_dir"] = args.data_dir.resolve()
     if args.kind == "metric":
+        if parameters:
+            raise InputError(
+                f"metric {args.name} has no parameter {next(iter(parameters))!r}; metrics have none"
+            )
         return MetricSubject(plugin)
     if args.kind == "dataset" and plugin.info.needs_dir and not parameters:
         raise InputError(f"dataset {args.name} needs --data-dir PATH. {plugin.info.obtain}".strip())

@@ -127,6 +127,11 @@ def test_prepare(tmp_path: Path, error: Error, name: str, option: str, message: 
     assert error() == f"run_bench.py: error: {message}"
 
 
+def test_a_metric_has_no_parameters(error: Error) -> None:
+    assert main(["check", "metric", "psnr", "--set", "foo=1"]) == 2
+    assert error() == "run_bench.py: error: metric psnr has no parameter 'foo'; metrics have none"
+
+
 def test_list_shows_the_parameters_of_named_plugins(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "methods", "dwt", "average"]) == 0
     out = capsys.readouterr().out
