@@ -65,6 +65,7 @@ class Aanlib(PairDataset):
         notes="all MRI-PET slices are one head (n = 1, no interval); slices of a patient are never split",
     )
     default_recipe = "none"
+    expected = "sibling folders MRI and PET, SPECT or CT with equal file names"
     default_split = "all-test"
 
     def __init__(
@@ -85,7 +86,7 @@ class Aanlib(PairDataset):
         if pet not in ("luminance", "uptake"):
             raise InputError(f"aanlib: pet={pet!r} is not luminance or uptake")
         self.modality = "all" if modality == "all" else known[modality.lower()]
-        self.pet, self.stack = pet, bool(stack)
+        self.pet, self.stack = pet, stack
         # Reports show the notes of the dataset that was used, so they must name the plane that was fused.
         notes = f"{type(self).info.notes}; of the coloured PET its {pet} is fused"
         vars(self)["info"] = replace(type(self).info, notes=notes)

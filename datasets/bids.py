@@ -66,6 +66,7 @@ class Bids(PairDataset):
         notes="dynamic PET is averaged over its frames, weighted by FrameDuration",
     )
     default_split = "all-test"
+    expected = "sub-*/[ses-*/]anat/*_T1w.nii.gz and pet/*_pet.nii.gz"
 
     def __init__(
         self,

@@ -50,6 +50,9 @@ class Pairs(PairDataset):
     )
     default_recipe = "none"
     default_split = "all-test"
+    expected = (
+        "mri/ and pet/ with equal file names, <id>_mri.* and <id>_pet.*, or a CSV with columns mri, pet"
+    )
 
     def __init__(
         self,

@@ -10,9 +10,10 @@ from typing import Any
 
 from .case import Case
 from .content import digest, method_key, path_of, source_key
-from .errors import InputError, PluginError
+from .errors import PluginError
 from .method_info import MethodInfo
 from .metric import MetricId, MetricInfo, ranking_set
+from .parameters import create
 from .plugins import Plugins
 from .protocol import PROTOCOLS
 from .results import Row
@@ -107,11 +108,8 @@ def method_specs(
         except PluginError as error:
             specs.append(broken_spec(name, given, entry.origin, str(error)))
             continue
-        try:
-            method = cls(**given)
-            parameters = dict(method.parameters())
-        except (TypeError, ValueError) as error:
-            raise InputError(f"method {name}: {error}; see `list methods {name}`") from None
+        method = create(name, cls, given)
+        parameters = dict(method.parameters())
         key = method_key(cls, parameters, _weights_files(cls, parameters))
         # The instance's: given weights were not trained on what the shipped ones were.
         specs.append(MethodSpec(name, given, key, method.info, entry.origin))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 from collections.abc import Iterable, Sequence
@@ -75,6 +76,26 @@ def _files(paths: Iterable[str]) -> Iterable[Path]:
             if file not in seen:
                 seen.add(file)
                 yield file
+
+
+def require_plugins(found: Plugins, paths: Iterable[str]) -> None:
+    """Raise `InputError` for a file or folder that a user named and that offers nothing; imports nothing."""
+    known = {r.entry(n).path for r in (found.methods, found.metrics, found.datasets) for n in r}
+    for text in paths:
+        path = Path(text).expanduser().resolve()
+        if path.is_file():
+            try:
+                ast.parse(path.read_bytes())
+            except SyntaxError as error:
+                place = f"line {error.lineno}: {error.msg}" if error.lineno else error.msg
+                raise InputError(f"plugin {text}: SyntaxError, {place}") from None
+            except ValueError as error:  # null bytes
+                raise InputError(f"plugin {text}: not Python ({error})") from None
+        if not any(p is not None and (p == path or path in p.parents) for p in known):
+            raise InputError(
+                f"plugin {text}: defines no method, metric or dataset; one is a class or function with "
+                '`info = MethodInfo(name="...", ...)`, MetricInfo or DatasetInfo'
+            )
 
 
 def create_method(name: str, **params: Any) -> Any:

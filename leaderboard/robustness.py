@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ def measure(
     misalign: Sequence[float] = MISALIGN,
     split: str = "test",
     cases: int | None = None,
-    size: int = 128,
+    phantom: Mapping[str, Any] = MappingProxyType({}),
     metrics: Sequence[str] = METRICS,
     through: bool = True,
     seed: int = 0,
@@ -64,8 +65,8 @@ def measure(
         Mean displacements of the PET in mm.
     cases : int, optional
         The first so many subjects of the split; default all.
-    size : int
-        Voxels per axis of the phantom.
+    phantom : mapping
+        Parameters of the phantom besides `misalign`.
     metrics : sequence of str
         Metric ids, scored in 3D inside the foreground.  Lesion metrics use the counterfactual twin, fused
         under the same displacement.
@@ -81,7 +82,7 @@ def measure(
     """
     rows: list[dict[str, Any]] = []
     for amount in misalign:
-        dataset = create_dataset("phantom", size=size, misalign=float(amount))
+        dataset = create_dataset("phantom", **phantom, misalign=float(amount))
         for case in list(dataset.cases(split))[:cases]:
             a, b, truth = case.a.data, case.b.data, dict(case.truth or {})
             aligned = truth["pet_aligned"]

@@ -28,6 +28,8 @@ _ALLOWED: list[Any] = [
     *(type(np.dtype(t)) for t in ("float64", "float32", "int64", "int32")),
 ]
 
+_FORMS = ".safetensors, .npz or PyTorch's format"
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -81,18 +83,23 @@ def read_state(path: str | Path) -> State:
             with torch.serialization.safe_globals(_ALLOWED):
                 found = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, ValueError, EOFError, KeyError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"weights {path}: cannot be read ({_line(error)})") from error
+        if not path.stat().st_size:
+            raise InputError(f"weights {path}: an empty file; download or write it again") from error
+        raise InputError(
+            f"weights {path}: cannot be read ({_line(error)}); download or write it again, in {_FORMS}"
+        ) from error
     except Exception as error:  # torch.load raises pickle's errors and, on foreign bytes, nearly any other
         # The text of pickle's is torch's advice to trust the file.
         raise InputError(
-            f"weights {path}: refused, not a plain file of tensors ({type(error).__name__})"
+            f"weights {path}: refused, not a plain file of tensors ({type(error).__name__}); "
+            f"code in a file is never run: save the network's state_dict() alone, in {_FORMS}"
         ) from error
     for key in ("model", "state_dict", "params"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
     state = {str(k).removeprefix("module."): v for k, v in _items(found) if isinstance(v, Tensor)}
     if not state:
-        raise InputError(f"weights {path}: holds no tensors")
+        raise InputError(f"weights {path}: holds no tensors; save the network's state_dict() in {_FORMS}")
     return state
 
 

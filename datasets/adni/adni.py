@@ -58,6 +58,7 @@ class Adni(PairDataset):
         splits=("train", "val", "test"),
         notes="splits by subject, 70/10/20, from a hash of the subject id",
     )
+    expected = "an IDA download, Clinica's CAPS or BIDS, or pairs *_mri_MNI152.nii.gz, *_FDG_MNI152.nii.gz"
 
     def __init__(
         self,
@@ -83,8 +84,8 @@ class Adni(PairDataset):
         _one_of("visits", visits, ("first", "all"))
         if not self.root.is_dir():
             raise InputError(f"--data-dir {data_dir}: not a folder; give the folder of the download")
-        self.pet_level, self.max_days, self.visits = pet_level, int(max_days), visits
-        self.follow_links, self._layout = bool(follow_links), layout
+        self.pet_level, self.max_days, self.visits = pet_level, max_days, visits
+        self.follow_links, self._layout = follow_links, layout
         self.listed = None if image_list is None else read_image_list(Path(image_list))
         self.image_list = None if image_list is None else str(image_list)
 

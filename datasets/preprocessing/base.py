@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -53,6 +54,7 @@ class PairDataset(Dataset):
 
     default_recipe = "default"
     default_split = "hash"
+    expected = ""  # what lies in `data_dir`, in words, for whoever gave another folder
 
     def __init__(
         self,
@@ -70,7 +72,7 @@ class PairDataset(Dataset):
         if self.data_dir is not None and not self.data_dir.exists():
             raise InputError(f"--data-dir {data_dir}: no such folder; check the path")
         self.recipe = recipe or self.default_recipe
-        self.options: dict[str, Any] = {"register": register, "mask": mask, "size": int(size)}
+        self.options: dict[str, Any] = {"register": register, "mask": mask, "size": size}
         steps_of(self.recipe, **self.options)
         self.split = split or self.default_split
 
@@ -131,10 +133,14 @@ class PairDataset(Dataset):
                 f"{self.data_dir}: none of {len(pairs)} pairs is in split {split!r}; "
                 "try --data-option split=all-test"
             )
-        why = f" (first of {len(left_out)}: {left_out[0].path}: {left_out[0].reason})" if left_out else ""
+        where = self.data_dir or "the given folders"
+        message = f"{where}: no MRI-PET pair was found; expected: {self.expected}"
+        if not left_out:
+            return message
+        folder = "" if self.data_dir is None else f" --data-dir {shlex.quote(str(self.data_dir))}"
         return (
-            f"{self.data_dir}: no MRI-PET pair was found{why}; "
-            f"`prepare --dataset {self.info.name} --report` lists what is there"
+            f"{message}; {len(left_out)} left out, the first {left_out[0].path}: {left_out[0].reason}; "
+            f"`python run_bench.py prepare --dataset {self.info.name}{folder} --report` lists all"
         )
 
     def left_out(self) -> Sequence[str]:

@@ -267,4 +267,5 @@ def mutual_information(fixed: Image, moving: Image, to_moving: Matrix, *, voxel:
     p = joint / joint.sum()
     outer = p.sum(axis=1, keepdims=True) * p.sum(axis=0, keepdims=True)
     full = p > 0
-    return float((p[full] * np.log2(p[full] / outer[full])).sum())
+    # Of images that do not depend on each other, rounding would leave a little less than 0.
+    return max(0.0, float((p[full] * np.log2(p[full] / outer[full])).sum()))

@@ -17,6 +17,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from .. import __version__
 from ..errors import FuseBenchError
@@ -24,9 +25,16 @@ from ..errors import FuseBenchError
 PROGRAM = "run_bench.py"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; argparse puts the whole usage before it.  Subcommands are of it too."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
 def build_parser(command: str = "") -> argparse.ArgumentParser:
     """Make the parser with every subcommand of this folder, or with `command` alone, which is faster."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=PROGRAM,
         description="FuseBench: run fusion methods on the same cases, score them, print the leaderboard.",
         epilog="Without a subcommand, `run` is meant: run_bench.py --methods all",

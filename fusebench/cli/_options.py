@@ -25,10 +25,12 @@ def add_plugin_option(parser: argparse.ArgumentParser) -> None:
 
 
 def plugins_of(args: argparse.Namespace) -> Plugins:
-    """Everything registered, ``--plugin`` included."""
-    from ..plugins import find_plugins
+    """Everything registered, ``--plugin`` included, each of which must offer something."""
+    from ..plugins import find_plugins, require_plugins
 
-    return find_plugins(tuple(args.plugin))
+    found = find_plugins(tuple(args.plugin))
+    require_plugins(found, args.plugin)
+    return found
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:

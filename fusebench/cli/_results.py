@@ -17,23 +17,20 @@ def score_results(args: argparse.Namespace) -> int:
     """Score ``args.results_dir`` against a dataset; rows, board and files as of a run."""
     from ..bench import any_failed, contact_sheet, write_board
     from ..byor import FileRunner, file_specs, file_tasks, find_results
-    from ..errors import InputError
     from ..hardware import describe_hardware
     from ..manifest import describe_run, git_state, write_manifest
     from ..plan import Options, default_metrics, make_plan, metric_infos, pending, scored
     from ..results import RunStore
-    from .run import chosen_metrics, dataset_facts, left_out, make_dataset
+    from .run import chosen_metrics, dataset_facts, left_out, make_dataset, split_cases
 
     console = Console(width=None if sys.stdout.isatty() else 160)
     plugins = plugins_of(args)
     dataset = make_dataset(plugins, args)
-    listed = list(dataset.cases(args.split))
+    listed = split_cases(dataset, args)
     cases = listed[: args.cases]
     lost = left_out(dataset)
     if lost:
         console.print(f"note: {lost}", markup=False, highlight=False, soft_wrap=True)
-    if not cases:
-        raise InputError(f"dataset {args.dataset} has no cases in split {args.split!r}")
     results = find_results(args.results_dir, cases, plugins, args.name)
     wanted = (args.fused_range[0], args.fused_range[1]) if args.fused_range else None
     with_truth = any(c.truth_loader for c in cases)
@@ -72,6 +69,7 @@ def score_results(args: argparse.Namespace) -> int:
         notes = [*filter(None, [lost]), *store.outdated]
         paths = write_board(folder, table, console, metrics if asked else None, notes)
         sheet = contact_sheet(folder)
-    for path in [*paths, *([sheet] if sheet else []), folder / "rows.csv", folder / "manifest.json"]:
+    tables = (folder / name for name in ("rows.csv", "rows.parquet", "manifest.json"))
+    for path in [*paths, *([sheet] if sheet else []), *tables]:
         console.print(str(path), highlight=False, soft_wrap=True)
     return int(any_failed(table, tasks))

@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _subject(args: argparse.Namespace) -> Any:
     from ..errors import InputError
+    from ..parameters import create
     from ..testing import DatasetSubject, MethodSubject, MetricSubject
 
     plugin: Any = getattr(plugins_of(args), f"{args.kind}s").load(args.name)
@@ -79,13 +80,14 @@ def _subject(args: argparse.Namespace) -> Any:
     if args.data_dir is not None:
         parameters["data_dir"] = args.data_dir.resolve()
     if args.kind == "metric":
+        if parameters:
+            raise InputError(
+                f"metric {args.name} has no parameter {next(iter(parameters))!r}; metrics have none"
+            )
         return MetricSubject(plugin)
-    try:
-        made = plugin(**parameters) if parameters else plugin
-        if args.kind == "method":
-            return MethodSubject(made, device=device_of(args))
-        if plugin.info.needs_dir and not parameters:
-            raise InputError(f"dataset {args.name} needs --data-dir PATH. {plugin.info.obtain}".strip())
-        return DatasetSubject(made, again=plugin(**parameters))
-    except TypeError as error:
-        raise InputError(f"{args.kind} {args.name}: {error}") from None
+    if args.kind == "dataset" and plugin.info.needs_dir and not parameters:
+        raise InputError(f"dataset {args.name} needs --data-dir PATH. {plugin.info.obtain}".strip())
+    made = create(args.name, plugin, parameters) if parameters else plugin
+    if args.kind == "method":
+        return MethodSubject(made, device=device_of(args))
+    return DatasetSubject(made, again=create(args.name, plugin, parameters))

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ..errors import PluginError
 from ..metric import ARROWS
+from ..parameters import signature
 from ..registry import Registry
 from ._options import add_plugin_option, plugins_of, split_commas
 
@@ -22,7 +23,9 @@ Cells = Callable[[Any], list[str]]
 def add(subparsers: Any) -> None:
     parser = subparsers.add_parser("list", help="list methods, datasets or metrics")
     parser.add_argument("what", choices=["methods", "datasets", "metrics"])
-    parser.add_argument("patterns", nargs="*", default=["all"], help="names or wildcards")
+    parser.add_argument(
+        "patterns", nargs="*", default=["all"], help="names or wildcards; their parameters are listed too"
+    )
     parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN")
     parser.add_argument("--names", action="store_true", help="names only, one per line")
     add_plugin_option(parser)
@@ -52,7 +55,28 @@ def run(args: argparse.Namespace) -> int:
     console.print(table)
     note = f", {broken} cannot be loaded" if broken else ""
     console.print(f"{len(names)} {args.what}{note}")
+    for name in names if args.patterns != ["all"] else []:
+        _print_parameters(name, registry, args.what, console)
     return 0
+
+
+def _print_parameters(name: str, registry: Registry[Any], what: str, console: Console) -> None:
+    """The options that set a plugin's parameters, each with its default, as they are typed."""
+    try:
+        plugin = registry.load(name)
+    except PluginError:
+        return
+    option = {"methods": f"--set {name}.", "datasets": "--data-option "}.get(what)
+    known = signature(plugin)[0].values() if option else []
+    for p in known:
+        if p.name == "data_dir":
+            typed = "--data-dir PATH"
+        else:
+            typed = f"{option}{p.name}={'...' if p.required else p.default}"
+        words = "" if p.name == "data_dir" else p.words
+        console.print(f"  {typed:<40} {words}".rstrip(), markup=False, highlight=False, soft_wrap=True)
+    if option and not known:
+        console.print(f"  {name} has no parameters", markup=False, highlight=False)
 
 
 def _method(info: Any) -> list[str]:

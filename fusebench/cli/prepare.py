@@ -15,7 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ..case import Case
-from ._options import add_plugin_option, at_least, parameters_of, plugins_of
+from ._options import add_plugin_option, at_least, plugins_of
+from .run import open_dataset
 
 _FIRST = ("subject", "case", "status", "split", "reason")
 
@@ -55,7 +56,7 @@ def add(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     console = Console(width=None if sys.stdout.isatty() else 160)
-    dataset = _dataset(args)
+    dataset = open_dataset(plugins_of(args), args)
     out = args.out or Path("prepared") / args.dataset
     rows = _report_rows(dataset, args.split)
     for line in _summary(dataset):
@@ -78,18 +79,6 @@ def run(args: argparse.Namespace) -> int:
     return int(failed > 0)
 
 
-def _dataset(args: argparse.Namespace) -> Any:
-    from ..errors import InputError
-
-    parameters = parameters_of(args.data_option, "--data-option")
-    if args.data_dir is not None:
-        parameters["data_dir"] = str(args.data_dir)
-    try:
-        return plugins_of(args).datasets.load(args.dataset)(**parameters)
-    except TypeError as error:
-        raise InputError(f"dataset {args.dataset}: {error}; see `list datasets`") from None
-
-
 def _report_rows(dataset: Any, split: str) -> list[dict[str, Any]]:
     report = getattr(dataset, "report", None)
     if report is None:
@@ -98,8 +87,12 @@ def _report_rows(dataset: Any, split: str) -> list[dict[str, Any]]:
             for s in _splits(dataset, split)
             for c in dataset.cases(s)
         ]
-    rows: list[dict[str, Any]] = report()
-    return [r for r in rows if split == "all" or not r["case"] or r["split"] == split]
+    rows: list[dict[str, Any]] = [
+        r for r in report() if split == "all" or not r["case"] or r["split"] == split
+    ]
+    if not rows:
+        dataset.cases(split)  # its error says what is expected
+    return rows
 
 
 def _splits(dataset: Any, split: str) -> Sequence[str]:

@@ -13,9 +13,11 @@ from ._options import (
     at_least,
     device_of,
     literal,
+    parameters_of,
     plugins_of,
     split_commas,
 )
+from .run import chosen_metrics
 
 
 def add(subparsers: Any) -> None:
@@ -25,7 +27,9 @@ def add(subparsers: Any) -> None:
         description="Fuse phantoms whose PET is displaced by a known amount; score against the aligned "
         "sources, recover lesions where they are, and measure consistency from slice to slice.",
     )
-    parser.add_argument("--methods", nargs="+", default=["dcfb", "average"], metavar="NAME")
+    parser.add_argument(
+        "--methods", action="append", metavar="NAMES", help="names or wildcards (default dcfb,average)"
+    )
     parser.add_argument(
         "--with",
         dest="extra",
@@ -37,8 +41,14 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--misalign", type=_amounts, default=None, metavar="MM,MM", help="default 0,2,4,6,8")
     parser.add_argument("--split", default="test", metavar="NAME")
     parser.add_argument("--cases", type=at_least(1), metavar="N", help="only the first N subjects")
-    parser.add_argument("--size", type=int, default=128, metavar="N", help="voxels per axis of the phantom")
-    parser.add_argument("--metrics", nargs="+", default=[], metavar="ID")
+    parser.add_argument(
+        "--data-option",
+        action="append",
+        default=[],
+        metavar="PARAM=VALUE",
+        help="a parameter of the phantom, e.g. size=64 (repeatable)",
+    )
+    parser.add_argument("--metrics", action="append", metavar="IDS", help="metric ids or wildcards")
     parser.add_argument("--out", type=Path, default=Path("runs/robustness"), metavar="DIR")
     parser.add_argument("--seed", type=int, default=0)
     add_device_option(parser)
@@ -60,31 +70,34 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from ..errors import InputError
+    from ..parameters import create
 
     robustness = importlib.import_module("fusebench.leaderboard.robustness")
     console = Console()
     plugins = plugins_of(args)
-    methods = {n: plugins.methods.load(n)() for n in plugins.methods.select(split_commas(args.methods))}
+    names = plugins.methods.select(split_commas(args.methods or ["dcfb,average"]))
+    methods = {n: plugins.methods.load(n)() for n in names}
     for item in args.extra:
         label, equals, rest = item.partition("=")
         name, *pairs = rest.split(",")
         given = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
         if not (equals and label and name and len(given) == len(pairs)):
             raise InputError(f"--with {item}: the form is LABEL=METHOD,PARAM=VALUE,...")
-        try:
-            methods[label] = plugins.methods.load(name)(**{k: literal(v) for k, v in given.items()})
-        except TypeError as error:
-            raise InputError(f"--with {item}: {error}") from None
+        methods[label] = create(name, plugins.methods.load(name), {k: literal(v) for k, v in given.items()})
     for method in methods.values():
         method.setup(device_of(args))
     options = {} if args.misalign is None else {"misalign": args.misalign}
+    phantom = parameters_of(args.data_option, "--data-option")
+    if "misalign" in phantom:
+        raise InputError("--data-option misalign: give the amounts with --misalign MM,MM")
+    create("phantom", plugins.datasets.load("phantom"), phantom)
     rows = robustness.measure(
         methods,
         **options,
         split=args.split,
         cases=args.cases,
-        size=args.size,
-        metrics=split_commas(args.metrics) or robustness.METRICS,
+        phantom=phantom,
+        metrics=chosen_metrics(plugins, args.metrics) if args.metrics else robustness.METRICS,
         seed=args.seed,
         progress=lambda line: console.print(line, highlight=False),
     )

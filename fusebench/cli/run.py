@@ -155,13 +155,11 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
             raise InputError(f"no protocol is called {protocol!r}; there are {', '.join(PROTOCOLS)}")
 
     dataset = make_dataset(plugins, args)
-    listed = list(dataset.cases(args.split))
+    listed = split_cases(dataset, args)
     cases = listed[: args.cases]
     lost = left_out(dataset)
     if lost:
         console.print(f"note: {lost}", markup=False, highlight=False, soft_wrap=True)
-    if not cases:
-        raise InputError(f"dataset {args.dataset} has no cases in split {args.split!r}")
     asked = chosen_metrics(plugins, args.metrics) if args.metrics else None
     with_truth = any(c.truth_loader for c in cases)
     facts = (plugins.paths, names, settings, asked, protocols, with_truth, args.device)
@@ -223,7 +221,8 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
             raise InputError(" ".join([f"{folder}: no stored rows of these data.", *store.outdated]))
         paths = write_board(folder, table, console, asked, [*filter(None, [lost]), *store.outdated])
         sheet = contact_sheet(folder)
-    for path in [*paths, *([sheet] if sheet else []), folder / "rows.csv", folder / "manifest.json"]:
+    tables = (folder / name for name in ("rows.csv", "rows.parquet", "manifest.json"))
+    for path in [*paths, *([sheet] if sheet else []), *tables]:
         console.print(str(path), highlight=False, soft_wrap=True)
     return int(any_failed(table, tasks))
 
@@ -254,8 +253,21 @@ def executor(args: argparse.Namespace, jobs: int, pool: LocalPool) -> Any:
 
 
 def make_dataset(plugins: Any, args: argparse.Namespace) -> Any:
+    """The dataset that ``--dataset``, ``--data-dir`` and ``--data-option`` name, which has ``--split``."""
+    from ..errors import InputError
+
+    dataset = open_dataset(plugins, args)
+    if args.split not in dataset.info.splits:
+        raise InputError(
+            f"dataset {args.dataset} has no split {args.split!r}; it has {', '.join(dataset.info.splits)}"
+        )
+    return dataset
+
+
+def open_dataset(plugins: Any, args: argparse.Namespace) -> Any:
     """The dataset that ``--dataset``, ``--data-dir`` and ``--data-option`` name."""
     from ..errors import InputError
+    from ..parameters import create
 
     cls = plugins.datasets.load(args.dataset)
     options = parameters_of(args.data_option, "--data-option")
@@ -266,15 +278,32 @@ def make_dataset(plugins: Any, args: argparse.Namespace) -> Any:
         given["data_dir"] = args.data_dir.resolve()  # workers may run in another folder
     elif cls.info.needs_dir and not given:
         raise InputError(f"dataset {args.dataset} needs --data-dir PATH. {cls.info.obtain}".strip())
-    try:
-        dataset = cls(**given)
-    except TypeError as error:
-        raise InputError(f"dataset {args.dataset}: {error}") from None
-    if args.split not in dataset.info.splits:
+    return create(args.dataset, cls, given)
+
+
+def split_cases(dataset: Any, args: argparse.Namespace) -> list[Any]:
+    """The cases of ``--split``; where there are none, the error says where there are."""
+    from ..errors import InputError
+
+    cases = list(dataset.cases(args.split))
+    if not cases:
+        counts = {split: _count(dataset, split) for split in dataset.info.splits}
+        have = ", ".join(f"{split} {count}" for split, count in counts.items())
+        other = max(counts, key=lambda split: counts[split])
+        remedy = f"try --split {other}" if counts[other] else "check --data-dir and --data-option"
         raise InputError(
-            f"dataset {args.dataset} has no split {args.split!r}; it has {', '.join(dataset.info.splits)}"
+            f"dataset {args.dataset} has no cases in split {args.split!r} (cases: {have}); {remedy}"
         )
-    return dataset
+    return cases
+
+
+def _count(dataset: Any, split: str) -> int:
+    from ..errors import InputError
+
+    try:
+        return len(dataset.cases(split))
+    except InputError:  # how some datasets say that there are none
+        return 0
 
 
 def dataset_facts(dataset: Any, split: str, cases: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ._options import (
     plugins_of,
     weights_path,
 )
-from .run import make_dataset
+from .run import make_dataset, split_cases
 
 
 def add(subparsers: Any) -> None:
@@ -131,7 +131,7 @@ def run_train(args: argparse.Namespace) -> int:
         raise InputError(
             f"dataset {args.dataset!r} has no split {args.val_split!r}; it has {', '.join(splits)}"
         )
-    train_cases = dataset.cases(args.split)[: args.cases]
+    train_cases = split_cases(dataset, args)[: args.cases]
     val_cases = dataset.cases(args.val_split)[: args.val_cases] if has_val else []
     if hyper.patience and not val_cases:
         raise InputError(f"--patience needs a val split, and {args.dataset!r} has none here; see --val-split")
@@ -223,7 +223,7 @@ def _fingerprint(cases: Any) -> str:
 
 def _sha256(path: Path) -> str:
     if not path.is_file():
-        raise InputError(f"--weights {path}: no such file")
+        raise InputError(f"--weights {path}: no such file; leave it out to start from random weights")
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

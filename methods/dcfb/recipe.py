@@ -74,9 +74,9 @@ class _DCFBRecipe(Recipe):
         checkpointing: bool = False,
     ) -> None:
         if without not in ABLATIONS:
-            raise TypeError(f"without={without!r} is not one of {', '.join(ABLATIONS)}")
+            raise InputError(f"dcfb: without={without!r} is not one of {', '.join(ABLATIONS)}")
         if patch < 32 or patch % STRIDE:
-            raise TypeError(f"patch={patch} is not a multiple of {STRIDE} from 32 on")
+            raise InputError(f"dcfb: patch={patch} is not a multiple of {STRIDE} from 32 on")
         self.without, self.misalign, self.chance, self.patch = without, misalign, chance, patch
         self.checkpointing = checkpointing
         self.crop = (patch,) * 3

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from fusebench.errors import InputError
 from fusebench.method import Method
+from fusebench.parameters import create
 
 from .._weights import Layout, load_weights
 from .samples import Sample, Subjects, collate, crop, trim
@@ -215,8 +216,5 @@ def find_recipe(cls: type[Method], name: str | None = None, **options: Any) -> t
     module = importlib.import_module(
         module_name or cls.__module__, package=cls.__module__.rpartition(".")[0] or None
     )
-    try:
-        recipe: Recipe = getattr(module, attribute)(**options)
-    except TypeError as error:
-        raise InputError(f"recipe {name!r} of {method!r}: {error} (see --set)") from error
+    recipe: Recipe = create(f"recipe {name!r} of {method}", getattr(module, attribute), options)
     return name, recipe, name == first

@@ -116,6 +116,17 @@ def test_new_dataset_on_the_board(made, tmp_path):
     assert (pd.read_csv(tmp_path / "run" / "rows.csv")["status"] == "ok").all()
 
 
+def test_a_small_new_dataset_says_where_its_cases_are(made, tmp_path, capsys):
+    a, b, _ = head((8, 20, 16), seed=0)
+    for data, name in ((a, "mri"), (b, "pet")):
+        nib.save(nib.Nifti1Image(data.transpose(2, 1, 0), np.eye(4)), tmp_path / f"s0_{name}.nii.gz")
+    options = ["--data-dir", str(tmp_path), "--plugin", str(made / "my_hospital.py")]
+    options += ["--dataset", "my-hospital", "--jobs", "0", "--out", str(tmp_path / "run")]
+    assert main(["run", "--methods", "average", *options]) == 2
+    error = capsys.readouterr().err
+    assert "no cases in split 'test' (cases: train 1, test 0); try --split train" in error
+
+
 def test_new_network_trains_and_its_weights_run(made, tmp_path):
     pytest.importorskip("lightning_fabric")
     plugin = ["--plugin", str(made / "net_two.py")]

@@ -29,7 +29,9 @@ from .conftest import PLUGINS, Bench
 Rows = Callable[[], pd.DataFrame]
 
 
-def test_board_files_and_manifest(bench: Bench, rows: Rows, tmp_path: Path) -> None:
+def test_board_files_and_manifest(
+    bench: Bench, rows: Rows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert (
         bench("--methods", "healthy,other", "--metrics", "psnr,ssim.worst", "--protocol", "volume,slices")
         == 0
@@ -46,6 +48,8 @@ def test_board_files_and_manifest(bench: Bench, rows: Rows, tmp_path: Path) -> N
     assert set(manifest["methods"]) == {"healthy", "other"}
     assert manifest["metrics"]["psnr"]["direction"] == "higher"
     assert list((out / "figures").glob("*.png"))
+    printed = capsys.readouterr().out
+    assert all(str(out / name) in printed for name in ("rows.csv", "rows.parquet", "manifest.json"))
 
 
 def test_equal_seeds_give_equal_values_whatever_the_number_of_jobs(bench: Bench, tmp_path: Path) -> None:
@@ -111,6 +115,37 @@ def test_broken_import_is_a_row_and_the_rest_runs(bench: Bench, rows: Rows, tmp_
     assert set(table[table.method == "healthy"].status) == {"ok"}
     assert table[table.method == "broken"].reason.str.contains("ZeroDivisionError").all()
     assert len(table[table.method == "broken"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def (", "bad.py: SyntaxError, line 1: invalid syntax"),
+        ("\nx = MethodInfo(name='x'\n", "bad.py: SyntaxError, line 2: "),
+        ("\0", "bad.py: "),
+        ("x = 1\n", "bad.py: defines no method, metric or dataset"),
+    ],
+)
+def test_a_named_plugin_file_that_offers_nothing_is_an_error(
+    bench: Bench, capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, message: str
+) -> None:
+    plugin = tmp_path / "bad.py"
+    plugin.write_text(text)
+    assert bench("--methods", "healthy", "--plugin", str(plugin)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_a_plugin_folder_may_hold_helpers(bench: Bench, tmp_path: Path) -> None:
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    (folder / "helper.py").write_text("x = 1\n")
+    (folder / "mine.py").write_text(
+        "from fusebench.method import Method, MethodInfo\n\n"
+        "class Mine(Method):\n    info = MethodInfo(name='mine', summary='first')\n\n"
+        "    def fuse(self, a, b):\n        return a.clone()\n"
+    )
+    assert bench("--methods", "mine", "--plugin", str(folder), "--jobs", "1") == 0
 
 
 def test_vanished_file_costs_its_case_only(bench: Bench, rows: Rows, tmp_path: Path) -> None:
@@ -277,13 +312,13 @@ def test_saved_volume_has_the_affine_and_the_values(bench: Bench, tmp_path: Path
         (("--metrics", "psnr@nobody"), "psnr has no variant 'nobody'"),
         (("--protocol", "best"), "no protocol is called 'best'"),
         (("--split", "holdout"), "dataset tiny has no split 'holdout'; it has test"),
-        (("--set", "healthy.speed=3"), "method healthy:"),
+        (("--set", "healthy.speed=3"), "healthy has no parameter 'speed'; it has pause"),
         (("--set", "other.x=1"), "--set other.x: other is not among the methods to run"),
         (("--set", "othr.x=1"), "no method is called 'othr'"),
         (("--set", "healthy"), "--set healthy: the form is NAME.PARAM=VALUE"),
-        (("--data-option", "colour=red"), "dataset tiny:"),
+        (("--data-option", "colour=red"), "tiny has no parameter 'colour'; it has count, size, salt, vanish"),
         (("--data-dir", "/no/such/folder"), "--data-dir /no/such/folder: no such folder"),
-        (("--weights", "healthy=/no/file"), "method healthy:"),
+        (("--weights", "healthy=/no/file"), "healthy has no parameter 'weights'; it has pause"),
         (("--weights", "/no/file"), "--weights /no/file: the form is METHOD=FILE"),
         (("--weights", "other=/no/file"), "--weights other=/no/file: other is not among the methods to run"),
         (("--plugin", "/no/plugin.py"), "plugin /no/plugin.py: no such file or folder"),
@@ -307,6 +342,31 @@ def test_a_gpu_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     assert [checked_device(d) for d in ("auto", "cuda", "cuda:1")] == ["cuda", "cuda", "cuda:1"]
     with pytest.raises(InputError, match=r"--device cuda:7: .* the last is cuda:1"):
         checked_device("cuda:7")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command", "message"),
+    [
+        (["--jobs", "-1"], "run", "argument --jobs: '-1' is too small; it must be 1 or more"),
+        (["--cases", "0"], "run", "argument --cases: '0' is too small; it must be 1 or more"),
+        (["score", "--fused-range", "a", "b"], "score", "argument --fused-range: "),
+        (
+            ["train", "dcfb", "--steps", "0"],
+            "train",
+            "argument --steps: '0' is too small; it must be 1 or more",
+        ),
+        (["history", "add"], "history add", "the following arguments are required: "),
+    ],
+)
+def test_what_argparse_refuses_is_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], command: str, message: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"run_bench.py {command}: error: {message}")
+    assert line.endswith(f"; see run_bench.py {command} --help")
 
 
 def test_unwritable_out(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

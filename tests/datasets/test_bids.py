@@ -157,5 +157,5 @@ def test_sidecar_is_part_of_the_content_key(tmp_path):
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(InputError, match="--report"):
+    with pytest.raises(InputError, match=r"no MRI-PET pair was found; expected: sub-\*/"):
         fusebench.create_dataset("bids", data_dir=tmp_path).cases()

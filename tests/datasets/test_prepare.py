@@ -113,6 +113,35 @@ def test_a_flagged_case_stays(tmp_path, capsys):
     assert "mutual information" in rows["002_S_0002"]["flags"]
 
 
+@pytest.mark.parametrize(
+    ("dataset", "expected"),
+    [
+        ("pairs", "mri/ and pet/ with equal file names"),
+        ("bids", "anat/*_T1w.nii.gz"),
+        ("aanlib", "sibling folders MRI and PET"),
+    ],
+)
+def test_an_empty_folder_is_an_error_that_names_the_layout(tmp_path, capsys, dataset, expected):
+    folder = tmp_path / "my data"
+    folder.mkdir()
+    options = ["--dataset", dataset, "--data-dir", str(folder), "--out", str(tmp_path / "o")]
+    for command in (["prepare", "--report"], ["run", "--methods", "average", "--jobs", "0"]):
+        assert main([*command, *options]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{folder}: no MRI-PET pair was found; expected: " in line and expected in line
+
+
+def test_where_files_are_left_out_the_command_that_lists_them_is_whole(tmp_path, capsys):
+    (tmp_path / "a_mri.nii.gz").touch()
+    folder = str(tmp_path)
+    assert (
+        main(["run", "--dataset", "pairs", "--data-dir", folder, "--methods", "average", "--jobs", "0"]) == 2
+    )
+    line = capsys.readouterr().err
+    assert "no PET of this name" in line
+    assert f"prepare --dataset pairs --data-dir {folder} --report` lists all" in line
+
+
 def test_usage_errors(tmp_path, capsys):
     base = ["prepare", "--out", str(tmp_path / "o"), "--dataset"]
     for more in (

@@ -397,3 +397,15 @@ def test_quality_flags_and_picture(tmp_path):
     assert read_image(tmp_path / "q" / "a.png").shape[1] > 300
     board = quality.checkerboard(np.zeros((16, 16)), np.ones((16, 16)))
     assert board.mean() == 0.5
+
+
+def test_the_information_of_independent_images_is_not_below_zero():
+    """Rounding left -1e-16 of it, which a report shows as -0.00."""
+    across, along = np.zeros((2, 24, 24, 24), np.float32)
+    values = []
+    across[:, :1] = 1
+    for j in range(23):
+        along[:, :, j] = 1
+        a, b = (grid.Image(x, np.diag([4.0, 4.0, 4.0, 1.0])) for x in (across, along))
+        values.append(rigid.mutual_information(a, b, np.eye(4)))
+    assert min(values) == 0 and max(values) < 1e-12

@@ -16,7 +16,7 @@ def rows():
     methods = {name: fusebench.create_method(name) for name in ("source-pet", "source-mri", "average")}
     for method in methods.values():
         method.setup("cpu")
-    return robustness.measure(methods, misalign=[0, 8], split="val", cases=2, size=32)
+    return robustness.measure(methods, misalign=[0, 8], split="val", cases=2, phantom={"size": 32})
 
 
 def value(rows, method, misalign, metric):
@@ -65,8 +65,10 @@ def test_table_and_chart(rows, tmp_path):
 
 def test_command(tmp_path, capsys):
     out = tmp_path / "out"
-    options = "--methods average --misalign 0,4 --split val --cases 1 --size 32 --metrics psnr,ssim"
-    code = main(["robustness", *options.split(), "--out", str(out)])
+    options = "--methods average --misalign 0,4 --split val --cases 1 --data-option size=32"
+    code = main(
+        ["robustness", *options.split(), "--metrics", "psnr", "--metrics", "ssi[m]", "--out", str(out)]
+    )
     assert code == 0
     assert {p.name for p in out.iterdir()} >= {"robustness.csv", "robustness_means.csv", "robustness.png"}
     assert "average" in capsys.readouterr().out
@@ -79,6 +81,8 @@ def test_command(tmp_path, capsys):
         (["--with", "x=dcfb,weights"], "LABEL=METHOD,PARAM=VALUE"),
         (["--with", "x=dcfb,size=3"], "size"),
         (["--with", "x=dcfb,weights=none.pt"], "no such file"),
+        (["--data-option", "size=abc"], "phantom: size='abc' is not a whole number"),
+        (["--data-option", "misalign=2"], "give the amounts with --misalign"),
     ],
 )
 def test_bad_options(options, message, capsys):

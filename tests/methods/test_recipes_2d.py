@@ -116,7 +116,7 @@ def test_train_writes_what_the_method_runs(name, options, tmp_path):
         ("u2fusion", ["--set", "variant=port"], "the authors' file; it wants variant=authors"),
         ("u2fusion", ["--set", "variant=none"], "variant='none' is not known"),
         ("u2fusion", ["--set", "c=0"], "c=0 must be positive"),
-        ("matr", ["--set", "compat=no"], "compat='no' is not known; choose one of True, False"),
+        ("matr", ["--set", "compat=no"], "matr: compat='no' is not true or false"),
         ("u2fusion", ["--set", "vgg=no.pth"], "VGG-16 weights no.pth: no such file"),
         ("densefuse", ["--weights", "matr=w.pth"], "FILE or densefuse=FILE"),
     ],

@@ -240,7 +240,7 @@ def test_failed_write_leaves_the_old_file(tmp_path):
         (["toy-net", "--dataset", "toy-date"], "did you mean toy-data"),
         (
             ["toy-net", "--dataset", "toy-data", "--data-option", "size=3"],
-            "toy-data: Noise()",
+            "toy-data has no parameter 'size'; it has none",
         ),
         (["toy-net", "--dataset", "toy-data", "--split", "test"], "train, val"),
         (["toy-net", "--dataset", "toy-data", "--val-split", "test"], "train, val"),
@@ -255,7 +255,10 @@ def test_failed_write_leaves_the_old_file(tmp_path):
         (["toy-net", "--dataset", "toy-data", "--workers", "-1"], "--workers -1"),
         (["toy-net", "--dataset", "toy-data", "--seed", "-1"], "--seed -1"),
         (["toy-net", "--dataset", "toy-data", "--seed", str(2**63)], "less than 2^63"),
-        (["toy-net", "--dataset", "toy-data", "--weights", "no.safetensors"], "no such file"),
+        (
+            ["toy-net", "--dataset", "toy-data", "--weights", "no.safetensors"],
+            "no such file; leave it out to start",
+        ),
         (["toy-net", "--dataset", "toy-data", "--device", "cpu", "--precision", "16"], "bf16"),
         (["toy-net", "--dataset", "toy-data", "--device", "abacus"], "abacus"),
         (

@@ -88,15 +88,23 @@ def test_own_weights_of_another_form_are_refused(method, form, tmp_path):
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path):
     path, mark = tmp_path / "evil.pth", tmp_path / "mark"
     torch.save({"w": torch.zeros(1), "x": Boom(mark)}, path)
-    with pytest.raises(InputError, match="refused"):
+    with pytest.raises(InputError, match=r"refused.*save the network's state_dict\(\) alone"):
         weights.read_state(path)
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".npz", ".safetensors"])
+def test_an_empty_file_says_so_and_what_to_do(tmp_path, suffix):
+    path = tmp_path / f"w{suffix}"
+    path.touch()
+    with pytest.raises(InputError, match=r"an empty file; download or write it again"):
+        weights.read_state(path)
 
 
 def test_an_npz_with_objects_is_refused(tmp_path):
     path = tmp_path / "objects.npz"
     np.savez(path, w=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"cannot be read .*; download or write it again, in \.safetensors"):
         weights.read_state(path)
 
 
