@@ -12,8 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .case import Case, Volume
 from .content import digest, file_sha256
 from .errors import InputError
@@ -22,7 +20,7 @@ from .method import Method, MethodInfo
 from .metric import MetricId, MetricInfo
 from .plan import MethodSpec, Task
 from .plugins import Plugins
-from .rawimage import EXTENSIONS, PICTURES, RawImage, extension, image_files
+from .rawimage import EXTENSIONS, RawImage, extension, image_files
 from .task import Image, TaskRunner, _store, _store_sources
 
 # Method name -> case id -> image.
@@ -141,7 +139,7 @@ class FileRunner(TaskRunner):
         path = self.results[task.method.name].get(task.case.id)
         if path is None:
             raise InputError(f"no image of this case; add {task.case.id}.nii.gz (or .png, .tif)")
-        fused = read_result(path, task.case, self.wanted).data
+        fused = read_result(path, task.case.a, f"case {task.case.id}", self.wanted).data
         if task.save:
             _store(Path(task.fused_path), fused, task.case.a, task.fuse_key)
             _store_sources(Path(task.fused_path).parent, task.case)
@@ -151,11 +149,11 @@ class FileRunner(TaskRunner):
         return dict(task.case.truth or {})
 
 
-def read_result(path: Path, case: Case, wanted: Range | None = None) -> Volume:
-    """Read a fused image on the grid of its case, without stretching it.
+def read_result(path: Path, like: Volume, source: object, wanted: Range | None = None) -> Volume:
+    """Read a fused image on the grid of `like`, called `source` in messages, without stretching it.
 
-    8-bit pictures span 0..255, 16-bit pictures 0..65535, floats [0, 1], and images of FuseBench what their
-    header says.  Anything else needs `wanted`: guessing a range from the extremes would raise contrast.
+    Unsigned 8-bit files span 0..255, 16-bit ones 0..65535, other values [0, 1], and images of FuseBench what
+    their header says.  Anything else needs `wanted`: guessing a range from the extremes would raise contrast.
 
     Raises
     ------
@@ -164,19 +162,18 @@ def read_result(path: Path, case: Case, wanted: Range | None = None) -> Volume:
     """
     raw = read_raw(path)
     volume = scale(raw, wanted or _range(raw))
-    check_grid(case.a, volume, f"case {case.id}", path)
+    check_grid(like, volume, source, path)
     return volume
 
 
 def _range(raw: RawImage) -> Range:
+    known = raw.stored_range or raw.type_range
+    if known is not None:
+        return known
     low, high = float(raw.data.min()), float(raw.data.max())
-    if raw.full_range or raw.stored_range:
-        return raw.full_range or raw.stored_range or (0.0, 1.0)
     if low >= -_SLACK and high <= 1 + _SLACK:
         return 0.0, 1.0
-    whole = bool((raw.data == np.rint(raw.data)).all())
-    if whole and low >= 0 and high < 1 << 16 and extension(raw.path) in PICTURES:
-        return 0.0, 65535.0
     raise InputError(
-        f"{raw.path}: values from {low:g} to {high:g}; say what 0 and 1 are, e.g. --fused-range 0 255"
+        f"{raw.path}: values from {low:g} to {high:g}; say what 0 and 1 are, "
+        f"e.g. --fused-range 0 {255 if high > 2 else 1}"
     )

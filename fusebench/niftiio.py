@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from .case import Volume
 from .errors import InputError
-from .rawimage import RawImage, canonical, corner_distance, extension, first_line, usable
+from .rawimage import RawImage, canonical, corner_distance, extension, first_line, type_range, usable
 
 # A header that declares more than this is damaged, or too big to fuse anyway.
 MAX_BYTES = 8 << 30
@@ -128,12 +128,14 @@ def read(path: Path) -> RawImage:
         raise InputError(f"{path}: has {data.ndim} axes {data.shape}; save a 3D image")
     data = data.reshape(data.shape + (1,) * (3 - data.ndim))
     low, high = float(header["cal_min"]), float(header["cal_max"])
+    scaled = (float(image.dataobj.slope), float(image.dataobj.inter)) != (1.0, 0.0)
     return canonical(
         path,
         data,
         affine,
         notes=(*notes, *more),
         stored_range=(low, high) if np.isfinite([low, high]).all() and low < high else None,
+        type_range=None if scaled else type_range(header.get_data_dtype()),
     )
 
 

@@ -33,12 +33,14 @@ class RawImage:
     data : ndarray, shape (D, H, W), or (T, D, H, W) where frames were asked for, float32
     affine : ndarray, shape (4, 4)
     full_range : (float, float) or None
-        Range of the file's integer type, for pictures of 8 bits; None where the range is the data's.
+        What a source is divided by: 0..255 for pictures of 8 bits; None where the range is the data's.
     chroma : ndarray, shape (2, D, H, W), uint8, or None
     notes : tuple of str
         What a reader of a report should know; also logged as warnings.
     stored_range : (float, float) or None
         The display range written in the header (``cal_min``, ``cal_max``), as `write_image` does.
+    type_range : (float, float) or None
+        Range of the file's voxel type, where that is unsigned with 8 or 16 bits and nothing scales it.
     extra : mapping
         Facts by name, ``frame_durations`` of a dynamic series among them.
     """
@@ -50,6 +52,7 @@ class RawImage:
     chroma: NDArray[np.uint8] | None = None
     notes: tuple[str, ...] = ()
     stored_range: tuple[float, float] | None = None
+    type_range: tuple[float, float] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -108,6 +111,11 @@ def corner_distance(
     d, h, w = shape
     corners = np.array([[x, y, z, 1.0] for x in (0, w - 1) for y in (0, h - 1) for z in (0, d - 1)]).T
     return float(np.linalg.norm(((one - other) @ corners)[:3], axis=0).max())
+
+
+def type_range(dtype: np.dtype[Any]) -> tuple[float, float] | None:
+    """0 and the largest value of an unsigned type of 8 or 16 bits; None for other types."""
+    return (0.0, float(np.iinfo(dtype).max)) if dtype.kind == "u" and dtype.itemsize <= 2 else None
 
 
 # -- checks --------------------------------------------------------------------------------------

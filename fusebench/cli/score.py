@@ -20,7 +20,6 @@ from ..rawimage import EXTENSIONS, extension
 from ._options import add_plugin_option, plugins_of
 
 if TYPE_CHECKING:
-    from ..case import Volume
     from ..plugins import Plugins
 
 _ARROWS = {"higher": "↑", "lower": "↓", "zero": "→0", "none": ""}
@@ -85,8 +84,8 @@ def add(subparsers: Any) -> None:
         nargs=2,
         type=float,
         metavar=("LOW", "HIGH"),
-        help="what 0 and 1 are in the fused images (default: header, else 0..255 of 8-bit pictures, else "
-        "0..1 where the values lie there, else their extremes)",
+        help="what 0 and 1 are in the fused images (default: header of FuseBench, else 0..255 and 0..65535 "
+        "of unsigned 8 and 16 bits, else 0..1; images with other values are refused)",
     )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the scores there")
     add_plugin_option(parser)
@@ -228,24 +227,10 @@ def _method_folders(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
 # -- scoring -------------------------------------------------------------------------------------
 
 
-def _read_fused(path: Path, wanted: Sequence[float] | None) -> Volume:
-    from ..imageio import read_raw, scale
-
-    raw = read_raw(path)
-    if wanted is not None:
-        return scale(raw, (wanted[0], wanted[1]))
-    low, high = float(raw.data.min()), float(raw.data.max())
-    if raw.stored_range is None and raw.full_range is None and low >= 0 and high <= 1:
-        return scale(raw, (0.0, 1.0))
-    # A constant image has a score; only as a source it is useless.
-    if low == high and raw.full_range is not None:
-        return scale(raw, raw.full_range)
-    return scale(raw, "stored")
-
-
 def _score(item: Item, ids: Sequence[str], args: argparse.Namespace, plugins: Plugins) -> dict[str, Any]:
     import torch
 
+    from ..byor import read_result
     from ..imageio import check_grid, read_image, read_mask
     from ..mask import foreground
 
@@ -257,8 +242,8 @@ def _score(item: Item, ids: Sequence[str], args: argparse.Namespace, plugins: Pl
     else:
         a, b = read_image(item.mri), read_image(item.pet)
         check_grid(a, b, item.mri, item.pet)
-    fused = _read_fused(item.fused, args.fused_range)
-    check_grid(a, fused, item.mri, item.fused)
+    wanted = (args.fused_range[0], args.fused_range[1]) if args.fused_range else None
+    fused = read_result(item.fused, a, item.mri, wanted)
     mask = None
     if item.mask is not None:
         mask = read_mask(item.mask, a)
