@@ -49,9 +49,11 @@ def find_results(folder: Path, cases: Sequence[Case], plugins: Plugins, name: st
     """
     if not folder.is_dir():
         raise InputError(f"--results-dir {folder}: no such folder")
-    direct = _images(folder)
-    below = {p.name: _images(p) for p in sorted(folder.iterdir()) if p.is_dir()}
-    found = {name or folder.resolve().name: direct} if direct else below
+    folders = entry_folders(folder)
+    found = {
+        (name or folder.resolve().name) if path == folder else path.name: images_by_name(path)
+        for path in folders
+    }
     wanted = {case.id for case in cases}
     results = {}
     for entry, images in found.items():
@@ -60,19 +62,32 @@ def find_results(folder: Path, cases: Sequence[Case], plugins: Plugins, name: st
                 f"{folder}: a method is called {entry!r} as well; rename the folder (say {entry}-authors), "
                 "so that the board keeps both apart"
             )
-        chosen = {case: path for case, path in images.items() if case in wanted}
-        if chosen:
-            results[entry] = chosen
-    if not results:
+        results[entry] = {case: path for case, path in images.items() if case in wanted}
+    if not any(results.values()):
         seen = next((p.name for images in found.values() for p in images.values()), "no images")
         raise InputError(
-            f"{folder}: no image is named after a case; found {seen}, the cases are {_some(wanted)}. Name "
+            f"{folder}: no image is named after a case; found {seen}, the cases are {some(wanted)}. Name "
             f"each image as its case ({', '.join(EXTENSIONS)})"
         )
     return results
 
 
-def _images(folder: Path) -> dict[str, Path]:
+def entry_folders(folder: Path) -> list[Path]:
+    """The folder itself where it holds images, else its sub-folders, those without an image too."""
+    below = [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    if not images_by_name(folder):
+        return below or [folder]
+    mixed = [p.name for p in below if images_by_name(p)]
+    if mixed:
+        raise InputError(
+            f"{folder}: holds images and folders of images ({some(mixed)}); "
+            "move its own images to a folder beside them"
+        )
+    return [folder]
+
+
+def images_by_name(folder: Path) -> dict[str, Path]:
+    """The images of a folder by their names without extension: the cases."""
     found: dict[str, Path] = {}
     for path in sorted(p for p in folder.iterdir() if p.is_file() and extension(p) in EXTENSIONS):
         case = path.name[: -len(extension(path))]
@@ -82,7 +97,8 @@ def _images(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _some(names: Iterable[str], count: int = 3) -> str:
+def some(names: Iterable[str], count: int = 3) -> str:
+    """The first names in order, and how many more there are."""
     listed = sorted(names)
     return ", ".join(listed[:count]) + (f" and {len(listed) - count} more" if len(listed) > count else "")
 

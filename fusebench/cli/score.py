@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import csv
+import logging
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from ._options import add_plugin_option, plugins_of
 if TYPE_CHECKING:
     from ..plugins import Plugins
 
+_log = logging.getLogger("fusebench")
 _ARROWS = {"higher": "↑", "lower": "↓", "zero": "→0", "none": ""}
 
 
@@ -33,7 +36,7 @@ class Item:
     case: str
     mri: Path
     pet: Path
-    fused: Path
+    fused: Path | None
     mask: Path | None
 
 
@@ -119,6 +122,10 @@ def run(args: argparse.Namespace) -> int:
                 "--fused, --mask and --register"
             )
         return score_results(args)
+    if args.name:
+        raise InputError(
+            "--name is of an entry in --results-dir; leave it out, files are named by their names"
+        )
     if not (args.mri and args.pet and args.fused):
         raise InputError("give --mri, --pet and --fused; or --results-dir with --dataset")
     plugins = plugins_of(args)
@@ -167,17 +174,19 @@ def metric_ids(text: str, plugins: Plugins) -> list[str]:
 # -- finding files -------------------------------------------------------------------------------
 
 
+def _names(paths: Sequence[Path]) -> dict[str, Path]:
+    """A method's name for each: the name without extension, or as much of the path as tells them apart."""
+    full = [Path(path) for path in dict.fromkeys(os.path.abspath(path) for path in paths)]
+    names = [_stem(path) for path in full]
+    depth = 0
+    while len(set(names)) < len(names):
+        depth += 1
+        names = ["/".join(path.parts[-depth:]) for path in full]
+    return dict(zip(names, full, strict=True))
+
+
 def _stem(path: Path) -> str:
-    return path.name[: -len(extension(path))]
-
-
-def _images(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and extension(p) in EXTENSIONS):
-        if _stem(path) in found:
-            raise InputError(f"{path}: {found[_stem(path)].name} has the same name; keep one of them")
-        found[_stem(path)] = path
-    return found
+    return path.name if path.is_dir() else path.name[: len(path.name) - len(extension(path))]
 
 
 def _items(args: argparse.Namespace) -> Iterator[Item]:
@@ -189,17 +198,35 @@ def _items(args: argparse.Namespace) -> Iterator[Item]:
         for path in args.fused:
             if path.is_dir():
                 raise InputError(f"{path}: a folder, but --mri is one file; give folders for all, or files")
-            yield Item(_stem(path), _stem(args.mri), args.mri, args.pet, path, mask)
+        for name, path in _names(args.fused).items():
+            yield Item(name, _stem(args.mri), args.mri, args.pet, path, mask)
         return
-    mri, pet = _images(args.mri), _images(args.pet) if args.pet.is_dir() else {}
+    yield from _items_of_folders(args, mask)
+
+
+def _items_of_folders(args: argparse.Namespace, mask: Path | None) -> Iterator[Item]:
+    from ..byor import entry_folders, images_by_name, some
+
+    mri, pet = images_by_name(args.mri), images_by_name(args.pet) if args.pet.is_dir() else {}
     if not pet:
         raise InputError(
             f"{args.pet}: no images; --mri is a folder, so --pet must be one with the same names"
         )
-    masks = _images(mask) if mask and mask.is_dir() else {}
-    count = 0
-    for method, folder in _method_folders(args.fused):
-        for case, path in _images(folder).items():
+    masks = images_by_name(mask) if mask and mask.is_dir() else {}
+    for path in args.fused:
+        if path.is_file():
+            raise InputError(f"{path}: a file, but --mri is a folder; give the folder of the fused images")
+    folders = _names([below for path in args.fused for below in entry_folders(path)])
+    fused = {method: images_by_name(folder) for method, folder in folders.items()}
+    cases = sorted({case for images in fused.values() for case in images})
+    if not cases:
+        raise InputError(f"{args.fused[0]}: no images; known are {', '.join(EXTENSIONS)}")
+    left = (mri.keys() & pet.keys()).difference(cases)
+    if left:
+        _log.warning("%s: %s not scored; no fused image has this name", args.mri, some(left))
+    for method, images in fused.items():
+        for case in cases:
+            path = images.get(case, folders[method] / case)
             if case not in mri or case not in pet:
                 where = args.mri if case not in mri else args.pet
                 raise InputError(
@@ -207,21 +234,7 @@ def _items(args: argparse.Namespace) -> Iterator[Item]:
                 )
             if masks and case not in masks:
                 raise InputError(f"{path}: {mask} has no mask of the name {case}")
-            count += 1
-            yield Item(method, case, mri[case], pet[case], path, masks.get(case, mask))
-    if not count:
-        raise InputError(f"{args.fused[0]}: no images; known are {', '.join(EXTENSIONS)}")
-
-
-def _method_folders(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
-    for path in paths:
-        if path.is_file():
-            raise InputError(f"{path}: a file, but --mri is a folder; give the folder of the fused images")
-        folders = [p for p in sorted(path.iterdir()) if p.is_dir()]
-        if _images(path) or not folders:
-            yield path.resolve().name, path
-        else:
-            yield from ((folder.name, folder) for folder in folders)
+            yield Item(method, case, mri[case], pet[case], images.get(case), masks.get(case, mask))
 
 
 # -- scoring -------------------------------------------------------------------------------------
@@ -234,6 +247,8 @@ def _score(item: Item, ids: Sequence[str], args: argparse.Namespace, plugins: Pl
     from ..imageio import check_grid, read_image, read_mask
     from ..mask import foreground
 
+    if item.fused is None:
+        raise InputError("no fused image of this name, while another method has one; add it")
     if args.register:
         from .fuse import aligned_pair
 

@@ -126,6 +126,19 @@ def test_a_missing_or_wrong_image_is_a_row_with_the_reason(cases, tmp_path, caps
     assert "no image of this case" in rows.loc[("theirs", cases[1].id, "psnr"), "reason"]
 
 
+def test_an_entry_without_any_image_is_rows_with_the_reason(cases, tmp_path):
+    folder, out = tmp_path / "theirs", tmp_path / "run"
+    save(cases[0], mean(cases[0]), folder / "net" / f"{cases[0].id}.nii")
+    (folder / "lost").mkdir()
+    np.save(folder / "lost" / f"{cases[0].id}.npy", mean(cases[0]))
+    (folder / ".hidden").mkdir()
+    command = ["score", "--results-dir", str(folder), "--metrics", "psnr", *OPTIONS, "--out", str(out)]
+    assert main([*command, "--cases", "1"]) == 1
+    rows = rows_of(out)
+    assert set(rows.index.get_level_values("method")) == {"net", "lost"}
+    assert "no image of this case" in rows.loc[("lost", cases[0].id, "psnr"), "reason"]
+
+
 @pytest.fixture
 def pictures(tmp_path):
     """A data set of 2D pairs, and 8-bit fused arrays."""

@@ -46,6 +46,15 @@ def sources(tmp_path):
     save("p.png", PET, tmp_path)
 
 
+@pytest.fixture
+def folders(tmp_path):
+    """Sources of three cases; arguments that score ``fused``."""
+    for case in ("one", "two", "three"):
+        save(f"mri/{case}.png", MRI, tmp_path)
+        save(f"pet/{case}.png", PET, tmp_path)
+    return ["--mri", "mri", "--pet", "pet", "--fused"]
+
+
 @pytest.mark.parametrize(
     ("name", "pixels"),
     [
@@ -77,3 +86,39 @@ def test_a_range_that_is_not_known_must_be_told(pixels, hint, sources, tmp_path,
     assert main(["score", *FILES, "--fused", "f.nii", "--metrics", "psnr"]) == 2
     assert hint in capsys.readouterr().err
     assert score(*FILES, "--fused", "f.nii", *hint.split())[0] == 0
+
+
+def test_a_case_that_one_method_lacks_is_a_failed_row(folders, tmp_path, capsys, caplog):
+    for method, case in (("avg", "one"), ("avg", "two"), ("lap", "one")):
+        save(f"fused/{method}/{case}.png", FUSED, tmp_path)
+    (tmp_path / "fused" / "none").mkdir()
+    code, rows = score(*folders, "fused")
+    assert code == 1
+    assert {k for k, v in rows.items() if not v} == {("lap", "two"), ("none", "one"), ("none", "two")}
+    out = capsys.readouterr().out
+    assert "failed: lap two: no fused image of this name" in out
+    assert "three not scored" in caplog.text
+
+
+def test_methods_of_one_name_are_told_apart(sources, folders, tmp_path):
+    for name in ("a/res.png", "b/res.png", "f.png", "f.nii", "x/net/one.png", "y/net/one.png"):
+        save(name, FUSED, tmp_path)
+    _, rows = score(*FILES, "--fused", "a/res.png", "b/res.png", "./a/../a/res.png")
+    assert [method for method, _ in rows] == ["a/res.png", "b/res.png"]
+    _, rows = score(*FILES, "--fused", "f.png", "f.nii")
+    assert [method for method, _ in rows] == ["f.png", "f.nii"]
+    _, rows = score(*folders, "x", "y")
+    assert [method for method, _ in rows] == ["x/net", "y/net"]
+
+
+def test_images_beside_folders_of_images_are_refused(folders, tmp_path, capsys):
+    save("mix/one.png", FUSED, tmp_path)
+    save("mix/lap/one.png", FUSED, tmp_path)
+    assert main(["score", *folders, "mix"]) == 2
+    assert "folders of images (lap)" in capsys.readouterr().err
+
+
+def test_a_name_without_a_results_folder_is_refused(sources, tmp_path, capsys):
+    save("f.png", FUSED, tmp_path)
+    assert main(["score", *FILES, "--fused", "f.png", "--name", "net"]) == 2
+    assert "--name" in capsys.readouterr().err
