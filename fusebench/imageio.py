@@ -2,8 +2,8 @@
 
 NIfTI is read with nibabel only, from bytes that were decompressed and counted first: other readers take
 truncated files silently, or prefer the qform.  What is read is in RAS+ order ``(D, H, W)`` (see
-`fusebench.case`).  2D images keep the row order of the file (row 0 is the top, as every 2D method expects);
-their affine says so with a negative second axis.
+`fusebench.case`).  2D images, one slice in a volume's format among them, keep the row order of the file (row
+0 is the top, as every 2D method expects); the affine of a picture says so with a negative second axis.
 """
 
 from __future__ import annotations
@@ -172,6 +172,8 @@ def check_grid(a: Volume, b: Volume, path_a: object, path_b: object) -> None:
             f"{path_b}: shape {b.shape} differs from {a.shape} of {path_a}; resample it first, "
             "or use --register"
         )
+    if any(np.array_equal(image.affine, pictureio.UPRIGHT) for image in (a, b)):
+        return  # a picture has no position
     apart = corner_distance(a.affine, b.affine, a.shape)
     if apart > max(a.spacing):
         _log.warning(

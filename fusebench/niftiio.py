@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 
 from .case import Volume
 from .errors import InputError
-from .rawimage import RawImage, canonical, corner_distance, extension, first_line, type_range, usable
+from .rawimage import (
+    RawImage,
+    canonical,
+    corner_distance,
+    extension,
+    first_line,
+    turn_to_ras,
+    type_range,
+    usable,
+)
 
 # A header that declares more than this is damaged, or too big to fuse anyway.
 MAX_BYTES = 8 << 30
@@ -175,7 +184,7 @@ def _in_original_space(
     affine, _ = _geometry(like, source)
     shape = tuple(int(n) for n in source.shape)
     xyz = (*shape, 1, 1, 1)[:3]
-    turn = orientations.io_orientation(affine)
+    turn = turn_to_ras(affine, xyz)
     back = orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), turn)
     out = orientations.apply_orientation(data.transpose(2, 1, 0), back)
     if out.shape != xyz:

@@ -16,6 +16,9 @@ from .rawimage import RawImage, extension, first_line, type_range
 
 Plane = Callable[[NDArray[Any]], NDArray[Any]]
 
+# Affine of a picture: 1 mm pixels, rows run from the top (anterior) down.
+UPRIGHT = np.diag([1.0, -1.0, 1.0, 1.0])
+
 
 def read(path: Path, plane: Plane) -> RawImage:
     """Read a picture; `plane` says what of colour is fused."""
@@ -23,7 +26,7 @@ def read(path: Path, plane: Plane) -> RawImage:
     if pixels.dtype not in (np.uint8, np.uint16):
         if pixels.ndim == 3 and pixels.shape[-1] == 3:
             raise InputError(f"{path}: colour of type {pixels.dtype}; save it with 8 or 16 bits")
-        return RawImage(path, _stack(pixels).astype(np.float32), _upright(), notes=notes)
+        return RawImage(path, _stack(pixels).astype(np.float32), UPRIGHT, notes=notes)
     kind = type_range(pixels.dtype)
     cb_cr = None
     colourful = pixels.ndim >= 3 and pixels.shape[-1] == 3
@@ -36,7 +39,7 @@ def read(path: Path, plane: Plane) -> RawImage:
     full = (0.0, 255.0) if pixels.dtype == np.uint8 else None
     if full is None and not np.issubdtype(pixels.dtype, np.integer):
         full = kind = (0.0, 1.0)  # a plane that computes its own scale returns [0, 1]
-    return RawImage(path, _stack(pixels).astype(np.float32), _upright(), full, cb_cr, notes, type_range=kind)
+    return RawImage(path, _stack(pixels).astype(np.float32), UPRIGHT, full, cb_cr, notes, type_range=kind)
 
 
 def _pixels(path: Path) -> tuple[NDArray[Any], tuple[str, ...]]:
@@ -86,11 +89,6 @@ def _pixels(path: Path) -> tuple[NDArray[Any], tuple[str, ...]]:
 
 def _stack(pixels: NDArray[Any]) -> NDArray[Any]:
     return pixels[None] if pixels.ndim == 2 else pixels
-
-
-def _upright() -> NDArray[np.float64]:
-    """Affine of a picture: 1 mm pixels, rows run from the top (anterior) down."""
-    return np.diag([1.0, -1.0, 1.0, 1.0])
 
 
 def encode(path: Path, data: NDArray[np.float32], chroma: NDArray[np.uint8] | None) -> bytes:

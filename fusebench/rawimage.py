@@ -89,11 +89,17 @@ def image_files(path: Path) -> list[Path]:
 
 def canonical(path: Path, data: NDArray[Any], affine: NDArray[np.float64], **fields: Any) -> RawImage:
     """Turn (x, y, z) or (x, y, z, t) data with its RAS affine to a `RawImage` in the nearest RAS+ order."""
-    turn = orientations.io_orientation(affine)
+    turn = turn_to_ras(affine, data.shape)
     affine = affine @ orientations.inv_ornt_aff(turn, data.shape[:3])
     order = (2, 1, 0) if data.ndim == 3 else (3, 2, 1, 0)
     data = orientations.apply_orientation(data, turn).transpose(order)
     return RawImage(path, np.ascontiguousarray(data, np.float32), affine, **fields)
+
+
+def turn_to_ras(affine: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Orientation of (x, y, z) data for nibabel; one slice stays as it is, so that it fits its pictures."""
+    turn: NDArray[np.float64] = orientations.io_orientation(np.eye(4) if shape[2] == 1 else affine)
+    return turn
 
 
 def usable(affine: NDArray[np.float64]) -> bool:

@@ -186,6 +186,28 @@ def test_pictures_of_every_depth(pictures, tmp_path, kind):
             assert rows.loc[("net", name, metric), "value"] == pytest.approx(value, abs=1e-9)
 
 
+def test_a_picture_fused_by_a_run_scores_the_same_from_its_volume(pictures, tmp_path):
+    data, triples = pictures
+    options = [
+        "--dataset",
+        "pairs",
+        "--data-dir",
+        str(data),
+        "--metrics",
+        "psnr",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert main(["run", "--methods", "source-mri", *options, "--save-fused", "--jobs", "0"]) == 0
+    for name in triples:
+        stored = next((tmp_path / "run" / "fused").rglob(f"{name}/source-mri.nii.gz"))
+        (tmp_path / "theirs").mkdir(exist_ok=True)
+        (tmp_path / "theirs" / f"{name}.nii.gz").write_bytes(stored.read_bytes())
+    assert main(["score", "--results-dir", str(tmp_path / "theirs"), *options]) == 0
+    rows = rows_of(tmp_path / "run")["value"].unstack("method")
+    assert rows["theirs"].to_numpy() == pytest.approx(rows["source-mri"].to_numpy(), abs=1e-6)
+
+
 def test_an_unknown_range_must_be_told(cases, tmp_path):
     folder, out = tmp_path / "theirs", tmp_path / "run"
     for case in cases:

@@ -2,11 +2,13 @@
 
 import os
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
 
 from fusebench.cli import main
+from fusebench.imageio import read_image, write_image
 
 
 @pytest.fixture
@@ -30,3 +32,25 @@ def test_a_source_is_never_overwritten(output, source, pictures, tmp_path, capsy
     assert main([*pictures, "-o", output]) == 2
     assert f"is the {source} file" in capsys.readouterr().err
     assert before == {name: (tmp_path / name).read_bytes() for name in before}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".nii.gz", ".nii", ".mha", ".nrrd"])
+def test_a_picture_fused_to_any_format_reads_as_its_sources_lie(suffix, pictures):
+    if suffix in (".mha", ".nrrd"):
+        pytest.importorskip("SimpleITK")
+    pictures[2] = "source-mri"
+    assert main([*pictures, "-o", f"f{suffix}"]) == 0
+    source, fused = (read_image(f, intensity="stored").data for f in ("m.png", f"f{suffix}"))
+    assert np.abs(fused - source).max() < 1e-2
+
+
+@pytest.mark.parametrize("affine", [np.eye(4), np.diag([-1, -1, 1, 1]), np.diag([1, -1, 1, 1])])
+def test_one_slice_of_nifti_keeps_its_rows_and_is_written_back_so(affine, pictures, tmp_path):
+    pixels = np.asarray(Image.open("m.png"))
+    for name, shape in (("two", (44, 40)), ("three", (44, 40, 1))):
+        nib.save(nib.Nifti1Image(pixels.T.reshape(shape), affine), f"{name}.nii")
+        image = read_image(f"{name}.nii")
+        assert np.array_equal(np.rint(image.data[0] * 255), pixels)
+        assert np.array_equal(image.affine, affine)
+        write_image("back.nii", image.data, like=f"{name}.nii")
+        assert np.array_equal(np.asarray(nib.load("back.nii").dataobj), pixels.T.reshape(shape))
