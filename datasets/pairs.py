@@ -36,8 +36,8 @@ class Pairs(PairDataset):
     mri, pet : path, optional
         One pair.
     recipe : str
-        "none" (default) takes the voxels as they are and refuses images on different grids; "default"
-        registers and resamples.
+        "none" (default) takes the voxels as they are and refuses images of different shape or without
+        overlap; "default" registers and resamples.
     """
 
     info = DatasetInfo(

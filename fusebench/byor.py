@@ -178,7 +178,7 @@ def read_result(path: Path, like: Volume, source: object, wanted: Range | None =
     """
     raw = read_raw(path)
     volume = scale(raw, wanted or _range(raw))
-    check_grid(like, volume, source, path)
+    check_grid(like, volume, source, path, "resample it to that grid")
     return volume
 
 

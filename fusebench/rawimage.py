@@ -114,9 +114,20 @@ def corner_distance(
     one: NDArray[np.float64], other: NDArray[np.float64], shape: tuple[int, int, int]
 ) -> float:
     """Largest distance in mm between the corners of a (D, H, W) grid under two affines."""
+    return float(np.linalg.norm(_corners(one, shape) - _corners(other, shape), axis=0).max())
+
+
+def overlap(one: NDArray[np.float64], other: NDArray[np.float64], shape: tuple[int, int, int]) -> bool:
+    """Whether the boxes along the axes of space that hold a (D, H, W) grid under two affines meet."""
+    a, b = _corners(one, shape), _corners(other, shape)
+    return bool((np.maximum(a.min(1), b.min(1)) <= np.minimum(a.max(1), b.max(1))).all())
+
+
+def _corners(affine: NDArray[np.float64], shape: tuple[int, int, int]) -> NDArray[np.float64]:
+    """Corners of a (D, H, W) grid in mm, shape (3, 8)."""
     d, h, w = shape
     corners = np.array([[x, y, z, 1.0] for x in (0, w - 1) for y in (0, h - 1) for z in (0, d - 1)]).T
-    return float(np.linalg.norm(((one - other) @ corners)[:3], axis=0).max())
+    return np.asarray((affine @ corners)[:3], np.float64)
 
 
 def type_range(dtype: np.dtype[Any]) -> tuple[float, float] | None:

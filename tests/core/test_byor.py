@@ -122,7 +122,8 @@ def test_a_missing_or_wrong_image_is_a_row_with_the_reason(cases, tmp_path, caps
     rows = rows_of(out)
     assert set(rows["status"]) == {"error"}
     assert rows["value"].isna().all()
-    assert "shape" in rows.loc[("theirs", cases[0].id, "psnr"), "reason"]
+    reason = rows.loc[("theirs", cases[0].id, "psnr"), "reason"]
+    assert "shape" in reason and "resample it to that grid" in reason
     assert "no image of this case" in rows.loc[("theirs", cases[1].id, "psnr"), "reason"]
 
 

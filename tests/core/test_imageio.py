@@ -290,6 +290,23 @@ def test_shape_mismatch_is_one_line(tmp_path):
     assert str(a) in str(caught.value) and str(b) in str(caught.value)
 
 
+def test_images_without_overlap_are_refused_and_those_that_lie_apart_taken_with_a_warning(tmp_path, caplog):
+    far, near = AFFINE.copy(), AFFINE.copy()
+    far[0, 3] += 500
+    near[0, 3] += 5
+    a = save(tmp_path / "a.nii")
+    with pytest.raises(InputError, match=r"lies up to 500 mm from .* do not overlap; .*--register"):
+        read_pair(a, save(tmp_path / "far.nii", affine=far))
+    assert read_pair(a, save(tmp_path / "near.nii", affine=near)).a.shape == (14, 16, 12)
+    assert "near.nii: lies up to 5.0 mm" in caplog.text
+    slices = []
+    for z in (0, 3):
+        affine = np.diag([1.0, 1, 1, 1])
+        affine[2, 3] = z
+        slices.append(save(tmp_path / f"{z}.nii", array((12, 14, 1)), affine))
+    assert read_pair(*slices).a.shape == (1, 14, 12)
+
+
 def test_pair_with_a_mask_file(tmp_path):
     a, b = save(tmp_path / "a.nii"), save(tmp_path / "b.nii", array(seed=1))
     mask = np.zeros((12, 14, 16), np.uint8)
@@ -302,7 +319,7 @@ def test_pair_with_a_mask_file(tmp_path):
 
 def test_headers_that_disagree_are_said(tmp_path, caplog):
     moved = AFFINE.copy()
-    moved[:3, 3] += 30
+    moved[:3, 3] += 5
     read_pair(save(tmp_path / "a.nii"), save(tmp_path / "b.nii", array(seed=1), affine=moved))
     assert "--register" in caplog.text
 

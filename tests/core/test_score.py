@@ -111,6 +111,13 @@ def test_methods_of_one_name_are_told_apart(sources, folders, tmp_path):
     assert [method for method, _ in rows] == ["x/net", "y/net"]
 
 
+def test_a_fused_picture_of_another_size_is_not_told_to_register(sources, tmp_path, capsys):
+    save("f.png", FUSED[:20], tmp_path)
+    assert main(["score", *FILES, "--fused", "f.png"]) == 2
+    error = capsys.readouterr().err
+    assert "crop or resize it" in error and "--register" not in error
+
+
 def test_images_beside_folders_of_images_are_refused(folders, tmp_path, capsys):
     save("mix/one.png", FUSED, tmp_path)
     save("mix/lap/one.png", FUSED, tmp_path)

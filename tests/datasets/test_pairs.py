@@ -116,7 +116,7 @@ def test_different_grids_are_refused_or_resampled(tmp_path):
         pet[2:-2, 2:-2, 2:-2],
         AFFINE @ np.array([[1, 0, 0, 2], [0, 1, 0, 2], [0, 0, 1, 2], [0, 0, 0, 1]]),
     )
-    with pytest.raises(InputError, match="--register"):
+    with pytest.raises(InputError, match="--data-option recipe=default"):
         _ = fusebench.create_dataset("pairs", mri=a, pet=b).cases()[0].pair
     case = fusebench.create_dataset("pairs", mri=a, pet=b, recipe="native", register="never").cases()[0]
     assert case.a.shape == case.b.shape
