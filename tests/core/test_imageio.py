@@ -187,10 +187,22 @@ def test_singular_affine(tmp_path):
     one_line(path, "singular")
 
 
-def test_colour_voxels_and_big_endian(tmp_path):
-    rgb = np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
-    nib.save(nib.Nifti1Image(rgb, AFFINE), tmp_path / "rgb.nii")
-    one_line(tmp_path / "rgb.nii", "not grey values")
+@pytest.mark.parametrize("channels", ["RGB", "RGBA"])
+def test_colour_voxels_are_read_as_luminance_and_written_as_grey(tmp_path, channels):
+    values = np.random.default_rng(0).integers(0, 256, (12, 14, 16, len(channels)), dtype=np.uint8)
+    rgb = values.view([(c, "u1") for c in channels])[..., 0]
+    grey = colour.luminance(values[..., :3])
+    path = save(tmp_path / "rgb.nii", rgb)
+    image = read_image(path)
+    assert image.intensity == (0, 255)
+    assert image.data * 255 == pytest.approx(read_raw(save(tmp_path / "grey.nii", grey)).data, abs=1e-3)
+    back = nib.load(write_image(tmp_path / "back.nii", image.data, like=path, intensity=image.intensity))
+    assert back.get_fdata() == pytest.approx(grey, abs=1e-3)
+
+
+def test_voxels_that_are_not_grey_and_big_endian(tmp_path):
+    save(tmp_path / "complex.nii", array().astype(np.complex64))
+    one_line(tmp_path / "complex.nii", "complex64 are not grey values")
     big = nib.Nifti1Image(array(), AFFINE, nib.Nifti1Header(endianness=">"))
     nib.save(big, tmp_path / "big.nii")
     assert np.array_equal(read_raw(tmp_path / "big.nii").data, read_raw(save(tmp_path / "l.nii")).data)
