@@ -74,8 +74,8 @@ class Pairs(PairDataset):
                 raise InputError(f"pairs: give both {names}")
         if sum(x is not None for x in (data_dir, csv, mri_dir, mri)) != 1:
             raise InputError("pairs: give one of data_dir, csv, mri_dir with pet_dir, or mri with pet")
-        self.folders = None if mri_dir is None or pet_dir is None else (Path(mri_dir), Path(pet_dir))
-        self.files = None if mri is None or pet is None else (Path(mri), Path(pet))
+        self.folders = None if mri_dir is None or pet_dir is None else (_path(mri_dir), _path(pet_dir))
+        self.files = None if mri is None or pet is None else (_path(mri), _path(pet))
 
     def find(self) -> tuple[list[PairSource], list[LeftOut]]:
         if self.files is not None:
@@ -91,6 +91,11 @@ class Pairs(PairDataset):
         if mri is not None and pet is not None:
             return match_folders(mri, pet)
         return match_flat(self.root)
+
+
+def _path(text: str | os.PathLike[str]) -> Path:
+    """A path with ``~`` expanded: no shell has seen those of a CSV."""
+    return Path(os.path.expanduser(text))
 
 
 def _stem(path: Path) -> str:
@@ -169,8 +174,8 @@ def read_csv(path: Path) -> tuple[list[PairSource], list[LeftOut]]:
     left_out: list[LeftOut] = []
     seen: set[str] = set()
     for line, row in enumerate(rows, start=2):
-        mri, pet = (path.parent / row[c] for c in ("mri", "pet"))
-        mask = path.parent / row["mask"] if row.get("mask") else None
+        mri, pet = (path.parent / _path(row[c]) for c in ("mri", "pet"))
+        mask = path.parent / _path(row["mask"]) if row.get("mask") else None
         name = row.get("id") or identity(mri)
         lost = [p for p in (mri, pet, mask) if p is not None and not p.exists()]
         if not row["mri"] or not row["pet"] or lost:

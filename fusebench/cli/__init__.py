@@ -17,16 +17,27 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 from .. import __version__
 from ..errors import FuseBenchError
+from ._options import user_path
 
 PROGRAM = "run_bench.py"
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser, as its subparsers are, whose options of type `Path` know ``~``, also behind ``=``."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register("type", Path, user_path)
+
+
 def build_parser(command: str = "") -> argparse.ArgumentParser:
     """Make the parser with every subcommand of this folder, or with `command` alone, which is faster."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=PROGRAM,
         description="FuseBench: run fusion methods on the same cases, score them, print the leaderboard.",
         epilog="Without a subcommand, `run` is meant: run_bench.py --methods all",

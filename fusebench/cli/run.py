@@ -21,6 +21,7 @@ from ._options import (
     plugins_of,
     settings_of,
     split_commas,
+    user_path,
 )
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
             raise InputError(f"--weights {pair}: the form is METHOD=FILE")
         if plugins.methods.entry(name).name not in names:
             raise InputError(f"--weights {pair}: {name} is not among the methods to run")
-        settings.setdefault(name, {})["weights"] = str(Path(path).resolve())
+        settings.setdefault(name, {})["weights"] = str(user_path(path).resolve())
     for name in settings:
         plugins.methods.entry(name)
     protocols = split_commas(args.protocol or ["volume"])

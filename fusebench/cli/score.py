@@ -19,7 +19,7 @@ from ..errors import FuseBenchError, InputError
 from ..metric import MetricId, ranking_set
 from ..protocol import PROTOCOLS, Scene
 from ..rawimage import EXTENSIONS, extension
-from ._options import add_plugin_option, plugins_of
+from ._options import add_plugin_option, plugins_of, user_path
 
 if TYPE_CHECKING:
     from ..plugins import Plugins
@@ -190,7 +190,7 @@ def _stem(path: Path) -> str:
 
 
 def _items(args: argparse.Namespace) -> Iterator[Item]:
-    mask = None if args.mask in ("auto", "none") else Path(args.mask)
+    mask = None if args.mask in ("auto", "none") else user_path(args.mask)
     for path in (args.mri, args.pet, *args.fused, *([mask] if mask else [])):
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; check the path")

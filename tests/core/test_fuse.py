@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from fusebench.cli import main
+from fusebench.cli._options import weights_path
 from fusebench.imageio import read_image, write_image
 
 
@@ -54,3 +55,14 @@ def test_one_slice_of_nifti_keeps_its_rows_and_is_written_back_so(affine, pictur
         assert np.array_equal(image.affine, affine)
         write_image("back.nii", image.data, like=f"{name}.nii")
         assert np.array_equal(np.asarray(nib.load("back.nii").dataobj), pixels.T.reshape(shape))
+
+
+def test_home_is_known_behind_an_equals_sign(pictures, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    os.rename("m.png", "home/m.png")
+    pictures[3:5] = ["--mri=~/m.png"]
+    assert main([*pictures, "-o", "~/f.png"]) == 0
+    assert (tmp_path / "home" / "f.png").is_file() and not (tmp_path / "~").exists()
+    assert main(["score", *pictures[3:], "--fused=~/f.png", "--mask=~/m.png", "--metrics", "psnr"]) == 0
+    assert weights_path("average=~/w.pt", "average") == tmp_path / "home" / "w.pt"

@@ -83,6 +83,20 @@ def test_csv_with_mask_group_and_faults(tmp_path):
     assert "no such file" in reasons[0] and "occurs twice" in reasons[1] and "empty" in reasons[2]
 
 
+def test_csv_and_options_know_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for folder in ("mri", "pet"):
+        picture(tmp_path / folder / "a.png")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "pairs.csv").write_text(
+        "mri,pet,mask\n~/mri/a.png,~/pet/a.png,~/mri/a.png\n~x/a,~x/b,\n"
+    )
+    dataset = fusebench.create_dataset("pairs", csv="~/d/pairs.csv")
+    assert [s.mri for s in dataset.sources()] == [tmp_path / "mri" / "a.png"]
+    assert ids(fusebench.create_dataset("pairs", mri_dir="~/mri", pet_dir="~/pet")) == ["a"]
+    assert ids(fusebench.create_dataset("pairs", mri="~/mri/a.png", pet="~/pet/a.png")) == ["a"]
+
+
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "mri,pet\n"])
 def test_bad_csv(tmp_path, text):
     (tmp_path / "p.csv").write_text(text)
