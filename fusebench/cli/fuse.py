@@ -42,7 +42,7 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--seed", type=int, default=0)
     add_device_option(parser)
     add_plugin_option(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, again="nothing was written; the same command starts anew")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -109,7 +109,7 @@ def add(subparsers: Any) -> None:
     board.add_argument("--split", default="test")
     board.add_argument("--cases", type=int, metavar="N", help="the first N cases only")
     board.add_argument("--out", type=Path, metavar="DIR", help="run folder (default runs/<dataset>-<split>)")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, again="the same command starts anew, or resumes where it has --results-dir")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -66,3 +66,14 @@ def test_home_is_known_behind_an_equals_sign(pictures, tmp_path, monkeypatch):
     assert (tmp_path / "home" / "f.png").is_file() and not (tmp_path / "~").exists()
     assert main(["score", *pictures[3:], "--fused=~/f.png", "--mask=~/m.png", "--metrics", "psnr"]) == 0
     assert weights_path("average=~/w.pt", "average") == tmp_path / "home" / "w.pt"
+
+
+@pytest.mark.parametrize("command", ["fuse", "score"])
+def test_an_interrupted_command_does_not_say_that_it_resumes(command, pictures, monkeypatch, capsys):
+    def interrupted(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fusebench.imageio.read_raw", interrupted)
+    arguments = {"fuse": [*pictures, "-o", "f.png"], "score": ["score", *pictures[3:], "--fused", "m.png"]}
+    assert main(arguments[command]) == 130
+    assert "starts anew" in capsys.readouterr().err
