@@ -36,8 +36,8 @@ class Pairs(PairDataset):
     mri, pet : path, optional
         One pair.
     recipe : str
-        "none" (default) takes the voxels as they are and refuses images on different grids; "default"
-        registers and resamples.
+        "none" (default) takes the voxels as they are and refuses images of different shape or without
+        overlap; "default" registers and resamples.
     """
 
     info = DatasetInfo(
@@ -77,8 +77,8 @@ class Pairs(PairDataset):
                 raise InputError(f"pairs: give both {names}")
         if sum(x is not None for x in (data_dir, csv, mri_dir, mri)) != 1:
             raise InputError("pairs: give one of data_dir, csv, mri_dir with pet_dir, or mri with pet")
-        self.folders = _two(mri_dir, pet_dir)
-        self.files = _two(mri, pet)
+        self.folders = None if mri_dir is None or pet_dir is None else (_path(mri_dir), _path(pet_dir))
+        self.files = None if mri is None or pet is None else (_path(mri), _path(pet))
 
     def find(self) -> tuple[list[PairSource], list[LeftOut]]:
         if self.files is not None:
@@ -96,8 +96,9 @@ class Pairs(PairDataset):
         return match_flat(self.root)
 
 
-def _two(mri: str | os.PathLike[str] | None, pet: str | os.PathLike[str] | None) -> tuple[Path, Path] | None:
-    return None if mri is None or pet is None else (Path(mri).expanduser(), Path(pet).expanduser())
+def _path(text: str | os.PathLike[str]) -> Path:
+    """A path with ``~`` expanded: no shell has seen those of a CSV."""
+    return Path(os.path.expanduser(text))
 
 
 def _stem(path: Path) -> str:
@@ -172,8 +173,8 @@ def read_csv(path: Path) -> tuple[list[PairSource], list[LeftOut]]:
     left_out: list[LeftOut] = []
     seen: set[str] = set()
     for line, row in read_table(path, "mri", "pet"):
-        mri, pet = (path.parent / row[c] for c in ("mri", "pet"))
-        mask = path.parent / row["mask"] if row.get("mask") else None
+        mri, pet = (path.parent / _path(row[c]) for c in ("mri", "pet"))
+        mask = path.parent / _path(row["mask"]) if row.get("mask") else None
         name = row.get("id") or identity(mri)
         if not is_file_name(name):
             raise InputError(f"{path}, line {line}: the id {name!r} cannot name a file; leave out / and \\")

@@ -7,12 +7,10 @@ same store.  A case without a usable image is a row that says why.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from .case import Case, Volume, is_file_name
 from .content import digest, file_sha256
@@ -22,7 +20,7 @@ from .method import Method, MethodInfo
 from .metric import MetricId, MetricInfo
 from .plan import MethodSpec, Task
 from .plugins import Plugins
-from .rawimage import EXTENSIONS, PICTURES, RawImage, extension, folder_images, image_files
+from .rawimage import EXTENSIONS, RawImage, extension, folder_images, image_files
 from .task import Image, TaskRunner, _store, _store_sources
 
 # Method name -> case id -> image.
@@ -55,29 +53,46 @@ def find_results(folder: Path, cases: Sequence[Case], plugins: Plugins, name: st
     if name and not is_file_name(name):
         raise InputError(f"--name {name}: cannot name a file; leave out / and \\")
     wanted = {case.id for case in cases}
-    folders = [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
-    # Only what is named after a case counts: a figure beside the entries is not an entry of its own.
-    direct = folder_images(folder, wanted)
-    found = {name or folder.resolve().name: direct} if direct else {}
-    found = found or {p.name: folder_images(p, wanted) for p in folders}
-    results = {entry: images for entry, images in found.items() if images}
+    folders = entry_folders(folder, wanted)
+    results = {
+        (name or folder.resolve().name) if path == folder else path.name: folder_images(path, wanted)
+        for path in folders
+    }
     for entry in results:
         if entry in plugins.methods:
             raise InputError(
                 f"{folder}: a method is called {entry!r} as well; rename the folder (say {entry}-authors), "
                 "so that the board keeps both apart"
             )
-    if not results:
+    if not any(results.values()):
         images = (p for f in (folder, *folders) for p in sorted(f.iterdir()) if extension(p) in EXTENSIONS)
         seen = next((p.name for p in images), "no images")
         raise InputError(
-            f"{folder}: no image is named after a case; found {seen}, the cases are {_some(wanted)}. Name "
+            f"{folder}: no image is named after a case; found {seen}, the cases are {some(wanted)}. Name "
             f"each image as its case ({', '.join(EXTENSIONS)})"
         )
     return results
 
 
-def _some(names: Iterable[str], count: int = 3) -> str:
+def entry_folders(folder: Path, wanted: Container[str]) -> list[Path]:
+    """The folder itself where it holds images of `wanted` names, else its sub-folders, empty ones too.
+
+    Only what is named after a case counts: a figure beside the entries is not an entry of its own.
+    """
+    below = [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    if not folder_images(folder, wanted):
+        return below or [folder]
+    mixed = [p.name for p in below if folder_images(p, wanted)]
+    if mixed:
+        raise InputError(
+            f"{folder}: holds images and folders of images ({some(mixed)}); "
+            "move its own images to a folder beside them"
+        )
+    return [folder]
+
+
+def some(names: Iterable[str], count: int = 3) -> str:
+    """The first names in order, and how many more there are."""
     listed = sorted(names)
     return ", ".join(listed[:count]) + (f" and {len(listed) - count} more" if len(listed) > count else "")
 
@@ -134,7 +149,7 @@ class FileRunner(TaskRunner):
         path = self.results[task.method.name].get(task.case.id)
         if path is None:
             raise InputError(f"no image of this case; add {task.case.id}.nii.gz (or .png, .tif)")
-        fused = read_result(path, task.case, self.wanted).data
+        fused = read_result(path, task.case.a, f"case {task.case.id}", self.wanted).data
         if task.save:
             _store(Path(task.fused_path), fused, task.case.a, task.fuse_key)
             _store_sources(Path(task.fused_path).parent, task.case)
@@ -144,11 +159,11 @@ class FileRunner(TaskRunner):
         return dict(task.case.truth or {})
 
 
-def read_result(path: Path, case: Case, wanted: Range | None = None) -> Volume:
-    """Read a fused image on the grid of its case, without stretching it.
+def read_result(path: Path, like: Volume, source: object, wanted: Range | None = None) -> Volume:
+    """Read a fused image on the grid of `like`, called `source` in messages, without stretching it.
 
-    8-bit pictures span 0..255, 16-bit pictures 0..65535, floats [0, 1], and images of FuseBench what their
-    header says.  Anything else needs `wanted`: guessing a range from the extremes would raise contrast.
+    Unsigned 8-bit files span 0..255, 16-bit ones 0..65535, other values [0, 1], and images of FuseBench what
+    their header says.  Anything else needs `wanted`: guessing a range from the extremes would raise contrast.
 
     Raises
     ------
@@ -157,19 +172,18 @@ def read_result(path: Path, case: Case, wanted: Range | None = None) -> Volume:
     """
     raw = read_raw(path)
     volume = scale(raw, wanted or _range(raw))
-    check_grid(case.a, volume, f"case {case.id}", path)
+    check_grid(like, volume, source, path, "resample it to that grid")
     return volume
 
 
 def _range(raw: RawImage) -> Range:
+    known = raw.stored_range or raw.type_range
+    if known is not None:
+        return known
     low, high = float(raw.data.min()), float(raw.data.max())
-    if raw.full_range or raw.stored_range:
-        return raw.full_range or raw.stored_range or (0.0, 1.0)
     if low >= -_SLACK and high <= 1 + _SLACK:
         return 0.0, 1.0
-    whole = bool((raw.data == np.rint(raw.data)).all())
-    if whole and low >= 0 and high < 1 << 16 and extension(raw.path) in PICTURES:
-        return 0.0, 65535.0
     raise InputError(
-        f"{raw.path}: values from {low:g} to {high:g}; say what 0 and 1 are, e.g. --fused-range 0 255"
+        f"{raw.path}: values from {low:g} to {high:g}; say what 0 and 1 are, "
+        f"e.g. --fused-range 0 {255 if high > 2 else 1}"
     )

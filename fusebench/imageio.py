@@ -2,8 +2,8 @@
 
 NIfTI is read with nibabel only, from bytes that were decompressed and counted first: other readers take
 truncated files silently, or prefer the qform.  What is read is in RAS+ order ``(D, H, W)`` (see
-`fusebench.case`).  2D images keep the row order of the file (row 0 is the top, as every 2D method expects);
-their affine says so with a negative second axis.
+`fusebench.case`).  2D images, one slice in a volume's format among them, keep the row order of the file (row
+0 is the top, as every 2D method expects); the affine of a picture says so with a negative second axis.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from .case import Pair, Volume
 from .errors import InputError
 from .mask import foreground
 from .pictureio import Plane
-from .rawimage import EXTENSIONS, ITK, NIFTI, PICTURES, RawImage, corner_distance, extension
+from .rawimage import EXTENSIONS, ITK, NIFTI, PICTURES, RawImage, corner_distance, extension, overlap
 
 Intensity = Literal["minmax", "robust", "stored"] | tuple[float, float]
+
+REMEDY = "resample it first, or use --register"
 
 _log = logging.getLogger("fusebench")
 
@@ -138,10 +140,12 @@ def read_pair(
     mask: str | os.PathLike[str] | None = None,
     plane: Plane = colour.luminance,
     intensity: Intensity = "minmax",
+    remedy: str = REMEDY,
 ) -> Pair:
     """Read a structural and a functional image that lie on one grid.
 
-    The mask is the file `mask` (non-zero is foreground) or the filled foreground of the structural image.
+    The mask is the file `mask` (non-zero is foreground) or the filled foreground of the structural image;
+    `remedy` is what a message about different grids advises.
 
     Raises
     ------
@@ -150,7 +154,7 @@ def read_pair(
     """
     a = read_image(mri, intensity=intensity)
     b = read_image(pet, plane=plane, intensity=intensity)
-    check_grid(a, b, mri, pet)
+    check_grid(a, b, mri, pet, remedy)
     return Pair(a, b, foreground(a.data) if mask is None else read_mask(mask, a))
 
 
@@ -165,20 +169,37 @@ def read_mask(path: str | os.PathLike[str], like: Volume) -> NDArray[np.bool_]:
     return mask
 
 
-def check_grid(a: Volume, b: Volume, path_a: object, path_b: object) -> None:
-    """Refuse two images of different shape, and warn where only their positions differ."""
+def check_grid(a: Volume, b: Volume, path_a: object, path_b: object, remedy: str = REMEDY) -> None:
+    """Refuse two images of different shape or without overlap, warn where their positions differ.
+
+    Parameters
+    ----------
+    a, b : Volume
+    path_a, path_b
+        Their names in messages.
+    remedy : str
+        What the caller's user can do to `b`, unless they are pictures, which have no position.
+    """
+    picture = any(np.array_equal(image.affine, pictureio.UPRIGHT) for image in (a, b))
     if a.shape != b.shape:
-        raise InputError(
-            f"{path_b}: shape {b.shape} differs from {a.shape} of {path_a}; resample it first, "
-            "or use --register"
-        )
+        advice = "crop or resize it to that size" if picture else remedy
+        raise InputError(f"{path_b}: shape {b.shape} differs from {a.shape} of {path_a}; {advice}")
+    if picture:
+        return
     apart = corner_distance(a.affine, b.affine, a.shape)
+    # Single slices of one place may differ by less than the gap between them.
+    if a.shape[0] > 1 and not overlap(a.affine, b.affine, a.shape):
+        raise InputError(
+            f"{path_b}: lies up to {apart:.0f} mm from {path_a} by its header, they do not overlap; "
+            f"{remedy}; or copy the header, if voxel fits voxel"
+        )
     if apart > max(a.spacing):
         _log.warning(
-            "%s: lies up to %.1f mm from %s by its header; taken voxel by voxel, use --register to align",
+            "%s: lies up to %.1f mm from %s by its header; taken voxel by voxel: where that is wrong, %s",
             path_b,
             apart,
             path_a,
+            remedy,
         )
 
 

@@ -16,12 +16,24 @@ import numpy as np
 from nibabel import orientations
 from numpy.typing import NDArray
 
+from . import colour
 from .case import Volume
 from .errors import InputError
-from .rawimage import RawImage, canonical, corner_distance, extension, first_line, usable
+from .rawimage import (
+    RawImage,
+    canonical,
+    corner_distance,
+    extension,
+    first_line,
+    turn_to_ras,
+    type_range,
+    usable,
+)
 
 # A header that declares more than this is damaged, or too big to fuse anyway.
 MAX_BYTES = 8 << 30
+
+_COLOUR = (("R", "G", "B"), ("R", "G", "B", "A"))
 
 
 def _bytes(path: Path) -> tuple[bytes, list[str]]:
@@ -63,7 +75,7 @@ def _image(path: Path) -> tuple[Any, list[str]]:
         ) from None
     if not shape or min(shape) < 1:
         raise InputError(f"{path}: the image is empty (shape {shape}); export it again")
-    if dtype.kind not in "iuf" or dtype.names:
+    if dtype.kind not in "iuf" and dtype.names not in _COLOUR:
         raise InputError(f"{path}: voxels of type {dtype} are not grey values; save one scalar per voxel")
     end = start + dtype.itemsize * int(np.prod(shape, dtype=object))
     if len(raw) < end:
@@ -112,14 +124,20 @@ def _geometry(path: Path, image: Any) -> tuple[NDArray[np.float64], list[str]]:
 
 
 def read(path: Path) -> RawImage:
-    """Read a `.nii` or `.nii.gz`, 4D allowed."""
+    """Read a `.nii` or `.nii.gz`, 4D allowed; of colour the luminance, over 0..255 as of pictures."""
     image: Any
     image, notes = _image(path)
     affine, more = _geometry(path, image)
     header = image.header
+    colours = header.get_data_dtype().names is not None
+    full = (0.0, 255.0) if colours else None
     try:
         with np.errstate(all="ignore"):
-            data = np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
+            if colours:
+                voxels = np.asarray(image.dataobj)
+                data = colour.luminance(np.stack([voxels[c] for c in "RGB"], axis=-1)).astype(np.float32)
+            else:
+                data = np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
     except Exception as error:
         raise InputError(f"{path}: voxels cannot be read ({first_line(error)}); download it again") from None
     while data.ndim > 3 and data.shape[-1] == 1:
@@ -128,12 +146,15 @@ def read(path: Path) -> RawImage:
         raise InputError(f"{path}: has {data.ndim} axes {data.shape}; save a 3D image")
     data = data.reshape(data.shape + (1,) * (3 - data.ndim))
     low, high = float(header["cal_min"]), float(header["cal_max"])
+    scaled = (float(image.dataobj.slope), float(image.dataobj.inter)) != (1.0, 0.0)
     return canonical(
         path,
         data,
         affine,
         notes=(*notes, *more),
         stored_range=(low, high) if np.isfinite([low, high]).all() and low < high else None,
+        full_range=full,
+        type_range=full or (None if scaled else type_range(header.get_data_dtype())),
     )
 
 
@@ -173,7 +194,7 @@ def _in_original_space(
     affine, _ = _geometry(like, source)
     shape = tuple(int(n) for n in source.shape)
     xyz = (*shape, 1, 1, 1)[:3]
-    turn = orientations.io_orientation(affine)
+    turn = turn_to_ras(affine, xyz)
     back = orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), turn)
     out = orientations.apply_orientation(data.transpose(2, 1, 0), back)
     if out.shape != xyz:

@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 
 from . import colour
 from .errors import InputError
-from .rawimage import RawImage, extension, first_line
+from .rawimage import RawImage, extension, first_line, type_range
 
 Plane = Callable[[NDArray[Any]], NDArray[Any]]
+
+# Affine of a picture: 1 mm pixels, rows run from the top (anterior) down.
+UPRIGHT = np.diag([1.0, -1.0, 1.0, 1.0])
 
 
 def read(path: Path, plane: Plane) -> RawImage:
@@ -23,7 +26,8 @@ def read(path: Path, plane: Plane) -> RawImage:
     if pixels.dtype not in (np.uint8, np.uint16):
         if pixels.ndim == 3 and pixels.shape[-1] == 3:
             raise InputError(f"{path}: colour of type {pixels.dtype}; save it with 8 or 16 bits")
-        return RawImage(path, _stack(pixels).astype(np.float32), _upright(), notes=notes)
+        return RawImage(path, _stack(pixels).astype(np.float32), UPRIGHT, notes=notes)
+    kind = type_range(pixels.dtype)
     cb_cr = None
     colourful = pixels.ndim >= 3 and pixels.shape[-1] == 3
     if colourful and (np.ptp(pixels, axis=-1) == 0).all():
@@ -34,8 +38,8 @@ def read(path: Path, plane: Plane) -> RawImage:
         pixels = plane(pixels)
     full = (0.0, 255.0) if pixels.dtype == np.uint8 else None
     if full is None and not np.issubdtype(pixels.dtype, np.integer):
-        full = (0.0, 1.0)  # a plane that computes its own scale returns [0, 1]
-    return RawImage(path, _stack(pixels).astype(np.float32), _upright(), full, cb_cr, notes)
+        full = kind = (0.0, 1.0)  # a plane that computes its own scale returns [0, 1]
+    return RawImage(path, _stack(pixels).astype(np.float32), UPRIGHT, full, cb_cr, notes, type_range=kind)
 
 
 def _pixels(path: Path) -> tuple[NDArray[Any], tuple[str, ...]]:
@@ -85,11 +89,6 @@ def _pixels(path: Path) -> tuple[NDArray[Any], tuple[str, ...]]:
 
 def _stack(pixels: NDArray[Any]) -> NDArray[Any]:
     return pixels[None] if pixels.ndim == 2 else pixels
-
-
-def _upright() -> NDArray[np.float64]:
-    """Affine of a picture: 1 mm pixels, rows run from the top (anterior) down."""
-    return np.diag([1.0, -1.0, 1.0, 1.0])
 
 
 def encode(path: Path, data: NDArray[np.float32], chroma: NDArray[np.uint8] | None) -> bytes:

@@ -36,12 +36,14 @@ class RawImage:
     data : ndarray, shape (D, H, W), or (T, D, H, W) where frames were asked for, float32
     affine : ndarray, shape (4, 4)
     full_range : (float, float) or None
-        Range of the file's integer type, for pictures of 8 bits; None where the range is the data's.
+        What a source is divided by: 0..255 for pictures of 8 bits; None where the range is the data's.
     chroma : ndarray, shape (2, D, H, W), uint8, or None
     notes : tuple of str
         What a reader of a report should know; also logged as warnings.
     stored_range : (float, float) or None
         The display range written in the header (``cal_min``, ``cal_max``), as `write_image` does.
+    type_range : (float, float) or None
+        Range of the file's voxel type, where that is unsigned with 8 or 16 bits and nothing scales it.
     extra : mapping
         Facts by name, ``frame_durations`` of a dynamic series among them.
     """
@@ -53,6 +55,7 @@ class RawImage:
     chroma: NDArray[np.uint8] | None = None
     notes: tuple[str, ...] = ()
     stored_range: tuple[float, float] | None = None
+    type_range: tuple[float, float] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -122,11 +125,17 @@ def image_files(path: Path) -> list[Path]:
 
 def canonical(path: Path, data: NDArray[Any], affine: NDArray[np.float64], **fields: Any) -> RawImage:
     """Turn (x, y, z) or (x, y, z, t) data with its RAS affine to a `RawImage` in the nearest RAS+ order."""
-    turn = orientations.io_orientation(affine)
+    turn = turn_to_ras(affine, data.shape)
     affine = affine @ orientations.inv_ornt_aff(turn, data.shape[:3])
     order = (2, 1, 0) if data.ndim == 3 else (3, 2, 1, 0)
     data = orientations.apply_orientation(data, turn).transpose(order)
     return RawImage(path, np.ascontiguousarray(data, np.float32), affine, **fields)
+
+
+def turn_to_ras(affine: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Orientation of (x, y, z) data for nibabel; one slice stays as it is, so that it fits its pictures."""
+    turn: NDArray[np.float64] = orientations.io_orientation(np.eye(4) if shape[2] == 1 else affine)
+    return turn
 
 
 def usable(affine: NDArray[np.float64]) -> bool:
@@ -141,9 +150,25 @@ def corner_distance(
     one: NDArray[np.float64], other: NDArray[np.float64], shape: tuple[int, int, int]
 ) -> float:
     """Largest distance in mm between the corners of a (D, H, W) grid under two affines."""
+    return float(np.linalg.norm(_corners(one, shape) - _corners(other, shape), axis=0).max())
+
+
+def overlap(one: NDArray[np.float64], other: NDArray[np.float64], shape: tuple[int, int, int]) -> bool:
+    """Whether the boxes along the axes of space that hold a (D, H, W) grid under two affines meet."""
+    a, b = _corners(one, shape), _corners(other, shape)
+    return bool((np.maximum(a.min(1), b.min(1)) <= np.minimum(a.max(1), b.max(1))).all())
+
+
+def _corners(affine: NDArray[np.float64], shape: tuple[int, int, int]) -> NDArray[np.float64]:
+    """Corners of a (D, H, W) grid in mm, shape (3, 8)."""
     d, h, w = shape
     corners = np.array([[x, y, z, 1.0] for x in (0, w - 1) for y in (0, h - 1) for z in (0, d - 1)]).T
-    return float(np.linalg.norm(((one - other) @ corners)[:3], axis=0).max())
+    return np.asarray((affine @ corners)[:3], np.float64)
+
+
+def type_range(dtype: np.dtype[Any]) -> tuple[float, float] | None:
+    """0 and the largest value of an unsigned type of 8 or 16 bits; None for other types."""
+    return (0.0, float(np.iinfo(dtype).max)) if dtype.kind == "u" and dtype.itemsize <= 2 else None
 
 
 # -- checks --------------------------------------------------------------------------------------

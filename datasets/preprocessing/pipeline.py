@@ -46,6 +46,8 @@ RECIPES: dict[str, str] = {
     "none": "voxels as they are; both images must lie on one grid; min-max",
 }
 
+_REMEDY = "resample it first, or use --data-option recipe=default"
+
 
 @dataclass(frozen=True)
 class PairSource:
@@ -332,9 +334,9 @@ def align_files(mri: Path, pet: Path, mask: Path | None = None) -> tuple[Pair, S
 def load_as_is(source: PairSource) -> Pair:
     """The pair voxel by voxel (recipe "none", and pictures)."""
     if source.is_picture or not (source.mri_files or source.pet_files):
-        return read_pair(source.mri, source.pet, mask=source.mask)
+        return read_pair(source.mri, source.pet, mask=source.mask, remedy=_REMEDY)
     a, b = (scale(_raw(p, f)) for p, f in ((source.mri, source.mri_files), (source.pet, source.pet_files)))
-    check_grid(a, b, source.mri, source.pet)
+    check_grid(a, b, source.mri, source.pet, _REMEDY)
     return Pair(a, b, foreground(a.data) if source.mask is None else read_mask(source.mask, a))
 
 

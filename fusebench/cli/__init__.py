@@ -17,16 +17,25 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import FuseBenchError
+from ._options import user_path
 
 PROGRAM = "run_bench.py"
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line; argparse puts the whole usage before it.  Subcommands are of it too."""
+class Parser(argparse.ArgumentParser):
+    """A parser, as its subparsers are, whose options of type `Path` know ``~``, also behind ``=``.
+
+    It says what is wrong in one line; argparse puts the whole usage before it.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register("type", Path, user_path)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
@@ -34,7 +43,7 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser(command: str = "") -> argparse.ArgumentParser:
     """Make the parser with every subcommand of this folder, or with `command` alone, which is faster."""
-    parser = _Parser(
+    parser = Parser(
         prog=PROGRAM,
         description="FuseBench: run fusion methods on the same cases, score them, print the leaderboard.",
         epilog="Without a subcommand, `run` is meant: run_bench.py --methods all",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,15 +78,20 @@ def parameters_of(pairs: Iterable[str], option: str) -> dict[str, Any]:
     return parameters
 
 
+def user_path(text: str) -> Path:
+    """A path with ``~`` expanded, which the shell leaves alone behind ``=`` and in quotes."""
+    return Path(os.path.expanduser(text))  # Path.expanduser raises where no user is called so
+
+
 def weights_path(text: str, method: str) -> Path:
     """The file of ``--weights FILE``, or of ``--weights METHOD=FILE`` as `run` takes it."""
-    path = Path(text)
+    path = user_path(text)
     name, equals, rest = text.partition("=")
     if path.exists() or not equals or {"/", "\\"} & set(name):
         return path
     if name != method or not rest:
         raise InputError(f"--weights {text}: no such file; the form is FILE or {method}=FILE")
-    return Path(rest)
+    return user_path(rest)
 
 
 def literal(text: str) -> Any:

@@ -42,7 +42,7 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--seed", type=int, default=0)
     add_device_option(parser)
     add_plugin_option(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, again="nothing was written; the same command starts anew")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,6 +53,10 @@ def run(args: argparse.Namespace) -> int:
     from ..task import fuse
     from ._options import device_of
 
+    for option in ("mri", "pet"):
+        source = getattr(args, option)
+        if args.output.exists() and source.exists() and args.output.samefile(source):
+            raise InputError(f"-o {args.output}: is the --{option} file; give the fused image another name")
     plugins = plugins_of(args)
     parameters = parameters_of(args.set, "--set")
     if args.weights is not None:

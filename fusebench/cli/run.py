@@ -23,6 +23,7 @@ from ._options import (
     plugins_of,
     settings_of,
     split_commas,
+    user_path,
 )
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
         if not path:
             raise InputError(f"--weights {pair}: the form is METHOD=FILE")
         _check_runs(name, names, plugins, f"--weights {pair}")
-        settings.setdefault(name, {})["weights"] = str(Path(path).resolve())
+        settings.setdefault(name, {})["weights"] = str(user_path(path).resolve())
     protocols = split_commas(args.protocol or ["volume"])
     for protocol in protocols:
         if protocol not in PROTOCOLS:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import csv
+import logging
 import math
-from collections.abc import Container, Iterator, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +19,12 @@ from ..errors import FuseBenchError, InputError
 from ..metric import ARROWS, MetricId, ranking_set
 from ..protocol import PROTOCOLS, Scene
 from ..rawimage import EXTENSIONS, folder_images, stem
-from ._options import add_plugin_option, at_least, plugins_of
+from ._options import add_plugin_option, at_least, plugins_of, user_path
 
 if TYPE_CHECKING:
-    from ..case import Volume
     from ..plugins import Plugins
+
+_log = logging.getLogger("fusebench")
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Item:
     case: str
     mri: Path
     pet: Path
-    fused: Path
+    fused: Path | None
     mask: Path | None
 
 
@@ -83,8 +86,8 @@ def add(subparsers: Any) -> None:
         nargs=2,
         type=float,
         metavar=("LOW", "HIGH"),
-        help="what 0 and 1 are in the fused images (default: header, else 0..255 of 8-bit pictures, else "
-        "0..1 where the values lie there, else their extremes)",
+        help="what 0 and 1 are in the fused images (default: header of FuseBench, else 0..255 and 0..65535 "
+        "of unsigned 8 and 16 bits, else 0..1; images with other values are refused)",
     )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the scores there")
     add_plugin_option(parser)
@@ -105,7 +108,7 @@ def add(subparsers: Any) -> None:
     board.add_argument("--split", default="test")
     board.add_argument("--cases", type=at_least(1), metavar="N", help="the first N cases only")
     board.add_argument("--out", type=Path, metavar="DIR", help="run folder (default runs/<dataset>-<split>)")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, again="the same command starts anew, or resumes where it has --results-dir")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -118,6 +121,10 @@ def run(args: argparse.Namespace) -> int:
                 "--fused, --mask and --register"
             )
         return score_results(args)
+    if args.name:
+        raise InputError(
+            "--name is of an entry in --results-dir; leave it out, files are named by their names"
+        )
     if not (args.mri and args.pet and args.fused):
         raise InputError("give --mri, --pet and --fused; or --results-dir with --dataset")
     plugins = plugins_of(args)
@@ -166,8 +173,19 @@ def metric_ids(text: str, plugins: Plugins) -> list[str]:
 # -- finding files -------------------------------------------------------------------------------
 
 
+def _names(paths: Sequence[Path]) -> dict[str, Path]:
+    """A method's name for each: the name without extension, or as much of the path as tells them apart."""
+    full = [Path(path) for path in dict.fromkeys(os.path.abspath(path) for path in paths)]
+    names = [path.name if path.is_dir() else stem(path) for path in full]
+    depth = 0
+    while len(set(names)) < len(names):
+        depth += 1
+        names = ["/".join(path.parts[-depth:]) for path in full]
+    return dict(zip(names, full, strict=True))
+
+
 def _items(args: argparse.Namespace) -> Iterator[Item]:
-    mask = None if args.mask in ("auto", "none") else Path(args.mask)
+    mask = None if args.mask in ("auto", "none") else user_path(args.mask)
     for path in (args.mri, args.pet, *args.fused, *([mask] if mask else [])):
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; check the path")
@@ -175,17 +193,35 @@ def _items(args: argparse.Namespace) -> Iterator[Item]:
         for path in args.fused:
             if path.is_dir():
                 raise InputError(f"{path}: a folder, but --mri is one file; give folders for all, or files")
-            yield Item(stem(path), stem(args.mri), args.mri, args.pet, path, mask)
+        for name, path in _names(args.fused).items():
+            yield Item(name, stem(args.mri), args.mri, args.pet, path, mask)
         return
+    yield from _items_of_folders(args, mask)
+
+
+def _items_of_folders(args: argparse.Namespace, mask: Path | None) -> Iterator[Item]:
+    from ..byor import entry_folders, some
+
     mri, pet = folder_images(args.mri), folder_images(args.pet) if args.pet.is_dir() else {}
     if not pet:
         raise InputError(
             f"{args.pet}: no images; --mri is a folder, so --pet must be one with the same names"
         )
     masks = folder_images(mask) if mask and mask.is_dir() else {}
-    count = 0
-    for method, folder in _method_folders(args.fused, mri):
-        for case, path in folder_images(folder).items():
+    for path in args.fused:
+        if path.is_file():
+            raise InputError(f"{path}: a file, but --mri is a folder; give the folder of the fused images")
+    folders = _names([below for path in args.fused for below in entry_folders(path, mri)])
+    fused = {method: folder_images(folder) for method, folder in folders.items()}
+    cases = sorted({case for images in fused.values() for case in images})
+    if not cases:
+        raise InputError(f"{args.fused[0]}: no images; known are {', '.join(EXTENSIONS)}")
+    left = (mri.keys() & pet.keys()).difference(cases)
+    if left:
+        _log.warning("%s: %s not scored; no fused image has this name", args.mri, some(left))
+    for method, images in fused.items():
+        for case in cases:
+            path = images.get(case, folders[method] / case)
             if case not in mri or case not in pet:
                 where = args.mri if case not in mri else args.pet
                 raise InputError(
@@ -193,47 +229,21 @@ def _items(args: argparse.Namespace) -> Iterator[Item]:
                 )
             if masks and case not in masks:
                 raise InputError(f"{path}: {mask} has no mask of the name {case}")
-            count += 1
-            yield Item(method, case, mri[case], pet[case], path, masks.get(case, mask))
-    if not count:
-        raise InputError(f"{args.fused[0]}: no images; known are {', '.join(EXTENSIONS)}")
-
-
-def _method_folders(paths: Sequence[Path], cases: Container[str]) -> Iterator[tuple[str, Path]]:
-    for path in paths:
-        if path.is_file():
-            raise InputError(f"{path}: a file, but --mri is a folder; give the folder of the fused images")
-        folders = [p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith(".")]
-        if folder_images(path, cases) or not folders:
-            yield path.resolve().name, path
-        else:
-            yield from ((folder.name, folder) for folder in folders)
+            yield Item(method, case, mri[case], pet[case], images.get(case), masks.get(case, mask))
 
 
 # -- scoring -------------------------------------------------------------------------------------
 
 
-def _read_fused(path: Path, wanted: Sequence[float] | None) -> Volume:
-    from ..imageio import read_raw, scale
-
-    raw = read_raw(path)
-    if wanted is not None:
-        return scale(raw, (wanted[0], wanted[1]))
-    low, high = float(raw.data.min()), float(raw.data.max())
-    if raw.stored_range is None and raw.full_range is None and low >= 0 and high <= 1:
-        return scale(raw, (0.0, 1.0))
-    # A constant image has a score; only as a source it is useless.
-    if low == high and raw.full_range is not None:
-        return scale(raw, raw.full_range)
-    return scale(raw, "stored")
-
-
 def _score(item: Item, ids: Sequence[str], args: argparse.Namespace, plugins: Plugins) -> dict[str, Any]:
     import torch
 
+    from ..byor import read_result
     from ..imageio import check_grid, read_image, read_mask
     from ..mask import foreground
 
+    if item.fused is None:
+        raise InputError("no fused image of this name, while another method has one; add it")
     if args.register:
         from .fuse import aligned_pair
 
@@ -242,8 +252,8 @@ def _score(item: Item, ids: Sequence[str], args: argparse.Namespace, plugins: Pl
     else:
         a, b = read_image(item.mri), read_image(item.pet)
         check_grid(a, b, item.mri, item.pet)
-    fused = _read_fused(item.fused, args.fused_range)
-    check_grid(a, fused, item.mri, item.fused)
+    wanted = (args.fused_range[0], args.fused_range[1]) if args.fused_range else None
+    fused = read_result(item.fused, a, item.mri, wanted)
     mask = None
     if item.mask is not None:
         mask = read_mask(item.mask, a)

@@ -125,8 +125,22 @@ def test_a_missing_or_wrong_image_is_a_row_with_the_reason(cases, tmp_path, caps
     rows = rows_of(out)
     assert set(rows["status"]) == {"error"}
     assert rows["value"].isna().all()
-    assert "shape" in rows.loc[("theirs", cases[0].id, "psnr"), "reason"]
+    reason = rows.loc[("theirs", cases[0].id, "psnr"), "reason"]
+    assert "shape" in reason and "resample it to that grid" in reason
     assert "no image of this case" in rows.loc[("theirs", cases[1].id, "psnr"), "reason"]
+
+
+def test_an_entry_without_any_image_is_rows_with_the_reason(cases, tmp_path):
+    folder, out = tmp_path / "theirs", tmp_path / "run"
+    save(cases[0], mean(cases[0]), folder / "net" / f"{cases[0].id}.nii")
+    (folder / "lost").mkdir()
+    np.save(folder / "lost" / f"{cases[0].id}.npy", mean(cases[0]))
+    (folder / ".hidden").mkdir()
+    command = ["score", "--results-dir", str(folder), "--metrics", "psnr", *OPTIONS, "--out", str(out)]
+    assert main([*command, "--cases", "1"]) == 1
+    rows = rows_of(out)
+    assert set(rows.index.get_level_values("method")) == {"net", "lost"}
+    assert "no image of this case" in rows.loc[("lost", cases[0].id, "psnr"), "reason"]
 
 
 @pytest.fixture
@@ -174,6 +188,28 @@ def test_pictures_of_every_depth(pictures, tmp_path, kind):
     for name, images in triples.items():
         for metric, value in evaluate(*images, ["psnr", "ssim", "mi", "qabf"]).items():
             assert rows.loc[("net", name, metric), "value"] == pytest.approx(value, abs=1e-9)
+
+
+def test_a_picture_fused_by_a_run_scores_the_same_from_its_volume(pictures, tmp_path):
+    data, triples = pictures
+    options = [
+        "--dataset",
+        "pairs",
+        "--data-dir",
+        str(data),
+        "--metrics",
+        "psnr",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert main(["run", "--methods", "source-mri", *options, "--save-fused", "--jobs", "0"]) == 0
+    for name in triples:
+        stored = next((tmp_path / "run" / "fused").rglob(f"{name}/source-mri.nii.gz"))
+        (tmp_path / "theirs").mkdir(exist_ok=True)
+        (tmp_path / "theirs" / f"{name}.nii.gz").write_bytes(stored.read_bytes())
+    assert main(["score", "--results-dir", str(tmp_path / "theirs"), *options]) == 0
+    rows = rows_of(tmp_path / "run")["value"].unstack("method")
+    assert rows["theirs"].to_numpy() == pytest.approx(rows["source-mri"].to_numpy(), abs=1e-6)
 
 
 def test_an_unknown_range_must_be_told(cases, tmp_path):

@@ -187,10 +187,22 @@ def test_singular_affine(tmp_path):
     one_line(path, "singular")
 
 
-def test_colour_voxels_and_big_endian(tmp_path):
-    rgb = np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
-    nib.save(nib.Nifti1Image(rgb, AFFINE), tmp_path / "rgb.nii")
-    one_line(tmp_path / "rgb.nii", "not grey values")
+@pytest.mark.parametrize("channels", ["RGB", "RGBA"])
+def test_colour_voxels_are_read_as_luminance_and_written_as_grey(tmp_path, channels):
+    values = np.random.default_rng(0).integers(0, 256, (12, 14, 16, len(channels)), dtype=np.uint8)
+    rgb = values.view([(c, "u1") for c in channels])[..., 0]
+    grey = colour.luminance(values[..., :3])
+    path = save(tmp_path / "rgb.nii", rgb)
+    image = read_image(path)
+    assert image.intensity == (0, 255)
+    assert image.data * 255 == pytest.approx(read_raw(save(tmp_path / "grey.nii", grey)).data, abs=1e-3)
+    back = nib.load(write_image(tmp_path / "back.nii", image.data, like=path, intensity=image.intensity))
+    assert back.get_fdata() == pytest.approx(grey, abs=1e-3)
+
+
+def test_voxels_that_are_not_grey_and_big_endian(tmp_path):
+    save(tmp_path / "complex.nii", array().astype(np.complex64))
+    one_line(tmp_path / "complex.nii", "complex64 are not grey values")
     big = nib.Nifti1Image(array(), AFFINE, nib.Nifti1Header(endianness=">"))
     nib.save(big, tmp_path / "big.nii")
     assert np.array_equal(read_raw(tmp_path / "big.nii").data, read_raw(save(tmp_path / "l.nii")).data)
@@ -290,6 +302,23 @@ def test_shape_mismatch_is_one_line(tmp_path):
     assert str(a) in str(caught.value) and str(b) in str(caught.value)
 
 
+def test_images_without_overlap_are_refused_and_those_that_lie_apart_taken_with_a_warning(tmp_path, caplog):
+    far, near = AFFINE.copy(), AFFINE.copy()
+    far[0, 3] += 500
+    near[0, 3] += 5
+    a = save(tmp_path / "a.nii")
+    with pytest.raises(InputError, match=r"lies up to 500 mm from .* do not overlap; .*--register"):
+        read_pair(a, save(tmp_path / "far.nii", affine=far))
+    assert read_pair(a, save(tmp_path / "near.nii", affine=near)).a.shape == (14, 16, 12)
+    assert "near.nii: lies up to 5.0 mm" in caplog.text
+    slices = []
+    for z in (0, 3):
+        affine = np.diag([1.0, 1, 1, 1])
+        affine[2, 3] = z
+        slices.append(save(tmp_path / f"{z}.nii", array((12, 14, 1)), affine))
+    assert read_pair(*slices).a.shape == (1, 14, 12)
+
+
 def test_pair_with_a_mask_file(tmp_path):
     a, b = save(tmp_path / "a.nii"), save(tmp_path / "b.nii", array(seed=1))
     mask = np.zeros((12, 14, 16), np.uint8)
@@ -302,7 +331,7 @@ def test_pair_with_a_mask_file(tmp_path):
 
 def test_headers_that_disagree_are_said(tmp_path, caplog):
     moved = AFFINE.copy()
-    moved[:3, 3] += 30
+    moved[:3, 3] += 5
     read_pair(save(tmp_path / "a.nii"), save(tmp_path / "b.nii", array(seed=1), affine=moved))
     assert "--register" in caplog.text
 

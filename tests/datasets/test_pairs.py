@@ -108,6 +108,20 @@ def test_a_run_says_what_was_left_out(tmp_path, capsys):
     assert line in capsys.readouterr().out
 
 
+def test_csv_and_options_know_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for folder in ("mri", "pet"):
+        picture(tmp_path / folder / "a.png")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "pairs.csv").write_text(
+        "mri,pet,mask\n~/mri/a.png,~/pet/a.png,~/mri/a.png\n~x/a,~x/b,\n"
+    )
+    dataset = fusebench.create_dataset("pairs", csv="~/d/pairs.csv")
+    assert [s.mri for s in dataset.sources()] == [tmp_path / "mri" / "a.png"]
+    assert ids(fusebench.create_dataset("pairs", mri_dir="~/mri", pet_dir="~/pet")) == ["a"]
+    assert ids(fusebench.create_dataset("pairs", mri="~/mri/a.png", pet="~/pet/a.png")) == ["a"]
+
+
 @pytest.mark.parametrize("text", ["", "\n \n", "a,b\n1,2\n", "mri,pet\n"])
 def test_bad_csv(tmp_path, text):
     (tmp_path / "p.csv").write_text(text)
@@ -210,7 +224,7 @@ def test_different_grids_are_refused_or_resampled(tmp_path):
         pet[2:-2, 2:-2, 2:-2],
         AFFINE @ np.array([[1, 0, 0, 2], [0, 1, 0, 2], [0, 0, 1, 2], [0, 0, 0, 1]]),
     )
-    with pytest.raises(InputError, match="--register"):
+    with pytest.raises(InputError, match="--data-option recipe=default"):
         _ = fusebench.create_dataset("pairs", mri=a, pet=b).cases()[0].pair
     case = fusebench.create_dataset("pairs", mri=a, pet=b, recipe="native", register="never").cases()[0]
     assert case.a.shape == case.b.shape
