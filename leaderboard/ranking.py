@@ -41,7 +41,7 @@ class Scores:
     values : ndarray, shape (M, C, K)
         NaN where there is none.  Infinite is a value: the PSNR of a copy.
     asked : ndarray, shape (C, K), bool
-        False where the metric was skipped for every method (it does not apply to the case).
+        False where the metric does not apply to the case: skipped for a method, with a value for none.
     """
 
     methods: tuple[str, ...]
@@ -71,9 +71,13 @@ class Scores:
         value = pd.to_numeric(rows["value"], errors="coerce").to_numpy(dtype=float)
         # Row by row in file order, so that the last status of a key counts, whatever it is.
         values[m[known], c[known], k[known]] = np.where(ok, value, np.nan)[known]
-        asked = np.zeros((len(cases), len(metrics)), dtype=bool)
-        tried = known & (rows["status"] != "skip").to_numpy()
-        asked[c[tried], k[tried]] = True
+        # A failure says nothing of whether the metric applies to the case: a method that raises has one
+        # for every metric.
+        skips = known & (rows["status"] == "skip").to_numpy()
+        tried, skipped = np.zeros((2, len(cases), len(metrics)), dtype=bool)
+        tried[c[known], k[known]] = True
+        skipped[c[skips], k[skips]] = True
+        asked = tried & (~skipped | ~np.isnan(values).all(axis=0))
         return cls(
             tuple(methods),
             tuple(str(x) for x in cases),

@@ -80,9 +80,10 @@ def facts_of(metric: str, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
 def _columns(
     rows: pd.DataFrame, manifest: Mapping[str, Any], metrics: Sequence[str] | None
 ) -> tuple[Column, ...]:
-    # Task metrics have nothing but skips outside their protocol: they tell no method from another.
-    tried = rows[rows["status"] != "skip"] if (rows["status"] != "skip").any() else rows
-    present = [m for m in dict.fromkeys(tried["metric"].dropna().astype(str)) if m]
+    ids = [m for m in dict.fromkeys(rows["metric"].dropna().astype(str)) if m]
+    # Task metrics have skips and no value outside their protocol: they tell no method from another.
+    of = {status: set(rows.loc[rows["status"] == status, "metric"]) for status in ("ok", "skip")}
+    present = [m for m in ids if m in of["ok"] or m not in of["skip"]] or ids
     wanted = present if metrics is None else list(metrics)
     columns = []
     for name in wanted:

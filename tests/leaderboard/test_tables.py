@@ -253,6 +253,20 @@ def test_an_entry_of_images_is_not_punished_for_a_metric_that_needs_the_method()
         assert any("takes the method itself" in n and "mi" in n for n in board.notes)
 
 
+@pytest.mark.parametrize("undefined", [[0], [0, 1, 2, 3]])
+def test_a_metric_not_defined_for_a_case_counts_against_nobody_whoever_failed(undefined: list[int]) -> None:
+    rows, manifest = make_run(
+        {"a": 1.0, "b": 0.0, "broken": 0.0}, cases=4, metrics=["psnr", "mi"], fail={"broken": [0, 1, 2, 3]}
+    )
+    there = rows["case"].isin([f"case-{i:03d}" for i in undefined]) & (rows["status"] == "ok")
+    rows.loc[there & (rows["metric"] == "mi"), ["value", "status", "reason"]] = [None, "skip", "not defined"]
+    board = tables.build(rows, manifest, "volume")
+    assert {x.method: (x.ok, x.asked) for x in board.lines} == {"a": (4, 4), "b": (4, 4), "broken": (0, 4)}
+    assert {c.id: line(board, "a").cells[c.id].asked for c in board.columns} == (
+        {"psnr": 4, "mi": 3} if len(undefined) == 1 else {"psnr": 4}
+    )
+
+
 def test_errors_of_both_signs_do_not_cancel() -> None:
     run = make_run({"a": 0.0, "b": 0.0, "copy": 0.0}, cases=2, controls=("copy",), metrics=["q_sf"])
     run[0]["value"] = [-0.5, 0.5, 0.1, 0.1, -1.0, 1.0]
