@@ -72,9 +72,13 @@ def _silent(scores: Scores) -> set[str]:
 
 
 def facts_of(metric: str, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The manifest's facts for a metric id, of the id itself or of its metric."""
+    """The manifest's facts for a metric id, of the id itself or of its metric, with the variant's unit."""
     known: Mapping[str, Any] = manifest.get("metrics", {})
-    return known.get(metric) or known.get(MetricId.parse(metric).name) or {}
+    mid = MetricId.parse(metric)
+    facts = known.get(metric) or known.get(mid.name) or {}
+    # Runs from before `units` have none.
+    units: Mapping[str, str] = facts.get("units") or {}
+    return {**facts, "unit": units.get(mid.variant, facts.get("unit", ""))}
 
 
 def _columns(

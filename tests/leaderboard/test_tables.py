@@ -107,6 +107,17 @@ def test_a_protocol_of_variants_ranks_on_them(small_run: Any) -> None:
     assert tables.build(rows, manifest, "paper").ranking.metrics == ("psnr@torchmetrics",)
 
 
+def test_a_variant_has_its_own_unit(small_run: Any) -> None:
+    from fusebench.metrics import mi
+
+    rows, manifest = small_run
+    manifest["metrics"]["mi"] = dict(mi.info.__dict__)
+    theirs = [f"mi@{v}" for v in mi.info.variants]
+    rows = pd.concat([rows, *(rows[rows["metric"] == "mi"].assign(metric=m) for m in theirs)])
+    units = {c.id: c.unit for c in tables.build(rows, manifest, "volume").columns if c.id.startswith("mi")}
+    assert units == {"mi": "bit", "mi@cddfuse": "nat", "mi@dc2fusion": "nat", "mi@tang": "bit"}
+
+
 def test_csv_round_trips(board: Any) -> None:
     frame = board.frame()
     back = pd.read_csv(io.StringIO(board.to_csv()), dtype=frame.dtypes.to_dict())
