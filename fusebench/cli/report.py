@@ -32,12 +32,14 @@ def add(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the report and print its entry page."""
-    from ._options import split_commas
+    from ._options import split_commas, writing
 
     metrics = split_commas(args.metrics) if args.metrics else None
     out = args.out or args.runs[-1] / "report"
-    paths = import_module("fusebench.leaderboard.report").write(
-        args.runs, out, metrics=metrics, viewer_cases=args.viewer_cases, figures=not args.no_figures
-    )
+    report = import_module("fusebench.leaderboard.report")
+    with writing(out):
+        paths = report.write(
+            args.runs, out, metrics=metrics, viewer_cases=args.viewer_cases, figures=not args.no_figures
+        )
     print(f"{paths[0]} ({len(paths) - 1} tables and figures beside it)")
     return 0

@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 from conftest import EFFECTS, make_run, write_run
 
+from fusebench.cli import main
 from fusebench.errors import InputError
 
 report = importlib.import_module("fusebench.leaderboard.report")
@@ -344,3 +345,37 @@ def test_a_skip_is_no_failure_and_hides_none(tmp_path: Path) -> None:
     assert re.findall(r'<td data-value="(\d+)">\1</td></tr>', cases) == ["1", "0", "0"]
     page = (out / "methods" / "a.html").read_text(encoding="utf-8")
     assert page.count("<td>error: RuntimeError: planted failure</td>") == 1 and page.count("<td>ok</td>") == 2
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [("nosuch", "no metric is called 'nosuch'"), ("fsim", "this run has no fsim; it has psnr")],
+)
+def test_a_metric_that_the_run_lacks_is_an_error(
+    metric: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run", *make_run({"a": 1.0}, cases=2, metrics=["psnr"]))
+    assert main(["report", str(run), "--no-figures", "--metrics", f"psnr,{metric}"]) == 2
+    assert message in capsys.readouterr().err and not (run / "report").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "report {run} --no-figures --out {file}/x",
+        "history add {run} --commit abcdef0 --store {file}/x",
+        "history chart --store {store} --out {file}/x",
+        "compare {run} {run} --markdown {file}/x.md",
+        "compare {run} {run} --json {file}/x.json",
+    ],
+)
+def test_an_output_that_cannot_be_written_is_one_line(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run", *make_run({"a": 1.0, "b": 0.0}, cases=2, metrics=["psnr"]))
+    file, store = tmp_path / "file", tmp_path / "store"
+    file.write_text("a file, no folder")
+    assert main(["history", "add", str(run), "--commit", "abcdef0", "--store", str(store)]) == 0
+    assert main([p.format(run=run, file=file, store=store) for p in command.split()]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"error: {file}" in line and "cannot be written" in line
