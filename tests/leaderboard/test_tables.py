@@ -46,6 +46,19 @@ def test_failures_are_counted_and_explained(board: Any) -> None:
     assert "net: error in 2 cases: RuntimeError: planted failure" in board.to_markdown()
 
 
+def test_a_reason_names_the_metrics_that_have_no_value(small_run: Any) -> None:
+    rows, manifest = small_run
+    first = (rows["case"] == "case-000") & rows["metric"].isin(["mi", "qabf"])
+    rows.loc[first, ["value", "status", "reason"]] = [None, "skip", "not defined for this case"]
+    fails = (rows["method"] == "good") & (rows["metric"] == "en")
+    rows.loc[fails, ["value", "status", "reason"]] = [None, "error", "ValueError: x"]
+    board = tables.build(rows, manifest, "volume")
+    skip = "skip in 1 case (mi, qabf): not defined for this case"
+    assert line(board, "good").reasons == ("error in 8 cases (en): ValueError: x", skip)
+    assert line(board, "net").reasons == ("error in 2 cases: RuntimeError: planted failure", skip)
+    assert f"every method: {skip}" in board.to_markdown()
+
+
 def test_a_broken_or_silent_method_is_a_row(small_run: Any) -> None:
     rows, manifest = small_run
     manifest["methods"]["broken"] = {
