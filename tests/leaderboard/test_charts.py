@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,20 @@ def test_saved_twice_is_the_same_file_and_both_kinds(board: Any, tmp_path: Path)
         assert [p.suffix for p in paths] == [".png", ".svg"]
     assert (tmp_path / "one" / "x.svg").read_bytes() == (tmp_path / "two" / "x.svg").read_bytes()
     assert Image.open(tmp_path / "one" / "x.png").width > 500
+
+
+def test_labels_of_close_points_do_not_overlap_and_stay_in_the_axes() -> None:
+    names = ["average", "max", "blend-0.35", "blend-0.65", "laplacian", "guided", "a-long-name-far-right"]
+    rows, manifest = make_run(dict.fromkeys(names, 0.0), cases=4)
+    seconds = dict(zip(names, [0.0011, 0.0012, 0.00115, 0.0012, 0.05, 0.05, 20.0], strict=True))
+    rows["fuse_seconds"] = rows["method"].map(seconds)
+    figure = charts.quality_time(tables.build(rows, manifest, "volume"))
+    (ax,) = figure.axes
+    boxes = [t.get_window_extent() for t in ax.texts]
+    assert len(boxes) == len(names)
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    inside = ax.get_window_extent()
+    assert all(inside.x0 <= b.x0 and b.x1 <= inside.x1 for b in boxes)
 
 
 def test_one_subject_has_no_test_charts() -> None:
