@@ -101,6 +101,18 @@ def test_contact_sheet_has_three_planes_of_a_volume_and_one_of_a_picture(tmp_pat
     assert tall.width == flat.width and tall.height > 2 * flat.height
 
 
+def test_sides_are_marked_in_volumes_only(tmp_path: Path) -> None:
+    for shape, marked in (((9, 12, 12), True), ((1, 12, 12), False)):
+        black = np.zeros(shape, np.float32)
+        path = contact.sheet([("MRI", black), ("b", black)], tmp_path / "s.png")
+        panel = np.asarray(Image.open(path).convert("L"))[contact.LABEL + 2 * contact.GAP :][
+            : contact.WIDTH - 10
+        ]
+        first = panel[:, 2 * contact.GAP : contact.WIDTH - contact.GAP]
+        half = first.shape[1] // 2
+        assert [bool((x > 128).any()) for x in (first[:, :half], first[:, half:])] == [marked, marked]
+
+
 def test_slices_stand_upright_and_keep_proportions() -> None:
     volume = np.zeros((4, 6, 8), np.float32)
     volume[3], volume[:, 5] = 0.5, 1.0  # the top is 0.5, the front is 1

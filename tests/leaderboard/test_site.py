@@ -200,6 +200,12 @@ def test_crosshair_moves_all_panes(both: Any) -> None:
     read = dict(page.eval_on_selector_all("#viewer .pane", values))
     assert read["mri"] == "0.00" and read["pet"] == "1.00"
     assert "0.0, 26.0, 15.0 mm" in page.inner_text("#where")
+    for mode, mri, pet in (("minus-mri", "0.00", "+1.00"), ("minus-pet", "-1.00", "0.00"),
+                           ("overlay", "0.00, PET 1.00", "1.00")):  # fmt: skip
+        page.select_option("#mode", mode)
+        page.wait_for_timeout(200)
+        read = dict(page.eval_on_selector_all("#viewer .pane", values))
+        assert (read["mri"], read["pet"]) == (mri, pet)
 
 
 @pytest.mark.browser
