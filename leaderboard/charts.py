@@ -271,9 +271,11 @@ def distribution(board: Board, column: Column) -> Figure:
     )  # fmt: skip
     for box, name in zip(boxes["boxes"], table.index, strict=True):
         box.set(facecolor=colours[name], alpha=0.35)
-    jitter = np.random.default_rng(0).uniform(-0.2, 0.2, sum(map(len, samples)))
-    y = np.repeat(places, [len(x) for x in samples]) + jitter
-    tint = np.repeat([colours[m] for m in table.index], [len(x) for x in samples])
+    counts = [len(x) for x in samples]
+    jitter = np.random.default_rng(0).uniform(-0.2, 0.2, sum(counts))
+    # A lone subject lies on the line of its box.
+    y = np.repeat(places, counts) + np.where(np.repeat(counts, counts) > 1, jitter, 0)
+    tint = np.repeat([colours[m] for m in table.index], counts)
     ax.scatter(np.concatenate(samples), y, s=5, c=tint, zorder=3, rasterized=len(y) > 5000)
     ax.set_yticks(places, table.index)
     ax.invert_yaxis()

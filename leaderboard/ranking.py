@@ -17,6 +17,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from fusebench.words import plural
+
 from .significance import ALPHA, Friedman, cliques, friedman, letters, pairwise_wilcoxon
 
 MISSING_RULE = "worst-rank: a missing value shares the last rank of its case with the other missing ones"
@@ -355,11 +357,6 @@ def rank(scores: Scores, controls: Sequence[str] = (), *, seed: int = 0) -> Rank
     )
 
 
-def plural(n: int, noun: str) -> str:
-    """``1 case``, ``2 cases``."""
-    return f"{n} {noun}" + ("" if n == 1 else "s")
-
-
 def _positions(x: Floats) -> Floats:
     """Competition ranks down the first axis: 1 is the smallest, ties share the better place."""
     return np.asarray(stats.rankdata(np.round(x, 12), method="min", axis=0), dtype=float)
@@ -408,8 +405,8 @@ def _notes(subjects: int, methods: int, cases: int) -> list[str]:
         needed = int(np.ceil(np.log2(2 * pairs / ALPHA)))
         if subjects < needed:
             notes.append(
-                f"With {subjects} subjects Holm's correction for {pairs} pairs leaves no pair significant; "
-                f"it takes at least {needed}."
+                f"With {subjects} subjects Holm's correction for {plural(pairs, 'pair')} leaves no pair "
+                f"significant; it takes at least {needed}."
             )
     if cases > subjects:
         notes.append(

@@ -10,9 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fusebench.metric import MetricId
+from fusebench.words import plural
 
 from .board import Board, Cell, Column, Line, known_by_files
-from .ranking import MISSING_RULE, Ranking, Scores, gameable, plural, rank, summarise
+from .ranking import MISSING_RULE, Ranking, Scores, gameable, rank, summarise
 
 
 def build(

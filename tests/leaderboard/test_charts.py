@@ -66,6 +66,12 @@ def test_points_are_subjects() -> None:
     assert len(lines.get_segments()) == 4
 
 
+def test_the_point_of_a_lone_subject_lies_on_its_box() -> None:
+    board = tables.build(*make_run({"a": 1.0, "b": 0.0}, cases=3, per_subject=3, metrics=["psnr"]), "volume")
+    points = charts.distribution(board, board.columns[0]).axes[0].collections[-1].get_offsets()
+    assert np.asarray(points)[:, 1].tolist() == [0, 1]
+
+
 def test_saved_twice_is_the_same_file_and_both_kinds(board: Any, tmp_path: Path) -> None:
     for folder in ("one", "two"):
         paths = charts.save(charts.quality_time(board), tmp_path / folder / "x")

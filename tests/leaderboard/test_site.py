@@ -334,8 +334,8 @@ def test_pages_sort_a_metric_that_is_best_at_zero_by_its_size(tmp_path: Path) ->
         text = (out / page).read_text(encoding="utf-8")
         assert 'data-value="0.5"' in text and 'data-value="0.1"' in text
     case = next((out / "cases").glob("*case-000*")).read_text(encoding="utf-8")
-    assert '<td data-value="0.5">-0.5</td>' in case and '<td data-value="0.1">-0.1</td>' in case
-    assert '<td data-value="0.5">-0.5</td>' in (out / "methods" / "a.html").read_text(encoding="utf-8")
+    assert '<td data-value="0.5">-0.5000</td>' in case and '<td data-value="0.1">-0.1000</td>' in case
+    assert '<td data-value="0.5">-0.5000</td>' in (out / "methods" / "a.html").read_text(encoding="utf-8")
 
 
 def test_a_skip_is_no_failure_and_hides_none(tmp_path: Path) -> None:
@@ -350,7 +350,20 @@ def test_a_skip_is_no_failure_and_hides_none(tmp_path: Path) -> None:
     cases = index[index.index('id="table-cases"') :]
     assert re.findall(r'<td data-value="(\d+)">\1</td></tr>', cases) == ["1", "0", "0"]
     page = (out / "methods" / "a.html").read_text(encoding="utf-8")
-    assert page.count("<td>error: RuntimeError: planted failure</td>") == 1 and page.count("<td>ok</td>") == 2
+    assert page.count('<td class="text">error: RuntimeError: planted failure</td>') == 1
+    assert page.count('<td class="text">ok</td>') == 2
+
+
+def test_pages_show_a_column_with_equal_decimals_and_the_data_in_words(tmp_path: Path) -> None:
+    rows, manifest = make_run({"a": 1.0, "b": 0.0}, cases=2, metrics=["psnr"])
+    rows["value"] = [14.1, 17.74, 15.0, 16.123]
+    out = report.write(write_run(tmp_path / "run", rows, manifest), tmp_path / "out", figures=False)[0].parent
+    case = next((out / "cases").glob("*case-000*")).read_text(encoding="utf-8")
+    assert re.findall(r">(1\d\.\d+)</td>", case) == ["14.10", "15.00"]
+    method = (out / "methods" / "a.html").read_text(encoding="utf-8")
+    assert {len(x) for x in re.findall(r"1\d\.\d+(?=</td>| to )", method)} == {5}
+    text = (out / "index.html").read_text(encoding="utf-8")
+    assert "Dataset phantom, test split. Licence MIT. Fingerprint abcd." in text
 
 
 @pytest.mark.parametrize(

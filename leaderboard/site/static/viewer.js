@@ -87,16 +87,16 @@ function startViewer(info) {
     if (flat || layout[plane].columns !== 2) return;
     const { width, height } = brush.canvas;
     const sides = info.affine[0][0] > 0 ? ["L", "R"] : ["R", "L"];
-    brush.font = `${Math.round(Math.max(width, height) / 16)}px sans-serif`;
-    brush.textBaseline = "middle";
+    brush.font = `bold ${Math.round(width / 9)}px sans-serif`;
+    brush.textBaseline = "top";
     brush.fillStyle = "#fff";
     brush.strokeStyle = "#000";
-    brush.lineWidth = 2;
+    brush.lineWidth = width / 60;
     sides.forEach((side, i) => {
       brush.textAlign = i ? "right" : "left";
       const x = i ? 0.98 * width : 0.02 * width;
-      brush.strokeText(side, x, height / 2);
-      brush.fillText(side, x, height / 2);
+      brush.strokeText(side, x, 0.02 * height);
+      brush.fillText(side, x, 0.02 * height);
     });
   }
 
