@@ -56,6 +56,8 @@ class MetricInfo:
         Named parts: "a", "b" (one source), "worst".
     variants : mapping
         Variant name to one line that says what differs.
+    units : mapping
+        Variant name to unit, of the variants that have another unit than `unit`.
     ranked : bool
         In the default ranking set.
     needs_truth : bool
@@ -78,6 +80,7 @@ class MetricInfo:
     dims: tuple[int, ...] = (2, 3)
     parts: tuple[str, ...] = ()
     variants: Mapping[str, str] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
     ranked: bool = False
     needs_truth: bool = False
     needs_twin: bool = False

@@ -5,7 +5,7 @@ Methods are told apart by position and label, never by colour alone; controls ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,10 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter
+from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 
 from fusebench.metric import ARROWS
 
@@ -180,7 +183,11 @@ def quality_time(board: Board) -> Figure:
     figure, ax = _figure(7, 4.2)
     ours = points[~points["control"]].sort_values(["seconds", "rank"])
     front = ours[ours["rank"] < ours["rank"].shift(1).cummin().fillna(np.inf)]
-    ax.step(front["seconds"], front["rank"], where="post", color=ACCENT, linewidth=1, label="Pareto front")
+    ax.step(front["seconds"], front["rank"], where="post", color=ACCENT, linewidth=1, linestyle=":")
+    # Rings, since the line also passes through a method that ties with a quicker one.
+    ax.scatter(
+        front["seconds"], front["rank"], s=90, facecolors="none", edgecolors=ACCENT, label="Pareto front"
+    )
     for control, marker, colour in ((False, "o", METHOD), (True, "X", CONTROL)):
         some = points[points["control"] == control]
         label = "control" if control else "method"
@@ -188,10 +195,6 @@ def quality_time(board: Board) -> Figure:
             ax.scatter(
                 some["seconds"], some["rank"], marker=marker, color=colour, s=40, label=label, zorder=3
             )
-    for x in points.itertuples(index=False):
-        ax.annotate(
-            plain(str(x.method)), (x.seconds, x.rank), xytext=(5, 3), textcoords="offset points", fontsize=7
-        )
     if (points["seconds"] > 0).all():
         ax.set_xscale("log")
         for axis_formatter in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
@@ -199,8 +202,47 @@ def quality_time(board: Board) -> Figure:
         ax.tick_params(axis="x", which="minor", pad=5)  # in line with the labels of the longer major ticks
     ax.invert_yaxis()
     ax.set(xlabel="seconds per case (median)", ylabel="average rank (best on top)")
-    ax.legend(fontsize=7, frameon=False, loc="best")
+    figure.legend(fontsize=7, frameon=False, loc="outside upper right", ncols=3)
+    figure.draw_without_rendering()  # the layout decides where points lie in pixels
+    _label_points(ax, points["method"], points[["seconds", "rank"]].to_numpy())
     return figure
+
+
+# Where a label may stand, in points from its mark: near first, then further off.
+_PLACES = [
+    (x * far, y * far, side)
+    for far in (1, 2, 3.5)
+    for x, y, side in ((6, 3, "left"), (6, -8, "left"), (-6, 3, "right"), (-6, -8, "right"),
+                       (0, 7, "center"), (0, -12, "center"))
+]  # fmt: skip
+
+
+def _label_points(ax: Axes, names: Iterable[str], points: NDArray[np.float64]) -> None:
+    """Name each point (x, y) of (N, 2), where the name covers neither marks, names nor the axes' edge."""
+    inside = ax.get_window_extent()
+    taken = [Bbox.from_extents(x - 6, y - 6, x + 6, y + 6) for x, y in ax.transData.transform(points)]
+    for name, point in zip(names, points, strict=True):
+        text = ax.annotate(plain(name), tuple(point), (0, 0), textcoords="offset points", fontsize=7)
+        text.set_in_layout(False)
+
+        boxes = [_moved(text, *place) for place in _PLACES]
+        cost = [
+            b.width * b.height - _overlap(b, inside) + sum(_overlap(b, other) for other in taken)
+            for b in boxes
+        ]
+        taken.append(_moved(text, *_PLACES[int(np.argmin(cost))]))  # of equals the nearest
+
+
+def _moved(text: Annotation, x: float, y: float, side: str) -> Bbox:
+    """Put a label at an offset in points; where it lies then, in pixels."""
+    text.xyann = (x, y)
+    text.set(horizontalalignment=side)
+    return text.get_window_extent()
+
+
+def _overlap(a: Bbox, b: Bbox) -> float:
+    shared = Bbox.intersection(a, b)
+    return 0.0 if shared is None else float(shared.width * shared.height)
 
 
 def _by_subject(board: Board, column: Column) -> pd.DataFrame:
@@ -234,9 +276,11 @@ def distribution(board: Board, column: Column) -> Figure:
     )  # fmt: skip
     for box, name in zip(boxes["boxes"], table.index, strict=True):
         box.set(facecolor=colours[name], alpha=0.35)
-    jitter = np.random.default_rng(0).uniform(-0.2, 0.2, sum(map(len, samples)))
-    y = np.repeat(places, [len(x) for x in samples]) + jitter
-    tint = np.repeat([colours[m] for m in table.index], [len(x) for x in samples])
+    counts = [len(x) for x in samples]
+    jitter = np.random.default_rng(0).uniform(-0.2, 0.2, sum(counts))
+    # A lone subject lies on the line of its box.
+    y = np.repeat(places, counts) + np.where(np.repeat(counts, counts) > 1, jitter, 0)
+    tint = np.repeat([colours[m] for m in table.index], counts)
     ax.scatter(np.concatenate(samples), y, s=5, c=tint, zorder=3, rasterized=len(y) > 5000)
     ax.set_yticks(places, table.index)
     ax.invert_yaxis()

@@ -68,7 +68,8 @@ def sheet(
     ----------
     images : sequence of (label, volume)
         Volumes are arrays (D, H, W) in [0, 1], or have such an array as ``data``.  A 2D image (D = 1) has
-        one panel, a volume three.  The first image (the structural one) stays grey where there is chroma.
+        one panel, a volume three, with the patient's left and right marked.  The first image (the structural
+        one) stays grey where there is chroma.
     path : path
         PNG to write.
     chroma : ndarray, shape (2, D, H, W), uint8, optional
@@ -81,7 +82,9 @@ def sheet(
     Path
     """
     volumes = [(label, np.asarray(getattr(v, "data", v), dtype=np.float32)) for label, v in images]
-    planes = PLANES[:1] if all(v.shape[0] == 1 for _, v in volumes) else PLANES
+    # A volume is RAS+, so its first column is the patient's left; of a picture the sides are not known.
+    sides = not all(v.shape[0] == 1 for _, v in volumes)
+    planes = PLANES if sides else PLANES[:1]
     columns = [
         (label, [_panel(volume, plane, spacing, chroma if i else None) for plane in planes])
         for i, (label, volume) in enumerate(volumes)
@@ -98,8 +101,13 @@ def sheet(
         x, top = GAP + i % per_band * (WIDTH + GAP), GAP + i // per_band * band
         draw.text((x + WIDTH / 2, top + LABEL / 2), _shorten(label), "black", font, anchor="mm")
         top += LABEL
-        for panel, height in zip(panels, heights, strict=True):
-            page.paste(panel, (x + (WIDTH - panel.width) // 2, top + (height - panel.height) // 2))
+        for plane, panel, height in zip(planes, panels, heights, strict=True):
+            left = x + (WIDTH - panel.width) // 2
+            page.paste(panel, (left, top + (height - panel.height) // 2))
+            if sides and plane != "sagittal":
+                for side, at, anchor in (("L", left + 4, "lm"), ("R", left + panel.width - 4, "rm")):
+                    where = (at, top + height / 2)
+                    draw.text(where, side, "white", font, anchor, stroke_width=1, stroke_fill="black")
             top += height + GAP
     path = Path(path)
     with atomic_path(path) as temporary:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from fusebench.errors import InputError
 from fusebench.results import COLUMNS
+from fusebench.words import plural
 
 from . import charts, runs
 from .pages import SITE, environment, slug
@@ -31,6 +32,8 @@ from .tables import facts_of
 _KEPT = ("run", "git", "versions", "hardware", "dataset", "metrics")
 # A step must be at least this large to be worth a mark: ratio of times, relative change of a score.
 LEAST_STEP = {"seconds": 0.05, "quality": 1e-6}
+# Least height of a panel, relative to its level.
+LEAST_SPAN = 0.01
 # Floor of the noise of a series, so that rounding is not taken for signal.
 _FLOOR = {"seconds": 0.01, "quality": 1e-7}
 
@@ -316,7 +319,7 @@ def chart(store: str | Path, out: str | Path) -> tuple[list[Path], list[Step]]:
             home="History",
             steps=found,
             drawn=drawn,
-            commits=len(history),
+            commits=plural(len(history), "commit"),
             first=str(history[0].manifest.get("run", {}).get("created", ""))[:10],
             last=str(last.get("run", {}).get("created", ""))[:10],
         )
@@ -359,6 +362,11 @@ def _panel(ax: Axes, series: Series, found: Sequence[Step]) -> None:
         ax.axvline(step.index - 0.5, color=charts.ACCENT, linewidth=1, linestyle="--")
         ax.plot(step.index, series.values[step.index], marker="v" if step.worse else "^", color=charts.ACCENT,
                 markersize=7, zorder=4)  # fmt: skip
+    low, high = ax.get_ylim()
+    middle = (low + high) / 2
+    # Scores that never change would fill the panel with their rounding.
+    half = max(high - low, LEAST_SPAN * abs(middle)) / 2
+    ax.set_ylim(middle - half, middle + half)
     ax.set_title(charts.plain(series.name), fontsize=8)
     ax.ticklabel_format(axis="y", useOffset=False)
     shown = np.linspace(0, len(series.commits) - 1, min(4, len(series.commits))).round().astype(int)

@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from fusebench.words import plural
+
 from . import charts, volumes
 from .board import Board, Column
 from .published import NOTE, number, paper_table
@@ -128,8 +130,8 @@ class Section:
         if test is None:
             return ""
         return (
-            f"Friedman's test over {len(self.board.ranking.blocks)} subjects: chi-square {test.chi2:.2f}, "
-            f"Iman-Davenport F {test.f:.2f}, p = {test.p:.2g}."
+            f"Friedman's test over {plural(len(self.board.ranking.blocks), 'subject')}: "
+            f"chi-square {test.chi2:.2f}, Iman-Davenport F {test.f:.2f}, p = {test.p:.2g}."
         )
 
 
@@ -200,11 +202,13 @@ class Pages:
         (self.out / path).write_text(text, encoding="utf-8")
 
     def _dataset(self) -> list[str]:
-        known = ("name", "split", "summary", "licence", "fingerprint")
         lines = []
         for dataset in self.found.datasets:
-            facts = {"name": dataset, **self.found.manifest_of(dataset).get("dataset", {})}
-            lines.append("; ".join(f"{k}: {facts[k]}" for k in known if facts.get(k)))
+            facts = self.found.manifest_of(dataset).get("dataset", {})
+            split = f", {facts['split']} split" if facts.get("split") else ""
+            said = [f"Dataset {facts.get('name') or dataset}{split}", str(facts.get("summary") or "")]
+            said += [f"{k.capitalize()} {facts[k]}" for k in ("licence", "fingerprint") if facts.get(k)]
+            lines.append(" ".join(f"{x.rstrip('.')}." for x in said if x))
         return lines
 
     def _method(self, name: str) -> None:

@@ -17,6 +17,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from fusebench.words import plural
+
 from .significance import ALPHA, Friedman, cliques, friedman, letters, pairwise_wilcoxon
 
 MISSING_RULE = "worst-rank: a missing value shares the last rank of its case with the other missing ones"
@@ -41,7 +43,7 @@ class Scores:
     values : ndarray, shape (M, C, K)
         NaN where there is none.  Infinite is a value: the PSNR of a copy.
     asked : ndarray, shape (C, K), bool
-        False where the metric was skipped for every method (it does not apply to the case).
+        False where the metric does not apply to the case: skipped for a method, with a value for none.
     """
 
     methods: tuple[str, ...]
@@ -71,9 +73,13 @@ class Scores:
         value = pd.to_numeric(rows["value"], errors="coerce").to_numpy(dtype=float)
         # Row by row in file order, so that the last status of a key counts, whatever it is.
         values[m[known], c[known], k[known]] = np.where(ok, value, np.nan)[known]
-        asked = np.zeros((len(cases), len(metrics)), dtype=bool)
-        tried = known & (rows["status"] != "skip").to_numpy()
-        asked[c[tried], k[tried]] = True
+        # A failure says nothing of whether the metric applies to the case: a method that raises has one
+        # for every metric.
+        skips = known & (rows["status"] == "skip").to_numpy()
+        tried, skipped = np.zeros((2, len(cases), len(metrics)), dtype=bool)
+        tried[c[known], k[known]] = True
+        skipped[c[skips], k[skips]] = True
+        asked = tried & (~skipped | ~np.isnan(values).all(axis=0))
         return cls(
             tuple(methods),
             tuple(str(x) for x in cases),
@@ -351,11 +357,6 @@ def rank(scores: Scores, controls: Sequence[str] = (), *, seed: int = 0) -> Rank
     )
 
 
-def plural(n: int, noun: str) -> str:
-    """``1 case``, ``2 cases``."""
-    return f"{n} {noun}" + ("" if n == 1 else "s")
-
-
 def _positions(x: Floats) -> Floats:
     """Competition ranks down the first axis: 1 is the smallest, ties share the better place."""
     return np.asarray(stats.rankdata(np.round(x, 12), method="min", axis=0), dtype=float)
@@ -404,8 +405,8 @@ def _notes(subjects: int, methods: int, cases: int) -> list[str]:
         needed = int(np.ceil(np.log2(2 * pairs / ALPHA)))
         if subjects < needed:
             notes.append(
-                f"With {subjects} subjects Holm's correction for {pairs} pairs leaves no pair significant; "
-                f"it takes at least {needed}."
+                f"With {subjects} subjects Holm's correction for {plural(pairs, 'pair')} leaves no pair "
+                f"significant; it takes at least {needed}."
             )
     if cases > subjects:
         notes.append(

@@ -17,9 +17,9 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from fusebench.errors import InputError
+from fusebench.words import plural
 
 from .markup import markdown_text
-from .ranking import plural
 from .runs import Runs, groups
 from .tables import facts_of
 

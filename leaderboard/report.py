@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from fusebench.errors import InputError
+from fusebench.metric import MetricId, metric_registry
 
 from . import charts, runs
 from .board import Board, Column
@@ -52,9 +53,10 @@ def write(
     Raises
     ------
     InputError
-        `out` holds a folder of a report's names that no report made.
+        `out` holds a folder of a report's names that no report made, or no run has one of `metrics`.
     """
     found = runs.load([run_dirs] if isinstance(run_dirs, str | Path) else run_dirs)
+    _check_present(metrics or (), found)
     out = Path(out)
     _clear(out)
     for file in (SITE / "static").iterdir():
@@ -69,6 +71,15 @@ def write(
     files = [out / f["href"] for s in sections for f in s.files]
     pictures = [out / f[kind] for s in sections for f in s.figures for kind in ("png", "svg")]
     return [out / "index.html", *files, *pictures]
+
+
+def _check_present(metrics: Sequence[str], found: runs.Runs) -> None:
+    """Raise `InputError` for ids without rows."""
+    present = [m for m in dict.fromkeys(found.rows["metric"].dropna().astype(str)) if m]
+    for name in metrics:
+        if name not in present:
+            metric_registry().entry(MetricId.parse(name).name)
+            raise InputError(f"{found.folders[-1]}: this run has no {name}; it has {', '.join(present)}")
 
 
 def _clear(out: Path) -> None:

@@ -10,9 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fusebench.metric import MetricId
+from fusebench.words import plural
 
 from .board import Board, Cell, Column, Line, known_by_files
-from .ranking import MISSING_RULE, Ranking, Scores, gameable, plural, rank, summarise
+from .ranking import MISSING_RULE, Ranking, Scores, gameable, rank, summarise
 
 
 def build(
@@ -72,17 +73,22 @@ def _silent(scores: Scores) -> set[str]:
 
 
 def facts_of(metric: str, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The manifest's facts for a metric id, of the id itself or of its metric."""
+    """The manifest's facts for a metric id, of the id itself or of its metric, with the variant's unit."""
     known: Mapping[str, Any] = manifest.get("metrics", {})
-    return known.get(metric) or known.get(MetricId.parse(metric).name) or {}
+    mid = MetricId.parse(metric)
+    facts = known.get(metric) or known.get(mid.name) or {}
+    # Runs from before `units` have none.
+    units: Mapping[str, str] = facts.get("units") or {}
+    return {**facts, "unit": units.get(mid.variant, facts.get("unit", ""))}
 
 
 def _columns(
     rows: pd.DataFrame, manifest: Mapping[str, Any], metrics: Sequence[str] | None
 ) -> tuple[Column, ...]:
-    # Task metrics have nothing but skips outside their protocol: they tell no method from another.
-    tried = rows[rows["status"] != "skip"] if (rows["status"] != "skip").any() else rows
-    present = [m for m in dict.fromkeys(tried["metric"].dropna().astype(str)) if m]
+    ids = [m for m in dict.fromkeys(rows["metric"].dropna().astype(str)) if m]
+    # Task metrics have skips and no value outside their protocol: they tell no method from another.
+    of = {status: set(rows.loc[rows["status"] == status, "metric"]) for status in ("ok", "skip")}
+    present = [m for m in ids if m in of["ok"] or m not in of["skip"]] or ids
     wanted = present if metrics is None else list(metrics)
     columns = []
     for name in wanted:
@@ -164,7 +170,6 @@ def _lines(
         for m in names
     }
     places = ranking.table.to_dict(orient="index")
-    present, bad = set(rows["method"]), rows[rows["status"] != "ok"]
     lines = []
     for i, m in enumerate(names):
         info = infos.get(m, {})
@@ -191,7 +196,7 @@ def _lines(
                 dims=info.get("dims"),
                 trained_on=str(info.get("trained_on") or ""),
                 overlap=scored in str(info.get("trained_on") or "").replace(",", " ").split(),
-                reasons=_reasons(bad[bad["method"] == m], m in present, info),
+                reasons=_reasons(rows[rows["method"] == m], info),
                 facts=info,
             )
         )
@@ -218,21 +223,31 @@ def _costs(rows: pd.DataFrame) -> dict[str, pd.Series]:
     }
 
 
-def _reasons(bad: pd.DataFrame, present: bool, info: Mapping[str, Any]) -> tuple[str, ...]:
-    """``error x 2 cases: message`` for all rows that are not ok, most frequent first."""
-    found = []
-    if not len(bad) and info.get("broken"):
+def _reasons(rows: pd.DataFrame, info: Mapping[str, Any]) -> tuple[str, ...]:
+    """``error in 2 cases: message`` for all rows of a method that are not ok, most frequent first.
+
+    The metrics are named where only some have no value: ``skip in 1 case (lesion_auc): not defined ...``.
+    """
+    bad = rows[rows["status"] != "ok"]
+    valued = set(rows.loc[rows["status"] == "ok", "case"])
+    counted = []
+    for (status, reason), some in bad.groupby(["status", "reason"], observed=True):
+        names = dict.fromkeys(some["metric"].dropna().astype(str))
+        cases = set(some["case"])
+        which = f" ({_shortened(list(names))})" if status == "skip" or cases & valued else ""
+        text = " ".join(str(reason).split()) or "no reason given"
+        counted.append((len(cases), f"{status} in {plural(len(cases), 'case')}{which}: {text[:200]}"))
+    found = [text for _, text in sorted(counted, key=lambda x: -x[0])]
+    if not found and info.get("broken"):
         found.append(str(info["broken"]))
-    if len(bad):
-        counts = (
-            bad.groupby(["status", "reason"], observed=True)["case"].nunique().sort_values(ascending=False)
-        )
-        for (status, reason), n in dict(counts).items():
-            text = " ".join(str(reason).split()) or "no reason given"
-            found.append(f"{status} in {plural(n, 'case')}: {text[:200]}")
-    if not found and not present:
+    if not found and not len(rows):
         found.append("no rows in this protocol")
     return tuple(found)
+
+
+def _shortened(names: Sequence[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _board_notes(columns: Sequence[Column], ranking: Ranking, lines: Sequence[Line]) -> tuple[str, ...]:

@@ -77,6 +77,7 @@ def en(t: Triple, part: str, variant: str) -> Tensor:
             "dc2fusion": "mean of two in nats, 10 bins over the range of each image (DC2Fusion, dilran)",
             "tang": "grey level 255 merged into 254 in the joint histogram (Tang)",
         },
+        units={"cddfuse": "nat", "dc2fusion": "nat"},
         notes="I(A, F) + I(B, F) over 256 grey levels. Constant F gives 0, F = A = B gives H(A) + H(B).",
     )
 )

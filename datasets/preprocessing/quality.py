@@ -39,9 +39,14 @@ def checkerboard(a: NDArray[Any], b: NDArray[Any], tiles: int = 8) -> NDArray[An
 
 
 def quality_png(pair: Pair, path: Path, title: str) -> None:
-    """Write MRI, PET, overlay with the mask's outline, and checkerboard in three planes (one for 2D)."""
-    from matplotlib.figure import Figure  # no pyplot: nothing global
+    """Write MRI, PET, overlay with the mask's outline, and checkerboard in three planes (one for 2D).
 
+    Left and right are marked in volumes; of a picture they are not known.
+    """
+    from matplotlib.figure import Figure  # no pyplot: nothing global
+    from matplotlib.patheffects import withStroke
+
+    edge = [withStroke(linewidth=1.5, foreground="black")]
     d, h, w = pair.a.shape
     planes = [("axial", 0, d // 2), ("coronal", 1, h // 2), ("sagittal", 2, w // 2)]
     if d == 1:
@@ -67,6 +72,10 @@ def quality_png(pair: Pair, path: Path, title: str) -> None:
         for ax, what in zip(row, ("MRI", "PET", "overlay, mask", "checkerboard"), strict=True):
             ax.set_title(f"{what}, {name}", fontsize=8)
             ax.set_axis_off()
+            if d > 1 and axis != 2:  # RAS+: the first column is the patient's left
+                for x, side in ((0.02, "L"), (0.98, "R")):
+                    ax.text(x, 0.5, side, color="white", fontsize=8, va="center", transform=ax.transAxes,
+                            ha="left" if side == "L" else "right", path_effects=edge)  # fmt: skip
     figure.suptitle(title, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, temporary.open("wb") as stream:

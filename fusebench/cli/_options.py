@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import ast
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,3 +124,13 @@ def at_least(low: int, kind: type[int] | type[float] = int) -> Callable[[str], A
 def split_commas(values: Iterable[str]) -> list[str]:
     """``["a,b", "c"]`` to ``["a", "b", "c"]``."""
     return [part for value in values for part in value.split(",") if part]
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failure to write `path`, or a file in it, into `InputError`."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or path
+        raise InputError(f"{where}: cannot be written ({error.strerror or error})") from None

@@ -49,6 +49,8 @@ def add(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare, print the Markdown summary, and return 1 on a loss."""
+    from ._options import writing
+
     runs = import_module("fusebench.leaderboard.runs")
     regression = import_module("fusebench.leaderboard.regression")
     baselines = [runs.load([p]) for p in args.baseline]
@@ -72,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     sys.stdout.write(text)
     for path, content in ((args.markdown, text), (args.json, result.to_json())):
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content, encoding="utf-8")
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(content, encoding="utf-8")
     return int(result.lost)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ._options import writing
 
 
 def add(subparsers: Any) -> None:
@@ -37,16 +38,20 @@ def add(subparsers: Any) -> None:
 def run_add(args: argparse.Namespace) -> int:
     """Write one file of the store and print its path."""
     history = import_module("fusebench.leaderboard.history")
-    path = history.add(args.source, args.store, benchmarks=args.benchmark, commit=args.commit, time=args.time)
+    facts = {"benchmarks": args.benchmark, "commit": args.commit, "time": args.time}
+    with writing(args.store):
+        path = history.add(args.source, args.store, **facts)
     print(path)
     return 0
 
 
 def run_chart(args: argparse.Namespace) -> int:
     """Draw, print the steps and the entry page."""
+    out = args.out or args.store / "chart"
     try:
         history = import_module("fusebench.leaderboard.history")
-        paths, found = history.chart(args.store, args.out or args.store / "chart")
+        with writing(out):
+            paths, found = history.chart(args.store, out)
     except ModuleNotFoundError as error:
         if error.name != "ruptures":
             raise

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ._options import at_least, split_commas
+from ._options import at_least, split_commas, writing
 
 
 def add(subparsers: Any) -> None:
@@ -36,8 +36,10 @@ def run(args: argparse.Namespace) -> int:
     """Write the report and print its entry page."""
     metrics = split_commas(args.metrics) if args.metrics else None
     out = args.out or args.runs[-1] / "report"
-    paths = import_module("fusebench.leaderboard.report").write(
-        args.runs, out, metrics=metrics, viewer_cases=args.viewer_cases, figures=not args.no_figures
-    )
+    report = import_module("fusebench.leaderboard.report")
+    with writing(out):
+        paths = report.write(
+            args.runs, out, metrics=metrics, viewer_cases=args.viewer_cases, figures=not args.no_figures
+        )
     print(f"{paths[0]} ({len(paths) - 1} tables and figures beside it)")
     return 0

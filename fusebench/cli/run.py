@@ -135,6 +135,7 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
     from ..protocol import PROTOCOLS
     from ..results import RunStore
     from ..survey import survey, survey_apart
+    from ..words import plural
 
     console = Console(width=None if sys.stdout.isatty() else 160)
     plugins = plugins_of(args)
@@ -212,8 +213,9 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
             ),
         )
         console.print(
-            f"{len(names)} methods, {len(cases)} cases, protocol {', '.join(protocols)}: {len(todo)} fusions "
-            f"to do, {stored} results stored; {jobs or 'no'} worker{'s' * (jobs != 1)} on {found.device}",
+            f"{plural(len(names), 'method')}, {plural(len(cases), 'case')}, protocol {', '.join(protocols)}: "
+            f"{plural(len(todo), 'fusion')} to do, {plural(stored, 'result')} stored; "
+            f"{plural(jobs, 'worker') if jobs else 'no workers'} on {found.device}",
             highlight=False,
         )
         run_tasks(todo, store, executor(args, jobs, pool), console, idle=jobs > 0)

@@ -19,7 +19,7 @@ from ..errors import FuseBenchError, InputError
 from ..metric import ARROWS, MetricId, ranking_set
 from ..protocol import PROTOCOLS, Scene
 from ..rawimage import EXTENSIONS, folder_images, stem
-from ._options import add_plugin_option, at_least, plugins_of, user_path
+from ._options import add_plugin_option, at_least, plugins_of, user_path, writing
 
 if TYPE_CHECKING:
     from ..plugins import Plugins
@@ -297,12 +297,9 @@ def _print(
 
 
 def _write(path: Path, rows: Sequence[tuple[Item, dict[str, Any]]], ids: Sequence[str]) -> None:
-    try:
-        with path.open("w", newline="", encoding="utf-8") as handle:
-            out = csv.writer(handle)
-            out.writerow(["method", "case", *ids])
-            for item, values in rows:
-                cells = ["" if isinstance(values[i], Exception) else repr(float(values[i])) for i in ids]
-                out.writerow([item.method, item.case, *cells])
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    with writing(path), path.open("w", newline="", encoding="utf-8") as handle:
+        out = csv.writer(handle)
+        out.writerow(["method", "case", *ids])
+        for item, values in rows:
+            cells = ["" if isinstance(values[i], Exception) else repr(float(values[i])) for i in ids]
+            out.writerow([item.method, item.case, *cells])

@@ -387,13 +387,16 @@ def test_key_follows_voxels_beside_their_header(tmp_path, suffix):
     assert pipeline.make_case("x", s, "none", {}).fingerprint != before.fingerprint
 
 
-def test_quality_flags_and_picture(tmp_path):
+def test_quality_flags_and_picture(tmp_path, monkeypatch):
     good = {"numbers": {"overlap": 0.95, "information_after": 0.5, "moved_mm": 3.0}, "notes": []}
     bad = {"numbers": {"overlap": 0.2, "information_after": 0.05, "moved_mm": 80.0}, "notes": ["x"]}
     assert quality.flags(good) == []
     assert len(quality.flags(bad)) == 4
     pair = pipeline.make_case("x", source(tmp_path), "none", {}).pair
+    written = []
+    monkeypatch.setattr("matplotlib.axes.Axes.text", lambda _, x, y, text, **k: written.append(text))
     quality.quality_png(pair, tmp_path / "q" / "a.png", "title")
+    assert written == ["L", "R"] * 4 * 2  # not in the sagittal plane
     assert read_image(tmp_path / "q" / "a.png").shape[1] > 300
     board = quality.checkerboard(np.zeros((16, 16)), np.ones((16, 16)))
     assert board.mean() == 0.5

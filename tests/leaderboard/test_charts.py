@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -65,12 +66,32 @@ def test_points_are_subjects() -> None:
     assert len(lines.get_segments()) == 4
 
 
+def test_the_point_of_a_lone_subject_lies_on_its_box() -> None:
+    board = tables.build(*make_run({"a": 1.0, "b": 0.0}, cases=3, per_subject=3, metrics=["psnr"]), "volume")
+    points = charts.distribution(board, board.columns[0]).axes[0].collections[-1].get_offsets()
+    assert np.asarray(points)[:, 1].tolist() == [0, 1]
+
+
 def test_saved_twice_is_the_same_file_and_both_kinds(board: Any, tmp_path: Path) -> None:
     for folder in ("one", "two"):
         paths = charts.save(charts.quality_time(board), tmp_path / folder / "x")
         assert [p.suffix for p in paths] == [".png", ".svg"]
     assert (tmp_path / "one" / "x.svg").read_bytes() == (tmp_path / "two" / "x.svg").read_bytes()
     assert Image.open(tmp_path / "one" / "x.png").width > 500
+
+
+def test_labels_of_close_points_do_not_overlap_and_stay_in_the_axes() -> None:
+    names = ["average", "max", "blend-0.35", "blend-0.65", "laplacian", "guided", "a-long-name-far-right"]
+    rows, manifest = make_run(dict.fromkeys(names, 0.0), cases=4)
+    seconds = dict(zip(names, [0.0011, 0.0012, 0.00115, 0.0012, 0.05, 0.05, 20.0], strict=True))
+    rows["fuse_seconds"] = rows["method"].map(seconds)
+    figure = charts.quality_time(tables.build(rows, manifest, "volume"))
+    (ax,) = figure.axes
+    boxes = [t.get_window_extent() for t in ax.texts]
+    assert len(boxes) == len(names)
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    inside = ax.get_window_extent()
+    assert all(inside.x0 <= b.x0 and b.x1 <= inside.x1 for b in boxes)
 
 
 def test_one_subject_has_no_test_charts() -> None:
@@ -84,6 +105,18 @@ def test_contact_sheet_has_three_planes_of_a_volume_and_one_of_a_picture(tmp_pat
     tall = Image.open(contact.sheet([("MRI", volume), ("a$x$", volume)], tmp_path / "v.png"))
     flat = Image.open(contact.sheet([("MRI", picture), ("b", picture)], tmp_path / "p.png"))
     assert tall.width == flat.width and tall.height > 2 * flat.height
+
+
+def test_sides_are_marked_in_volumes_only(tmp_path: Path) -> None:
+    for shape, marked in (((9, 12, 12), True), ((1, 12, 12), False)):
+        black = np.zeros(shape, np.float32)
+        path = contact.sheet([("MRI", black), ("b", black)], tmp_path / "s.png")
+        panel = np.asarray(Image.open(path).convert("L"))[contact.LABEL + 2 * contact.GAP :][
+            : contact.WIDTH - 10
+        ]
+        first = panel[:, 2 * contact.GAP : contact.WIDTH - contact.GAP]
+        half = first.shape[1] // 2
+        assert [bool((x > 128).any()) for x in (first[:, :half], first[:, half:])] == [marked, marked]
 
 
 def test_slices_stand_upright_and_keep_proportions() -> None:

@@ -90,6 +90,13 @@ def test_a_constant_series_has_no_step_and_rounding_is_none() -> None:
         assert history.steps(history.Series("quality", "g", "m", "higher", commits, values)) == []
 
 
+def test_a_panel_of_equal_scores_has_a_sensible_span() -> None:
+    series = history.Series("quality", "g", "m", "higher", [sha(c) for c in range(8)], np.full(8, 20.0))
+    (ax,) = history.over_commits("g", [series], []).axes
+    low, high = ax.get_ylim()
+    assert high - low == pytest.approx(20 * history.LEAST_SPAN)
+
+
 def test_gaps_are_skipped() -> None:
     values = np.r_[np.full(8, 1.0), np.full(8, 2.0)]
     values[[0, 5, 8]] = np.nan

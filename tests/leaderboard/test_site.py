@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 from conftest import EFFECTS, make_run, write_run
 
+from fusebench.cli import main
 from fusebench.errors import InputError
 
 report = importlib.import_module("fusebench.leaderboard.report")
@@ -199,6 +200,12 @@ def test_crosshair_moves_all_panes(both: Any) -> None:
     read = dict(page.eval_on_selector_all("#viewer .pane", values))
     assert read["mri"] == "0.00" and read["pet"] == "1.00"
     assert "0.0, 26.0, 15.0 mm" in page.inner_text("#where")
+    for mode, mri, pet in (("minus-mri", "0.00", "+1.00"), ("minus-pet", "-1.00", "0.00"),
+                           ("overlay", "0.00, PET 1.00", "1.00")):  # fmt: skip
+        page.select_option("#mode", mode)
+        page.wait_for_timeout(200)
+        read = dict(page.eval_on_selector_all("#viewer .pane", values))
+        assert (read["mri"], read["pet"]) == (mri, pet)
 
 
 @pytest.mark.browser
@@ -327,8 +334,8 @@ def test_pages_sort_a_metric_that_is_best_at_zero_by_its_size(tmp_path: Path) ->
         text = (out / page).read_text(encoding="utf-8")
         assert 'data-value="0.5"' in text and 'data-value="0.1"' in text
     case = next((out / "cases").glob("*case-000*")).read_text(encoding="utf-8")
-    assert '<td data-value="0.5">-0.5</td>' in case and '<td data-value="0.1">-0.1</td>' in case
-    assert '<td data-value="0.5">-0.5</td>' in (out / "methods" / "a.html").read_text(encoding="utf-8")
+    assert '<td data-value="0.5">-0.5000</td>' in case and '<td data-value="0.1">-0.1000</td>' in case
+    assert '<td data-value="0.5">-0.5000</td>' in (out / "methods" / "a.html").read_text(encoding="utf-8")
 
 
 def test_a_skip_is_no_failure_and_hides_none(tmp_path: Path) -> None:
@@ -343,7 +350,8 @@ def test_a_skip_is_no_failure_and_hides_none(tmp_path: Path) -> None:
     cases = index[index.index('id="table-cases"') :]
     assert re.findall(r'<td data-value="(\d+)">\1</td></tr>', cases) == ["1", "0", "0"]
     page = (out / "methods" / "a.html").read_text(encoding="utf-8")
-    assert page.count("<td>error: RuntimeError: planted failure</td>") == 1 and page.count("<td>ok</td>") == 2
+    assert page.count('<td class="text">error: RuntimeError: planted failure</td>') == 1
+    assert page.count('<td class="text">ok</td>') == 2
 
 
 def test_an_infinite_value_is_shown_as_on_the_board(tmp_path: Path) -> None:
@@ -355,3 +363,49 @@ def test_an_infinite_value_is_shown_as_on_the_board(tmp_path: Path) -> None:
     assert "<td>∞</td>" in (out / "methods" / "a.html").read_text(encoding="utf-8")
     case = next((out / "cases").glob("*case-000*")).read_text(encoding="utf-8")
     assert '<td data-value="Infinity">∞</td>' in case
+
+
+def test_pages_show_a_column_with_equal_decimals_and_the_data_in_words(tmp_path: Path) -> None:
+    rows, manifest = make_run({"a": 1.0, "b": 0.0}, cases=2, metrics=["psnr"])
+    rows["value"] = [14.1, 17.74, 15.0, 16.123]
+    out = report.write(write_run(tmp_path / "run", rows, manifest), tmp_path / "out", figures=False)[0].parent
+    case = next((out / "cases").glob("*case-000*")).read_text(encoding="utf-8")
+    assert re.findall(r">(1\d\.\d+)</td>", case) == ["14.10", "15.00"]
+    method = (out / "methods" / "a.html").read_text(encoding="utf-8")
+    assert {len(x) for x in re.findall(r"1\d\.\d+(?=</td>| to )", method)} == {5}
+    text = (out / "index.html").read_text(encoding="utf-8")
+    assert "Dataset phantom, test split. Licence MIT. Fingerprint abcd." in text
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [("nosuch", "no metric is called 'nosuch'"), ("fsim", "this run has no fsim; it has psnr")],
+)
+def test_a_metric_that_the_run_lacks_is_an_error(
+    metric: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run", *make_run({"a": 1.0}, cases=2, metrics=["psnr"]))
+    assert main(["report", str(run), "--no-figures", "--metrics", f"psnr,{metric}"]) == 2
+    assert message in capsys.readouterr().err and not (run / "report").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "report {run} --no-figures --out {file}/x",
+        "history add {run} --commit abcdef0 --store {file}/x",
+        "history chart --store {store} --out {file}/x",
+        "compare {run} {run} --markdown {file}/x.md",
+        "compare {run} {run} --json {file}/x.json",
+    ],
+)
+def test_an_output_that_cannot_be_written_is_one_line(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run", *make_run({"a": 1.0, "b": 0.0}, cases=2, metrics=["psnr"]))
+    file, store = tmp_path / "file", tmp_path / "store"
+    file.write_text("a file, no folder")
+    assert main(["history", "add", str(run), "--commit", "abcdef0", "--store", str(store)]) == 0
+    assert main([p.format(run=run, file=file, store=store) for p in command.split()]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"error: {file}" in line and "cannot be written" in line

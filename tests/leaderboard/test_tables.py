@@ -46,6 +46,19 @@ def test_failures_are_counted_and_explained(board: Any) -> None:
     assert "net: error in 2 cases: RuntimeError: planted failure" in board.to_markdown()
 
 
+def test_a_reason_names_the_metrics_that_have_no_value(small_run: Any) -> None:
+    rows, manifest = small_run
+    first = (rows["case"] == "case-000") & rows["metric"].isin(["mi", "qabf"])
+    rows.loc[first, ["value", "status", "reason"]] = [None, "skip", "not defined for this case"]
+    fails = (rows["method"] == "good") & (rows["metric"] == "en")
+    rows.loc[fails, ["value", "status", "reason"]] = [None, "error", "ValueError: x"]
+    board = tables.build(rows, manifest, "volume")
+    skip = "skip in 1 case (mi, qabf): not defined for this case"
+    assert line(board, "good").reasons == ("error in 8 cases (en): ValueError: x", skip)
+    assert line(board, "net").reasons == ("error in 2 cases: RuntimeError: planted failure", skip)
+    assert f"every method: {skip}" in board.to_markdown()
+
+
 def test_a_broken_or_silent_method_is_a_row(small_run: Any) -> None:
     rows, manifest = small_run
     manifest["methods"]["broken"] = {
@@ -105,6 +118,17 @@ def test_a_protocol_of_variants_ranks_on_them(small_run: Any) -> None:
     rows = rows[rows["metric"].isin(["psnr", "en"])]
     rows = rows.assign(protocol="paper", metric=rows["metric"] + "@torchmetrics")
     assert tables.build(rows, manifest, "paper").ranking.metrics == ("psnr@torchmetrics",)
+
+
+def test_a_variant_has_its_own_unit(small_run: Any) -> None:
+    from fusebench.metrics import mi
+
+    rows, manifest = small_run
+    manifest["metrics"]["mi"] = dict(mi.info.__dict__)
+    theirs = [f"mi@{v}" for v in mi.info.variants]
+    rows = pd.concat([rows, *(rows[rows["metric"] == "mi"].assign(metric=m) for m in theirs)])
+    units = {c.id: c.unit for c in tables.build(rows, manifest, "volume").columns if c.id.startswith("mi")}
+    assert units == {"mi": "bit", "mi@cddfuse": "nat", "mi@dc2fusion": "nat", "mi@tang": "bit"}
 
 
 def test_csv_round_trips(board: Any) -> None:
@@ -255,6 +279,20 @@ def test_an_entry_of_images_is_not_punished_for_a_metric_that_needs_the_method()
     board = tables.build(rows[~net], manifest, "volume")
     assert board.ranking.metrics == ("psnr", "ssim", "mi")
     assert not any("takes the method itself" in n for n in board.notes)
+
+
+@pytest.mark.parametrize("undefined", [[0], [0, 1, 2, 3]])
+def test_a_metric_not_defined_for_a_case_counts_against_nobody_whoever_failed(undefined: list[int]) -> None:
+    rows, manifest = make_run(
+        {"a": 1.0, "b": 0.0, "broken": 0.0}, cases=4, metrics=["psnr", "mi"], fail={"broken": [0, 1, 2, 3]}
+    )
+    there = rows["case"].isin([f"case-{i:03d}" for i in undefined]) & (rows["status"] == "ok")
+    rows.loc[there & (rows["metric"] == "mi"), ["value", "status", "reason"]] = [None, "skip", "not defined"]
+    board = tables.build(rows, manifest, "volume")
+    assert {x.method: (x.ok, x.asked) for x in board.lines} == {"a": (4, 4), "b": (4, 4), "broken": (0, 4)}
+    assert {c.id: line(board, "a").cells[c.id].asked for c in board.columns} == (
+        {"psnr": 4, "mi": 3} if len(undefined) == 1 else {"psnr": 4}
+    )
 
 
 def test_errors_of_both_signs_do_not_cancel() -> None:

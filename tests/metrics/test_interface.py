@@ -59,6 +59,7 @@ def test_facts(name: str) -> None:
     assert info.title and info.paper and info.low < info.high and metric.__doc__
     assert info.direction in ("higher", "lower", "zero", "none")
     assert not (info.ranked and info.direction == "none")
+    assert set(info.units) <= set(info.variants)
     # Degenerate images and other choices are stated with the metric.
     assert info.notes or name == "sd"
 

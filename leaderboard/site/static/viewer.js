@@ -65,16 +65,49 @@ function startViewer(info) {
   const size = [D, H, W];
   const stride = [H * W, W, 1];
 
+  // What a pane shows beside its own volume: one that is taken from it, or one that is laid over it.
+  function shown(id) {
+    const mode = control("mode").value;
+    return {
+      reference: mode === "minus-mri" ? volumes.get("mri") : mode === "minus-pet" ? volumes.get("pet") : null,
+      overlay: mode === "overlay" && id !== "pet" ? volumes.get("pet") : null,
+    };
+  }
+
+  // The number of a pane's corner, for the voxel under the crosshair.
+  function describe(id, at) {
+    const value = volumes.get(id)[at], { reference, overlay } = shown(id);
+    const text = (level) => (level / 255).toFixed(2);
+    if (reference) return (value > reference[at] ? "+" : "") + text(value - reference[at]);
+    return overlay ? `${text(value)}, PET ${text(overlay[at])}` : text(value);
+  }
+
+  // Left and right of the patient, where a volume's affine says so; a picture's is a guess.
+  function markSides(brush, plane) {
+    if (flat || layout[plane].columns !== 2) return;
+    const { width, height } = brush.canvas;
+    const sides = info.affine[0][0] > 0 ? ["L", "R"] : ["R", "L"];
+    brush.font = `bold ${Math.round(width / 9)}px sans-serif`;
+    brush.textBaseline = "top";
+    brush.fillStyle = "#fff";
+    brush.strokeStyle = "#000";
+    brush.lineWidth = width / 60;
+    sides.forEach((side, i) => {
+      brush.textAlign = i ? "right" : "left";
+      const x = i ? 0.98 * width : 0.02 * width;
+      brush.strokeText(side, x, 0.02 * height);
+      brush.fillText(side, x, 0.02 * height);
+    });
+  }
+
   function paint(canvas, plane, volume, id) {
     const { cut, rows, columns, up } = layout[plane];
     const height = size[rows], width = size[columns];
     const image = new ImageData(width, height);
-    const mode = control("mode").value;
     const gain = Number(control("gain").value);
     const opacity = Number(control("opacity").value);
-    const reference = mode === "minus-mri" ? volumes.get("mri") : mode === "minus-pet" ? volumes.get("pet") : null;
-    const overlay = mode === "overlay" && id !== "pet" ? volumes.get("pet") : null;
-    const coloured = chroma && id !== "mri" && mode === "image" && control("colour").checked;
+    const { reference, overlay } = shown(id);
+    const coloured = chroma && id !== "mri" && control("mode").value === "image" && control("colour").checked;
     const map = FuseBench.MAPS[control("map").value];
     const hot = FuseBench.MAPS.hot;
     const start = cursor[cut] * stride[cut];
@@ -111,6 +144,7 @@ function startViewer(info) {
     const brush = canvas.getContext("2d");
     brush.imageSmoothingEnabled = false;
     brush.drawImage(raw, 0, 0, canvas.width, canvas.height);
+    markSides(brush, plane);
     if (control("cross").checked) {
       const x = (cursor[columns] + 0.5) / width * canvas.width;
       const y = ((up ? height - 1 - cursor[rows] : cursor[rows]) + 0.5) / height * canvas.height;
@@ -134,7 +168,7 @@ function startViewer(info) {
         const volume = volumes.get(id);
         if (!volume || element.hidden) continue;
         canvases.forEach((canvas, i) => paint(canvas, planes[i], volume, id));
-        readout.textContent = (volume[at] / 255).toFixed(2);
+        readout.textContent = describe(id, at);
       }
       const mm = [0, 1, 2].map((i) => info.affine[i].slice(0, 3).reduce((s, v, j) => s + v * cursor[2 - j], info.affine[i][3]));
       control("where").textContent = flat
