@@ -15,7 +15,7 @@ from .method_info import MethodInfo
 from .metric import MetricId, MetricInfo, ranking_set
 from .plugins import Plugins
 from .protocol import PROTOCOLS
-from .results import Row
+from .results import Row, Status
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,13 @@ class Task:
             seed=self.seed,
             **values,
         )
+
+    def failed(self, status: Status, reason: str) -> list[Row]:
+        """The rows where nothing of the task came back; what was to be skipped is still a skip."""
+        return [
+            self.row(s, status="skip", reason=s.skip) if s.skip else self.row(s, status=status, reason=reason)
+            for s in self.scores
+        ]
 
 
 def method_specs(
