@@ -1,11 +1,13 @@
 """Runs tasks on Dask: a local cluster, or any scheduler (dask-jobqueue, Kubernetes, `dask worker`).
 
-Tasks carry paths and parameters, not volumes.  Every Dask worker runs its tasks in a child process of its
-own (`IsolatedWorker`), so that time-outs, crashes and memory limits give the same rows as on one machine.
+Tasks carry paths and parameters, not volumes.  Every thread of a Dask worker runs its tasks in a
+child process of its own (`IsolatedWorker`), so that time-outs, crashes and memory limits give the same rows
+as on one machine.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,7 +41,7 @@ def run_dask(
     scheduler : str, optional
         ``tcp://host:port`` of a running scheduler; None starts a local cluster of `jobs` workers.
     threads, memory_mb
-        As of `LocalPool`, per worker.
+        As of `LocalPool`, per child process.
 
     Raises
     ------
@@ -74,8 +76,9 @@ def _rows(future: Any, task: Task) -> list[Row]:
     if future.status == "finished":
         rows: list[Row] = future.result()
         return rows
-    reason = str(future.exception()).splitlines()[0][:300]
-    return [task.row(s, status="error", reason=f"Dask gave the task up: {reason}") for s in task.scores]
+    from .task import describe  # imports torch, which a run without such a failure need not wait for
+
+    return task.failed("error", f"Dask gave the task up: {describe(future.exception())}")
 
 
 @contextmanager
@@ -102,13 +105,13 @@ def _client(scheduler: str | None, jobs: int) -> Iterator[Client]:
         yield client
 
 
-def run_isolated(parcel: Parcel, threads: int, memory_mb: float | None) -> list[Row]:
-    """Run one task in this Dask worker's child process, which is started once and kept."""
-    from distributed import get_worker
+# A Dask worker runs a task on each of its threads at once; a child takes one at a time.
+_mine = threading.local()
 
-    worker: Any = get_worker()
-    child = getattr(worker, "fusebench_child", None)
-    if child is None:
-        child = worker.fusebench_child = IsolatedWorker(threads, memory_mb)
-    rows: list[Row] = child.run(unpack(parcel)[0])
+
+def run_isolated(parcel: Parcel, threads: int, memory_mb: float | None) -> list[Row]:
+    """Run one task in the child process of this thread of a Dask worker, which is started once and kept."""
+    if not hasattr(_mine, "child"):
+        _mine.child = IsolatedWorker(threads, memory_mb)
+    rows: list[Row] = _mine.child.run(unpack(parcel)[0])
     return rows

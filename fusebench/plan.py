@@ -16,7 +16,7 @@ from .metric import MetricId, MetricInfo, ranking_set
 from .parameters import create
 from .plugins import Plugins
 from .protocol import PROTOCOLS
-from .results import Row
+from .results import Row, Status
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,13 @@ class Task:
             fingerprint=self.case.fingerprint,
             **values,
         )
+
+    def failed(self, status: Status, reason: str) -> list[Row]:
+        """The rows where nothing of the task came back; what was to be skipped is still a skip."""
+        return [
+            self.row(s, status="skip", reason=s.skip) if s.skip else self.row(s, status=status, reason=reason)
+            for s in self.scores
+        ]
 
 
 def method_specs(
@@ -240,25 +247,31 @@ def pending(tasks: Iterable[Task], rows: Iterable[Row]) -> list[tuple[Task, Coun
     """Reduce tasks to what has no valid row yet.
 
     A row stands when its content key is the wanted one and its status is final ("ok" or "skip"); errors,
-    time-outs and memory failures are tried again.
+    time-outs and memory failures are tried again.  A value whose fused volume is to be kept and is not there
+    does not stand: it comes anew with the volume.
 
     Returns
     -------
     list of (Task, Counter)
         Each task with only the missing scores, and their number by reason: "new", "changed", "failed
-        before".  A task whose scores are all stored is left out.
+        before", "without the volume".  A task whose scores are all stored is left out.
     """
     stored = {row.identity: row for row in rows}
     todo = []
     for task in tasks:
         missing, why = [], Counter[str]()
+        lacking = task.save and not Path(task.fused_path).is_file()
         for score in task.scores:
             identity = (task.method.name, task.case.dataset, task.case.id, score.protocol, score.metric)
             row = stored.get(identity)
             if row is not None and row.key == score.key and row.status in ("ok", "skip"):
-                continue
+                if score.skip or not lacking:
+                    continue
+                reason = "without the volume"
+            else:
+                reason = "new" if row is None else "changed" if row.key != score.key else "failed before"
             missing.append(score)
-            why["new" if row is None else "changed" if row.key != score.key else "failed before"] += 1
+            why[reason] += 1
         if missing:
             todo.append((replace(task, scores=tuple(missing)), why))
     return todo

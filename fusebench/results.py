@@ -149,9 +149,11 @@ class RunStore:
             The disk is full or gone; what was stored before stays readable.
         """
         text = "".join(json.dumps({"schema": SCHEMA, **row.as_dict()}) + "\n" for row in rows)
-        start = self._file.tell()
+        start = self._file.seek(0, os.SEEK_END)
         try:
-            self._file.write(text.encode())
+            left = memoryview(text.encode())
+            while left:  # a disk that gets full takes a part, and says why only when asked for the rest
+                left = left[self._file.write(left) :]
             if time.monotonic() - self._synced > FSYNC_SECONDS:
                 os.fsync(self._file.fileno())
                 self._synced = time.monotonic()

@@ -96,7 +96,7 @@ class IsolatedWorker:
             self._writer.send(pack(task, upcoming))
             return self._wait(task)
         except (EOFError, OSError):
-            return self._failed(task, *self._post_mortem())
+            return task.failed(*self._post_mortem())
 
     def _wait(self, task: Task) -> list[Row]:
         assert self._process is not None
@@ -117,18 +117,10 @@ class IsolatedWorker:
             limit = task.timeout * max(1, task.repeats) if task.timeout else None
             if limit and fusing_since and time.monotonic() - fusing_since > limit:
                 self.stop()
-                return self._failed(task, "timeout", f"fusing took over {limit:g} s (--timeout)")
+                return task.failed("timeout", f"fusing took over {limit:g} s (--timeout)")
             if self.memory_mb and _rss_mb(watched) > self.memory_mb:
                 self.stop()
-                return self._failed(
-                    task, "oom", f"the worker exceeded {self.memory_mb:.0f} MB (--memory); stopped"
-                )
-
-    def _failed(self, task: Task, status: Status, reason: str) -> list[Row]:
-        return [
-            task.row(s, status="skip", reason=s.skip) if s.skip else task.row(s, status=status, reason=reason)
-            for s in task.scores
-        ]
+                return task.failed("oom", f"the worker exceeded {self.memory_mb:.0f} MB (--memory); stopped")
 
     def _post_mortem(self) -> tuple[Status, str]:
         assert self._process is not None

@@ -142,6 +142,14 @@ class Mutates(Method):
         return b.mul_(0.5)
 
 
+class MutatesAndRaises(Method):
+    info = MethodInfo(name="mutates-and-raises", summary="changes its input, then fails")
+
+    def fuse(self, a: Tensor, b: Tensor) -> Tensor:
+        a.mul_(0)
+        raise ValueError("half-way")
+
+
 class OutOfRange(Method):
     info = MethodInfo(name="out-of-range", summary="adds")
 

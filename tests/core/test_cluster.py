@@ -10,11 +10,16 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
-from .conftest import Bench
+from fusebench.cluster import _rows
+from fusebench.plan import Options, make_plan, method_specs, metric_infos
+from fusebench.plugins import find_plugins
+
+from .conftest import PLUGINS, Bench
 
 pytest.importorskip("distributed", reason="the dask extra is not installed")
 
@@ -82,6 +87,35 @@ def test_a_killed_worker_costs_nothing(
     ]
     assert len(tables[1]) == 16
     assert (tables[0].to_numpy() == tables[1].to_numpy()).all()
+
+
+def test_threads_of_one_worker_do_not_share_a_child(bench: Bench, tmp_path: Path) -> None:
+    from distributed import LocalCluster
+
+    options = ("--methods", "healthy,other", "--data-option", "count=6", "--set", "healthy.pause=0.05")
+    with LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster:
+        assert bench(*options, "--scheduler", cluster.scheduler_address) == 0
+    stored = pd.read_parquet(tmp_path / "run" / "rows.parquet")
+    assert len(stored) == 12
+    assert set(stored["status"]) == {"ok"}
+
+
+def test_a_task_that_dask_gives_up_keeps_its_skips(tmp_path: Path) -> None:
+    plugins = find_plugins((str(PLUGINS),))
+    ids = ("psnr", "lesion_contrast")
+    (task,) = make_plan(
+        plugins,
+        plugins.datasets.load("tiny")(count=1).cases(),
+        method_specs(plugins, ["healthy"], {}),
+        metric_infos(plugins, ids),
+        Options(run="r", metrics=ids),
+        tmp_path,
+    )
+    future = SimpleNamespace(status="error", exception=lambda: KeyError())
+    psnr, lesion = _rows(future, task)
+    assert psnr.status == "error"
+    assert psnr.reason.startswith("Dask gave the task up: KeyError")
+    assert lesion.status == "skip"
 
 
 def test_absent_scheduler_is_one_line(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pandas as pd
@@ -98,8 +99,8 @@ def test_full_disk_keeps_what_was_stored(tmp_path: Path) -> None:
         good = store._file
 
         class Full:
-            def tell(self) -> int:
-                return good.tell()
+            def seek(self, offset: int, whence: int) -> int:
+                return good.seek(offset, whence)
 
             def write(self, data: bytes) -> int:
                 good.write(data[:10])
@@ -130,3 +131,20 @@ def test_a_store_without_fingerprints_is_read(tmp_path: Path) -> None:
     del record["fingerprint"]
     (tmp_path / "rows.jsonl").write_text(json.dumps(record) + "\n")
     assert read_rows(tmp_path) == [row()]
+
+
+def test_rows_that_fit_in_part_are_not_stored_in_part(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with RunStore(tmp_path) as store:
+        store.append([row()])
+        size = (tmp_path / "rows.jsonl").stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 200, before[1]))
+        try:
+            for _ in range(2):
+                with pytest.raises(InputError, match="File too large; what was stored is kept"):
+                    store.append([row("c2"), row("c3"), row("c4")])
+                assert (tmp_path / "rows.jsonl").stat().st_size == size
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        store.append([row("c5")])
+    assert [r.case for r in read_rows(tmp_path)] == ["c1", "c5"]

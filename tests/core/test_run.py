@@ -264,6 +264,23 @@ def test_dry_run_fuses_nothing(bench: Bench, tmp_path: Path, capsys: pytest.Capt
     assert "3 of 6 fusions would run; results: 3 stored, 3 new" in capsys.readouterr().out
 
 
+def test_volumes_can_be_kept_of_a_finished_run(
+    bench: Bench, rows: Rows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--methods", "healthy", "--metrics", "psnr,lesion_auc")
+    assert bench(*options) == 0
+    before = rows()
+    capsys.readouterr()
+    assert bench(*options, "--save-fused", "--dry-run") == 0
+    assert "2 of 3 fusions would run; results: 4 stored, 2 without the volume" in capsys.readouterr().out
+    assert bench(*options, "--save-fused") == 0
+    assert len(list((tmp_path / "run" / "fused" / "tiny").glob("*/healthy.nii.gz"))) == 3
+    pd.testing.assert_series_equal(rows().value, before.value)
+    capsys.readouterr()
+    assert bench(*options, "--save-fused") == 0
+    assert "0 fusions to do, 6 results stored" in capsys.readouterr().out
+
+
 def test_collect_runs_nothing(bench: Bench, rows: Rows, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench("--methods", "healthy", "--cases", "1") == 0
     capsys.readouterr()

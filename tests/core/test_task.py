@@ -50,6 +50,20 @@ def test_a_method_that_writes_to_its_input_does_not_spoil_the_next() -> None:
     assert not np.array_equal(fuse(healthy, B, B, 0, given)[0], wanted)
 
 
+def test_a_method_that_fails_half_way_does_not_spoil_the_next() -> None:
+    methods, given = find_plugins(PLUGINS).methods, Given()
+    healthy, fails = (methods.load(name)() for name in ("healthy", "mutates-and-raises"))
+    with pytest.raises(ValueError, match="half-way"):
+        fuse(fails, A, B, 0, given)
+    assert np.array_equal(fuse(healthy, A, B, 0, given)[0], fuse(healthy, A, B)[0])
+
+
+def test_rounding_to_float32_is_not_a_changed_input() -> None:
+    healthy = find_plugins(PLUGINS).methods.load("healthy")()
+    a, b = np.random.default_rng(0).random((2, 4, 5, 6))
+    assert np.array_equal(fuse(healthy, a, b)[0], fuse(healthy, a.astype("f4"), b.astype("f4"))[0])
+
+
 def test_a_full_disk_is_a_row_that_says_what_to_do(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
