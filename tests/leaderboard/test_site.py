@@ -350,6 +350,8 @@ def test_a_skip_is_no_failure_and_hides_none(tmp_path: Path) -> None:
     cases = index[index.index('id="table-cases"') :]
     assert re.findall(r'<td data-value="(\d+)">\1</td></tr>', cases) == ["1", "0", "0"]
     page = (out / "methods" / "a.html").read_text(encoding="utf-8")
+    # Beside the name, where a wide table is not cut off.
+    assert re.search(r'case-001</a></td><td class="text">ok</td><td data-value', page)
     assert page.count('<td class="text">error: RuntimeError: planted failure</td>') == 1
     assert page.count('<td class="text">ok</td>') == 2
 
