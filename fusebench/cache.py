@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -51,12 +52,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _exclusive(path: Path) -> Iterator[None]:
-    """Hold a lock file, so that two processes do not both do the work; no lock where POSIX has none."""
-    try:
-        import fcntl
-    except ImportError:
-        yield  # atomic replacement alone still keeps the file whole
-        return
+    """Hold a lock file, so that two processes do not both do the work."""
     with open(path, "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -96,15 +92,22 @@ def cached_arrays(
     stored = _read(path, wanted)
     if stored is not None:
         return stored
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _exclusive(path.with_suffix(".lock")):
-            stored = _read(path, wanted)
-            if stored is None:
-                stored = dict(make())
-                with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-                    np.savez(handle, allow_pickle=False, **stored)
-    except OSError as error:
-        warnings.warn(f"cache {path.parent} is not writable ({error}); nothing is kept", stacklevel=2)
-        stored = stored or dict(make())
+    problem: OSError | None = None
+    with contextlib.ExitStack() as lock:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.enter_context(_exclusive(path.with_suffix(".lock")))
+        except OSError as error:
+            problem = error
+        stored = _read(path, wanted)
+        if stored is None:
+            stored = dict(make())  # an error of its own is not the cache's
+            try:
+                if problem is None:
+                    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+                        np.savez(handle, allow_pickle=False, **stored)
+            except OSError as error:
+                problem = error
+    if problem is not None:
+        warnings.warn(f"cache {path.parent} is not writable ({problem}); nothing is kept", stacklevel=2)
     return stored if wanted is None else {name: stored[name] for name in wanted}

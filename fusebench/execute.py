@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -209,7 +208,7 @@ def default_jobs(device: str) -> int:
 def may_have_gpu() -> bool:
     """Whether there are device files of a GPU: a hint at no cost, where asking torch takes seconds."""
     files = ("nvidiactl", "nvhost-gpu", "kfd", "dxg")
-    return sys.platform == "win32" or any(Path("/dev", name).exists() for name in files)
+    return any(Path("/dev", name).exists() for name in files)
 
 
 def default_memory_mb(jobs: int) -> float:

@@ -131,5 +131,11 @@ class SliceMethod(Method):
                 if not step:
                     raise
                 continue
+            wanted = (stop - start, *a.shape[1:])
+            if tuple(part.shape) != wanted:  # adding up planes would stretch a smaller one in silence
+                raise InputError(
+                    f"{self.info.name}: fuse_slices returned shape {tuple(part.shape)} "
+                    f"for input shape {wanted}"
+                )
             yield stop, part
             start = stop

@@ -157,7 +157,9 @@ class TaskRunner:
             truth = dict(task.case.truth or {})
             lesion = truth.get("lesion")
             if any(info.needs_twin for info in infos) and lesion is not None and lesion.any():
+                self.stage("fuse")  # --timeout is for every fuse
                 truth[TWIN] = fuse_twin(method or self._method(task), task.case, truth, fused, task.seed)
+                self.stage("score")
         scene = Scene.of(task.case, fused, task.device)
         values = PROTOCOLS[protocol].score(scene, metrics, truth, plugins)
         seconds = time.perf_counter() - begin

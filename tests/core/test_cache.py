@@ -64,6 +64,19 @@ def test_unwritable_cache_still_gives_the_arrays(tmp_path):
     assert arrays["x"].sum() == 2
 
 
+def test_an_error_of_the_maker_is_not_the_cache_s(tmp_path, recwarn):
+    calls = []
+
+    def make():
+        calls.append(1)
+        raise FileNotFoundError(2, "No such file or directory", "mri.nii.gz")
+
+    with pytest.raises(FileNotFoundError, match=r"mri\.nii\.gz"):
+        cached_arrays(tmp_path / "key.npz", make)
+    assert len(calls) == 1
+    assert not recwarn.list
+
+
 def test_error_leaves_the_old_file(tmp_path):
     target = tmp_path / "t"
     target.write_text("old")

@@ -11,9 +11,11 @@ from torch import Tensor
 
 import fusebench.task
 from fusebench.case import Case, Pair, Volume
+from fusebench.errors import InputError
 from fusebench.method import MethodInfo, SliceMethod
+from fusebench.plan import Options, make_plan, method_specs, metric_infos
 from fusebench.plugins import find_plugins
-from fusebench.task import Given, MethodFault, describe, fuse, fuse_twin
+from fusebench.task import Given, MethodFault, TaskRunner, describe, fuse, fuse_twin
 
 from .conftest import Bench
 
@@ -155,6 +157,33 @@ def test_batches_shrink_where_memory_runs_out() -> None:
     method.room = 0
     with pytest.raises(torch.OutOfMemoryError):
         fuse(method, a, b)
+
+
+@pytest.mark.parametrize("planes", ["axial", "tri"])
+def test_slices_of_another_shape_are_not_stretched(planes: str) -> None:
+    class Means(Sharpest):
+        def fuse_slices(self, a: Tensor, b: Tensor) -> Tensor:
+            return a.mean((2, 3), keepdim=True)
+
+    with pytest.raises(InputError, match=r"sharpest: fuse_slices returned shape \(4, 1, 1, 1\) for"):
+        fuse(Means(planes), A, B)
+
+
+def test_fusing_the_twin_is_timed_as_fusing(tmp_path: Path) -> None:
+    plugins, stages = find_plugins(), list[str]()
+    name = next(n for n in plugins.metrics.names() if plugins.metrics.load(n).info.needs_twin)
+    cases = plugins.datasets.load("phantom")(size=32).cases()
+    (task,) = make_plan(
+        plugins,
+        [next(c for c in cases if c.truth and c.truth["lesion"].any())],
+        method_specs(plugins, ["average"], {}),
+        metric_infos(plugins, [name]),
+        Options(run="r", metrics=(name,)),
+        tmp_path,
+    )
+    (row,) = TaskRunner(stages.append).run(task)
+    assert row.status == "ok", row.reason
+    assert stages == ["load", "fuse", "score", "fuse", "score"]
 
 
 def test_description_is_one_line_with_type_and_place() -> None:
