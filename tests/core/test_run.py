@@ -286,7 +286,7 @@ def test_collect_runs_nothing(bench: Bench, rows: Rows, capsys: pytest.CaptureFi
     capsys.readouterr()
     assert bench("--methods", "healthy,other", "--collect") == 0
     assert len(rows()) == 1
-    assert "0 fusions to do, 1 results stored" in capsys.readouterr().out
+    assert "0 fusions to do, 1 result stored" in capsys.readouterr().out
     assert bench("--methods", "healthy", "--data-option", "salt=1", "--collect") == 2
     assert "no stored rows of these data. Left out" in capsys.readouterr().err
 
@@ -364,7 +364,7 @@ def test_a_gpu_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("arguments", "command", "message"),
     [
-        (["--jobs", "-1"], "run", "argument --jobs: '-1' is too small; it must be 1 or more"),
+        (["--jobs", "-1"], "run", "argument --jobs: '-1' is too small; it must be 0 or more"),
         (["--cases", "0"], "run", "argument --cases: '0' is too small; it must be 1 or more"),
         (["score", "--fused-range", "a", "b"], "score", "argument --fused-range: "),
         (
