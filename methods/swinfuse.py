@@ -167,8 +167,9 @@ class SwinFuse(LearnedSliceMethod):
 
     Notes
     -----
-    By default the box around what is not black in both images is fused, and outside of it the result is
-    black.  The activities that weigh an image are then those of its content, whatever the frame around it.
+    By default the box around what is not black in both images is fused, and what is black in both is black in
+    the result, which a tanh reaches only at infinity.  The activities that weigh an image are then those of
+    its content, whatever the frame around it.
     """
 
     info = MethodInfo(
@@ -214,7 +215,7 @@ class SwinFuse(LearnedSliceMethod):
         else:
             for x, y, out in crops:
                 out.copy_(self._fuse_content(x[None], y[None])[0])
-        return fused
+        return fused * ((a != 0) | (b != 0))
 
     def _fuse_content(self, first: Tensor, second: Tensor, inside: Tensor | None = None) -> Tensor:
         """Fuse images (N, H, W), of which only what is `inside` counts."""

@@ -169,3 +169,12 @@ def test_the_frame_of_air_has_no_influence_and_stays_black(tmp_path):
     assert torch.allclose(fused[..., 2:12, 4:16], method.fuse_slices(a, b), atol=1e-6)
     fused[..., 2:12, 4:16] = 0
     assert not fused.any()
+
+
+def test_what_is_black_in_both_images_is_black(tmp_path):
+    method = with_random_weights("swinfuse", tmp_path)
+    a, b = images(2, 20, 24)
+    a[..., 8:10, 5:9] = b[..., 8:10, 7:12] = 0
+    fused, black = method.fuse_slices(a, b), (a == 0) & (b == 0)
+    assert (fused[black] == 0).all() and black[..., 8:10, 7:9].all()
+    assert (fused[~black] > 0).any()
