@@ -9,6 +9,7 @@ from pathlib import Path
 from fusebench.case import is_file_name
 from fusebench.dataset import DatasetInfo
 from fusebench.errors import InputError
+from fusebench.parameters import user_path
 from fusebench.rawimage import EXTENSIONS, extension, stem
 
 from .preprocessing.base import LeftOut, PairDataset, read_table
@@ -77,8 +78,10 @@ class Pairs(PairDataset):
                 raise InputError(f"pairs: give both {names}")
         if sum(x is not None for x in (data_dir, csv, mri_dir, mri)) != 1:
             raise InputError("pairs: give one of data_dir, csv, mri_dir with pet_dir, or mri with pet")
-        self.folders = None if mri_dir is None or pet_dir is None else (_path(mri_dir), _path(pet_dir))
-        self.files = None if mri is None or pet is None else (_path(mri), _path(pet))
+        self.folders = (
+            None if mri_dir is None or pet_dir is None else (user_path(mri_dir), user_path(pet_dir))
+        )
+        self.files = None if mri is None or pet is None else (user_path(mri), user_path(pet))
 
     def find(self) -> tuple[list[PairSource], list[LeftOut]]:
         if self.files is not None:
@@ -94,11 +97,6 @@ class Pairs(PairDataset):
         if mri is not None and pet is not None:
             return match_folders(mri, pet)
         return match_flat(self.root)
-
-
-def _path(text: str | os.PathLike[str]) -> Path:
-    """A path with ``~`` expanded: no shell has seen those of a CSV."""
-    return Path(os.path.expanduser(text))
 
 
 def _stem(path: Path) -> str:
@@ -173,8 +171,8 @@ def read_csv(path: Path) -> tuple[list[PairSource], list[LeftOut]]:
     left_out: list[LeftOut] = []
     seen: set[str] = set()
     for line, row in read_table(path, "mri", "pet"):
-        mri, pet = (path.parent / _path(row[c]) for c in ("mri", "pet"))
-        mask = path.parent / _path(row["mask"]) if row.get("mask") else None
+        mri, pet = (path.parent / user_path(row[c]) for c in ("mri", "pet"))
+        mask = path.parent / user_path(row["mask"]) if row.get("mask") else None
         name = row.get("id") or identity(mri)
         if not is_file_name(name):
             raise InputError(f"{path}, line {line}: the id {name!r} cannot name a file; leave out / and \\")

@@ -147,6 +147,21 @@ def contact_sheet(folder: Path) -> Path | None:
     return sheet
 
 
+def publish(
+    folder: Path,
+    table: pd.DataFrame,
+    console: Console,
+    metrics: Sequence[str] | None = None,
+    notes: Sequence[str] = (),
+) -> None:
+    """Print the boards, draw the contact sheet, and name every file of the run; see `write_board`."""
+    paths = write_board(folder, table, console, metrics, notes)
+    sheet = contact_sheet(folder)
+    tables = (folder / name for name in ("rows.csv", "rows.parquet", "manifest.json"))
+    for path in [*paths, *([sheet] if sheet else []), *tables]:
+        console.print(str(path), highlight=False, soft_wrap=True)
+
+
 def any_failed(table: pd.DataFrame, tasks: Sequence[Task]) -> bool:
     """Whether a row of `tasks` has no value through a failure (a skip is none)."""
     wanted = {(t.method.name, t.case.id, s.protocol, s.metric) for t in tasks for s in t.scores}

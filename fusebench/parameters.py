@@ -1,4 +1,4 @@
-"""Parameters of plugins: what a constructor takes, and whether what a user typed fits its annotations."""
+"""What users type for plugins: what a constructor takes, whether a value fits its annotation, paths."""
 
 from __future__ import annotations
 
@@ -103,6 +103,11 @@ def create(name: str, make: Callable[..., T], given: Mapping[str, Any]) -> T:
         return make(**given)
     except (TypeError, ValueError) as error:  # how foreign code refuses a value
         raise InputError(f"{name}: {error}") from error
+
+
+def user_path(text: str | os.PathLike[str]) -> Path:
+    """A path with ``~`` expanded, which no shell does in a file, in quotes or behind ``=``."""
+    return Path(os.path.expanduser(text))  # Path.expanduser raises where no user is called so
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import FuseBenchError
-from ._options import user_path
+from ..parameters import user_path
 
 PROGRAM = "run_bench.py"
 

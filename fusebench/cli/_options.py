@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import ast
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..parameters import user_path
 
 if TYPE_CHECKING:
     from ..plugins import Plugins
@@ -77,11 +77,6 @@ def parameters_of(pairs: Iterable[str], option: str) -> dict[str, Any]:
             raise InputError(f"{option} {pair}: the form is PARAM=VALUE")
         parameters[name] = literal(text)
     return parameters
-
-
-def user_path(text: str) -> Path:
-    """A path with ``~`` expanded, which the shell leaves alone behind ``=`` and in quotes."""
-    return Path(os.path.expanduser(text))  # Path.expanduser raises where no user is called so
 
 
 def weights_path(text: str, method: str) -> Path:

@@ -15,22 +15,20 @@ from ._options import plugins_of, split_commas
 
 def score_results(args: argparse.Namespace) -> int:
     """Score ``args.results_dir`` against a dataset; rows, board and files as of a run."""
-    from ..bench import any_failed, contact_sheet, write_board
+    from ..bench import any_failed, publish
     from ..byor import FileRunner, file_specs, file_tasks, find_results
     from ..hardware import describe_hardware
     from ..manifest import describe_run, git_state, write_manifest
     from ..plan import Options, default_metrics, make_plan, metric_infos, pending, scored
     from ..results import RunStore
-    from .run import chosen_metrics, dataset_facts, left_out, make_dataset, split_cases
+    from .run import chosen_metrics, dataset_facts, left_out_notes, make_dataset, split_cases
 
     console = Console(width=None if sys.stdout.isatty() else 160)
     plugins = plugins_of(args)
     dataset = make_dataset(plugins, args)
     listed = split_cases(dataset, args)
     cases = listed[: args.cases]
-    lost = left_out(dataset)
-    if lost:
-        console.print(f"note: {lost}", markup=False, highlight=False, soft_wrap=True)
+    notes = left_out_notes(dataset, console)
     results = find_results(args.results_dir, cases, plugins, args.name)
     wanted = (args.fused_range[0], args.fused_range[1]) if args.fused_range else None
     with_truth = any(c.truth_loader for c in cases)
@@ -66,10 +64,5 @@ def score_results(args: argparse.Namespace) -> int:
             for reason in dict.fromkeys(r.reason for r in rows if r.status not in ("ok", "skip")):
                 console.print(f"{task.label}: {reason}", markup=False, highlight=False, soft_wrap=True)
         table = store.consolidate(listed)
-        notes = [*filter(None, [lost]), *store.outdated]
-        paths = write_board(folder, table, console, metrics if asked else None, notes)
-        sheet = contact_sheet(folder)
-    tables = (folder / name for name in ("rows.csv", "rows.parquet", "manifest.json"))
-    for path in [*paths, *([sheet] if sheet else []), *tables]:
-        console.print(str(path), highlight=False, soft_wrap=True)
+        publish(folder, table, console, metrics if asked else None, [*notes, *store.outdated])
     return int(any_failed(table, tasks))

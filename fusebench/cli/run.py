@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from ..parameters import user_path
 from ._options import (
     add_device_option,
     add_plugin_option,
@@ -23,7 +24,6 @@ from ._options import (
     plugins_of,
     settings_of,
     split_commas,
-    user_path,
 )
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _first_workers(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, pool: LocalPool) -> int:
-    from ..bench import any_failed, contact_sheet, run_tasks, write_board
+    from ..bench import any_failed, publish, run_tasks
     from ..errors import InputError, WorkerDied
     from ..execute import default_jobs
     from ..manifest import describe_run, git_state, write_manifest
@@ -159,9 +159,7 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
     dataset = make_dataset(plugins, args)
     listed = split_cases(dataset, args)
     cases = listed[: args.cases]
-    lost = left_out(dataset)
-    if lost:
-        console.print(f"note: {lost}", markup=False, highlight=False, soft_wrap=True)
+    notes = left_out_notes(dataset, console)
     asked = chosen_metrics(plugins, args.metrics) if args.metrics else None
     with_truth = any(c.truth_loader for c in cases)
     facts = (plugins.paths, names, settings, asked, protocols, with_truth, args.device)
@@ -222,11 +220,7 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
         table = store.consolidate(listed)
         if table.empty:
             raise InputError(" ".join([f"{folder}: no stored rows of these data.", *store.outdated]))
-        paths = write_board(folder, table, console, asked, [*filter(None, [lost]), *store.outdated])
-        sheet = contact_sheet(folder)
-    tables = (folder / name for name in ("rows.csv", "rows.parquet", "manifest.json"))
-    for path in [*paths, *([sheet] if sheet else []), *tables]:
-        console.print(str(path), highlight=False, soft_wrap=True)
+        publish(folder, table, console, asked, [*notes, *store.outdated])
     return int(any_failed(table, tasks))
 
 
@@ -327,6 +321,15 @@ def left_out(dataset: Any) -> str:
         return ""
     first = found[0] + (", ..." if len(found) > 1 else "")
     return f"{len(found)} left out ({first}); `prepare --dataset {dataset.info.name} --report` says why"
+
+
+def left_out_notes(dataset: Any, console: Console) -> list[str]:
+    """Say what the dataset left out; the same line for the boards, none where that is nothing."""
+    lost = left_out(dataset)
+    if not lost:
+        return []
+    console.print(f"note: {lost}", markup=False, highlight=False, soft_wrap=True)
+    return [lost]
 
 
 def chosen_metrics(plugins: Any, asked: list[str]) -> list[str]:

@@ -17,9 +17,10 @@ from rich.table import Table
 
 from ..errors import FuseBenchError, InputError
 from ..metric import ARROWS, MetricId, ranking_set
+from ..parameters import user_path
 from ..protocol import PROTOCOLS, Scene
 from ..rawimage import EXTENSIONS, folder_images, stem
-from ._options import add_plugin_option, at_least, plugins_of, user_path, writing
+from ._options import add_plugin_option, at_least, plugins_of, writing
 
 if TYPE_CHECKING:
     from ..plugins import Plugins

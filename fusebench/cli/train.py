@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib
 import os
 import shlex
@@ -11,6 +10,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from ..content import file_sha256
 from ..errors import InputError
 from ._options import (
     add_device_option,
@@ -108,6 +108,8 @@ def add(subparsers: Any) -> None:
 
 def run_train(args: argparse.Namespace) -> int:
     """Train as asked; 0 when the weights are written, 130 when it was interrupted."""
+    from ..dataset import fingerprint_of
+
     recipes, samples, loop = (_training(m) for m in ("recipe", "samples", "fit"))
     plugins, options = plugins_of(args), _options_of(args.set)
     method = plugins.methods.load(args.method)
@@ -149,8 +151,8 @@ def run_train(args: argparse.Namespace) -> int:
         "dataset": args.dataset,
         "dataset parameters": args.data_option,
         "data licence": dataset.info.licence,
-        "train": f"{args.split}, {len(train_cases)} cases, {_fingerprint(train_cases)}",
-        "val": f"{args.val_split}, {len(val_cases)} cases, {_fingerprint(val_cases)}" if val else "none",
+        "train": f"{args.split}, {len(train_cases)} cases, {fingerprint_of(train_cases)}",
+        "val": f"{args.val_split}, {len(val_cases)} cases, {fingerprint_of(val_cases)}" if val else "none",
         "pool": train.pool,
         "initial weights": _sha256(weights) if weights else "random",
     }
@@ -214,17 +216,10 @@ def _is_file(value: Any) -> bool:
     return isinstance(value, str) and Path(value).is_file()
 
 
-def _fingerprint(cases: Any) -> str:
-    digest = hashlib.sha256()
-    for case in cases:
-        digest.update(f"{case.id}\0{case.group}\0{case.fingerprint}\n".encode())
-    return digest.hexdigest()[:16]
-
-
 def _sha256(path: Path) -> str:
     if not path.is_file():
         raise InputError(f"--weights {path}: no such file; leave it out to start from random weights")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return file_sha256(path)
 
 
 def _command(args: argparse.Namespace, recipe: str, hyper: Any, weights: Path | None) -> str:
