@@ -10,7 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # The folder that holds this package: the checkout, or site-packages where it is installed.
-ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
+ROOT = PACKAGE.parent
+
+
+def plugin_folder(kind: str) -> Path:
+    """Folder of the bundled plugins of one kind (``methods``, ``metrics``, ``datasets``).
+
+    It lies at the top of a checkout; a wheel has it inside the package.
+    """
+    return (ROOT if (ROOT / "run_bench.py").exists() else PACKAGE) / kind
 
 
 def file_sha256(path: Path) -> str:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from fusebench.engine.task import fuse
 from fusebench.method import Method
-from fusebench.metric import evaluate, evaluate_slices
 from fusebench.plugins import create_dataset
+from fusebench.scoring.evaluate import evaluate, evaluate_slices
 
 from .charts import save
 

@@ -17,9 +17,10 @@ from rich.table import Table
 
 from ..errors import FuseBenchError, InputError
 from ..images.raw import EXTENSIONS, folder_images, stem
-from ..metric import ARROWS, MetricId, ranking_set
+from ..metric import ARROWS, MetricId
 from ..parameters import user_path
 from ..scoring.protocol import PROTOCOLS, Scene
+from ..scoring.select import ranking_set
 from ._options import add_plugin_option, at_least, plugins_of, writing
 
 if TYPE_CHECKING:

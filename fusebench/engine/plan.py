@@ -12,10 +12,11 @@ from ..case import Case
 from ..errors import PluginError
 from ..files import ROOT
 from ..method_info import MethodInfo
-from ..metric import MetricId, MetricInfo, ranking_set
+from ..metric import MetricId, MetricInfo
 from ..parameters import create
 from ..plugins import Plugins
 from ..scoring.protocol import PROTOCOLS
+from ..scoring.select import ranking_set
 from ..store.keys import digest, method_key, path_of, source_key
 from ..store.rows import Row, Status
 

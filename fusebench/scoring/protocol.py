@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..case import Case
-from ..metric import MetricInfo, evaluate, evaluate_slices
+from ..metric import MetricInfo
 from ..plugins import Plugins
+from .evaluate import evaluate, evaluate_slices
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,7 +10,8 @@ from PIL import Image
 
 from fusebench import create_dataset
 from fusebench.cli import main
-from fusebench.metric import evaluate, ranking_set
+from fusebench.scoring.evaluate import evaluate
+from fusebench.scoring.select import ranking_set
 
 OPTIONS = ["--data-option", "size=24", "--cases", "2"]
 
