@@ -21,7 +21,7 @@ from fusebench.engine.memory import PeakMemory
 from fusebench.engine.plan import Options, make_plan
 from fusebench.engine.pool import CaseQueue, LocalPool
 from fusebench.engine.spec import Choice, Task, method_specs
-from fusebench.engine.survey import survey
+from fusebench.engine.survey import Question, survey
 from fusebench.errors import UnknownNameError
 from fusebench.plugins import find_plugins
 from fusebench.scoring.select import metric_infos
@@ -58,7 +58,7 @@ def test_every_answer_belongs_to_its_question() -> None:
         answers = [pool.ask(partial(operator.add, 1, i)) for i in range(3)]
         assert answers[-1]() == 3  # earlier questions' answers are passed over
         assert pool.ask(partial(operator.add, 1, 9))() == 10
-        question = partial(survey, (), ["average"], {}, ["pnsr"], ["volume"], False, "cpu")
+        question = partial(survey, Question((), (), ("pnsr",), ("volume",), False, "cpu"))
         with pytest.raises(UnknownNameError, match="'pnsr'; did you mean psnr"):
             pool.ask(question)()
 
