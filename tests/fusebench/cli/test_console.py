@@ -11,7 +11,18 @@ from fusebench.cli._console import Tolerant, replace_unprintable, tolerant_strea
 from fusebench.files import ROOT
 from fusebench.store.cache import cache_dir, cached_arrays
 
-SMALL = ("--methods", "average", "--metrics", "psnr", "--data-option", "size=16", "--cases", "1", "--jobs", "0")
+SMALL = (
+    "--methods",
+    "average",
+    "--metrics",
+    "psnr",
+    "--data-option",
+    "size=16",
+    "--cases",
+    "1",
+    "--jobs",
+    "0",
+)
 
 
 def bench(arguments, folder, shell="", **environment):
@@ -75,8 +86,15 @@ def test_streams_are_put_back(monkeypatch):
     assert not out.problem
 
 
+@pytest.mark.parametrize(("shell", "code"), [("2>&-", 0), ("<&-", 0), ("2>/dev/full", 0), ("| head -1", 0)])
+def test_a_listing_ends_well_too(tmp_path, shell, code):
+    done = bench(("list", "datasets"), tmp_path, shell)
+    assert done.returncode == code and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
-    ("shell", "code"), [(">&-", 0), ("2>&-", 0), ("<&-", 0), (">/dev/full", 2), ("2>/dev/full", 0), ("| head -1", 0)]
+    ("shell", "code"),
+    [(">&-", 0), (">/dev/full", 2)],
 )
 def test_a_run_ends_well_on_streams_that_do_not(tmp_path, shell, code):
     done = bench((*SMALL, "--out", "r"), tmp_path, shell)
@@ -97,8 +115,12 @@ def test_a_disk_that_is_full_at_the_tables_is_one_line(tmp_path):
     command = f"'{sys.executable}' '{ROOT}/run_bench.py' {' '.join(SMALL)} --out r"
     done = subprocess.run(
         ["bash", "-c", f"ulimit -f 8; {command}"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "too large" in done.stderr and "r/" in done.stderr
 
