@@ -24,6 +24,8 @@ from .findings import DEPTHS, Findings, Mask, Sites, put_findings
 SEEN = 0.1
 CHANCE = 0.5
 SHARED = ("cho_auc.a", "cho_auc.b", "outline")
+# Findings lie where the functional image has this share of its 99th percentile, unless tissue is known.
+ACTIVE = 0.2
 # Around the foreground in mm: what the widest channel sees of it.
 _MARGIN = 14.0
 
@@ -35,8 +37,8 @@ class Reading:
     Attributes
     ----------
     values : mapping
-        Value by metric id: ``cho_auc.a``, ``cho_auc.b``, ``cho_auc.worst``, ``outline``, ``uptake_r2``, and of
-        a fused image ``share.<id>`` and ``reading``.  What could not be read is left out.
+        Value by metric id: ``cho_auc.a``, ``cho_auc.b``, ``cho_auc.worst``, ``outline``, ``uptake_r2``, and
+        of a fused image ``share.<id>`` and ``reading``.  What could not be read is left out.
     reasons : mapping
         Why a value is left out, by metric id.
     sites : mapping
@@ -129,6 +131,10 @@ class Game:
     def _tissue(self) -> tuple[Mask | None, Mask | None]:
         """Where findings may lie: white and grey matter, and grey matter; None is anywhere."""
         bright, middle = self.labels >= 2, self.labels == 2
+        if self.truth is None or "gm" not in self.truth:
+            # Not in the scalp: a relative change of what takes up nothing is no finding.
+            taken_up = self.b > ACTIVE * np.percentile(self.b[self.mask], 99) if self.mask.any() else self.mask
+            bright, middle = bright & taken_up, middle & taken_up
         return (bright, middle) if middle.any() else (None, None)
 
     def _crop(self) -> tuple[slice, ...]:
