@@ -16,13 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fusebench.case import Case
+
 from . import observer, outline, uptake
 from .channels import Array, channel_maps, channel_values, displayed
-from .findings import DEPTHS, Findings, Mask, Sites, put_findings
+from .findings import DEPTHS, Findings, Mask, Sites, depths_of, put_findings, seed_of
+from .observer import Answers
 
 # A source that reads no better than this over chance is not one to be compared with.
 SEEN = 0.1
 CHANCE = 0.5
+SIGNS = (1, -1)
 SHARED = ("cho_auc.a", "cho_auc.b", "outline")
 # Findings lie where the functional image has this share of its 99th percentile, unless tissue is known.
 ACTIVE = 0.2
@@ -41,13 +45,13 @@ class Reading:
         of a fused image ``share.<id>`` and ``reading``.  What could not be read is left out.
     reasons : mapping
         Why a value is left out, by metric id.
-    sites : mapping
-        Per finding, the chance that the observer tells it from another place: by ``cho_auc.a|b``.
+    answers : mapping
+        By ``cho_auc.a`` and ``cho_auc.b``: what the observer answered on bright and on dark findings.
     """
 
     values: Mapping[str, float]
     reasons: Mapping[str, str] = field(default_factory=dict)
-    sites: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    answers: Mapping[str, tuple[Answers, ...]] = field(default_factory=dict)
 
 
 class Game:
@@ -84,7 +88,7 @@ class Game:
         seed: int,
         *,
         truth: Mapping[str, Any] | None = None,
-        depths: tuple[float, float] = DEPTHS["default"],
+        depths: tuple[float, float] = DEPTHS["volume"],
     ) -> None:
         self.shape = a.shape
         flat = a.ndim == 3 and a.shape[0] == 1
@@ -168,7 +172,7 @@ class Game:
 
         values: dict[str, float] = {}
         reasons: dict[str, str] = {}
-        sites: dict[str, NDArray[np.float64]] = {}
+        answers: dict[str, tuple[Answers, ...]] = {}
         if with_findings is not None:
             change = displayed(self._flat(with_findings)) - levels
             for key, found in (("cho_auc.a", self.findings.a), ("cho_auc.b", self.findings.b)):
@@ -176,8 +180,8 @@ class Game:
                 if few:
                     reasons[key] = few
                 else:
-                    sites[key] = self._detect(at, change, found)
-                    values[key] = float(sites[key].mean())
+                    answers[key] = tuple(self._detect(at, change, found, sign) for sign in SIGNS)
+                    values[key] = float(np.mean([x.auc() for x in answers[key]]))
             if {"cho_auc.a", "cho_auc.b"} <= values.keys():
                 values["cho_auc.worst"] = min(values["cho_auc.a"], values["cho_auc.b"])
             else:
@@ -198,21 +202,16 @@ class Game:
                 reasons["uptake_r2"] = "too few regions of grey matter"
         else:
             reasons["uptake_r2"] = "needs ground truth, which this case does not have"
-        return Reading(values, reasons, sites)
+        return Reading(values, reasons, answers)
 
-    def _detect(self, at: Any, change: Array, found: Sites) -> NDArray[np.float64]:
-        """Chances (N,) of the findings of one kind, bright and dark ones each with their own template."""
-        background = at(found.background)
+    def _detect(self, at: Any, change: Array, found: Sites, sign: int) -> Answers:
+        """Read the findings of one kind and sign, which have a template of their own."""
+        places = found.places[found.signs == sign]
+        absent = at(places)
+        present = absent + channel_values(change, places, self.spacing)
+        folds = observer.folds_of(places, self.spacing, self._view)
         folds_there = observer.folds_of(found.background, self.spacing, self._view)
-        out = np.empty(len(found))
-        for sign in (1, -1):
-            chosen = found.signs == sign
-            places = found.places[chosen]
-            absent = at(places)
-            present = absent + channel_values(change, places, self.spacing)
-            folds = observer.folds_of(places, self.spacing, self._view)
-            out[chosen] = observer.observe(present, absent, background, folds, folds_there).per_site()
-        return out
+        return observer.observe(present, absent, at(found.background), folds, folds_there)
 
     @cached_property
     def sources(self) -> dict[str, Reading]:
@@ -255,12 +254,52 @@ class Game:
             reasons["reading"] = f"{missing[0]}: {why}"
         else:
             values["reading"] = min(values[f"share.{k}"] for k in SHARED)
-        return Reading(values, reasons, seen.sites)
+        return Reading(values, reasons, seen.answers)
+
+
+    def standard_errors(self, reading: Reading, draws: int = 200) -> dict[str, float]:
+        """Standard errors over findings, by bootstrap: of ``cho_auc.a``, ``cho_auc.b`` and ``reading``.
+
+        Findings are drawn within kind and sign, the same ones for the image and for the source that it is
+        compared with.  `outline`, which rests on thousands of voxels, is taken as it is.
+        """
+        rng = np.random.default_rng(0)
+        out: dict[str, float] = {}
+        shares = []
+        for key, answers in reading.answers.items():
+            counts = [len(x.present) for x in answers]
+            drawn = [rng.multinomial(n, np.full(n, 1 / n), draws).astype(np.float64) for n in counts]
+
+            def redo(parts: tuple[Answers, ...], drawn: list[Any] = drawn) -> Any:
+                return np.mean([x.bootstrap(d) for x, d in zip(parts, drawn, strict=True)], axis=0)
+
+            values = redo(answers)
+            out[key] = float(values.std())
+            best = max(self.sources.values(), key=lambda r: r.values.get(key, 0.0))
+            shares.append((values - CHANCE) / np.maximum(redo(best.answers[key]) - CHANCE, SEEN / 2))
+        if "reading" in reading.values:
+            fixed = np.full(draws, reading.values["share.outline"])
+            out["reading"] = float(np.min([*shares, fixed], axis=0).std())
+        return out
+
+
+def game_of(case: Case) -> Game:
+    """The game of a case: places from its fingerprint, depths by its modalities, truth where it has one."""
+    flat = case.a.shape[0] == 1
+    return Game(
+        case.a.data,
+        case.b.data,
+        case.mask,
+        case.a.spacing,
+        seed_of(case.fingerprint),
+        truth=case.truth,
+        depths=depths_of(2 if flat else 3, str(case.meta.get("modality", ""))),
+    )
 
 
 def _too_few(found: Sites) -> str:
     """Why findings of one kind cannot be read, or ""."""
-    least = min(int((found.signs == sign).sum()) for sign in (1, -1))
+    least = min(int((found.signs == sign).sum()) for sign in SIGNS)
     if least >= observer.FEWEST:
         return ""
     return f"room for {len(found)} findings only; {2 * observer.FEWEST} are the fewest to read"
