@@ -165,7 +165,7 @@ def metric_ids(text: str, plugins: Plugins) -> list[str]:
     ids: list[str] = []
     for token in (t.strip() for t in text.split(",") if t.strip()):
         if token == "all" or set(token) & set("*?["):
-            ids += [n for n in registry.select([token]) if not registry.load(n).info.needs_truth]
+            ids += [n for n in registry.select([token]) if registry.load(n).info.of_images]
         else:
             MetricId.parse(token).check(registry.load(MetricId.parse(token).name).info)
             ids.append(token)

@@ -1,4 +1,4 @@
-"""How a fused image is scored: `volume`, `slices` and `paper`.
+"""How a fused image is scored: `volume`, `slices`, `paper` and `readers`.
 
 * ``volume``: native 3D metrics inside the foreground mask (2D metrics of a 2D case).  Most of a head
   volume is air, and unmasked PSNR and SSIM are flattered by it.
@@ -6,6 +6,8 @@
   This is how 2D papers compare.
 * ``paper``: what the DC2Fusion authors did (arXiv 2310.06291): the central axial slice, data range 1,
   mean over the two sources.
+* ``readers``: what can still be seen.  Findings are put into the sources, the method fuses those as well, and
+  observers read the fused images as displayed.
 """
 
 from __future__ import annotations
@@ -24,6 +26,10 @@ from .evaluate import evaluate, evaluate_slices
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+READERS = "readers"
+# Worst first: what a place is given by.
+READINGS = ("reading", "cho_auc.a", "cho_auc.b", "cho_auc.worst", "outline", "uptake_r2", "reading_se")
 
 Scores = dict[str, Any]  # metric id -> float, or the exception that it raised
 Truth = Mapping[str, Any] | None
@@ -79,6 +85,8 @@ class Protocol:
         """Why a metric has no value under this protocol, or None."""
         if info.needs_truth and not case_has_truth:
             return "needs ground truth, which this case does not have"
+        if info.needs_trial:
+            return None if self.name == READERS else f"scored in protocol {READERS} only"
         if info.needs_truth and self.name != "volume":
             return "scored in protocol volume only"
         return None
@@ -117,5 +125,6 @@ PROTOCOLS = {
         Protocol("volume", _volume),
         Protocol("slices", _slices),
         Protocol("paper", _paper, ("psnr@paper", "ssim@torchmetrics", "nmi@dc2fusion", "mi@dc2fusion")),
+        Protocol(READERS, _volume, READINGS),
     )
 }

@@ -50,6 +50,7 @@ def _value(t: Triple, key: str) -> Tensor:
         high=1.0,
         paper="Myers & Barrett 1987; Abbey & Barrett 2001; Gifford 2007",
         parts=("a", "b", "worst"),
+        needs_trial=True,
         needs_findings=True,
         symmetric=False,
         notes="Gaussian findings, bright and dark, put into the structural (a) and the functional source (b); "
@@ -74,6 +75,7 @@ def cho_auc(t: Triple, part: str, variant: str) -> Tensor:
         low=0.0,
         high=1.0,
         paper="FuseBench; linear discriminant on observer channels",
+        needs_trial=True,
         symmetric=False,
         notes="Two of fluid, grey and white matter are told apart at a voxel, from the channels and the grey "
         "value there; the pair that is told worst counts. 0.5 is no information. Classes are the truth "
@@ -96,6 +98,7 @@ def outline(t: Triple, part: str, variant: str) -> Tensor:
         high=1.0,
         paper="FuseBench phantom",
         needs_truth=True,
+        needs_trial=True,
         symmetric=False,
         notes="A line from the mean grey value of a 14 mm region of grey matter to its true uptake, fitted in "
         "other regions. 0 is no better than the mean uptake.",
@@ -117,6 +120,8 @@ def uptake_r2(t: Triple, part: str, variant: str) -> Tensor:
         high=math.inf,
         paper="FuseBench",
         parts=("a", "b", "outline"),
+        ranked=True,
+        needs_trial=True,
         needs_findings=True,
         symmetric=False,
         notes="(x - chance) / (better source - chance) of cho_auc.a, cho_auc.b and outline (the parts), the "
@@ -141,6 +146,7 @@ def reading(t: Triple, part: str, variant: str) -> Tensor:
         high=math.inf,
         paper="FuseBench; bootstrap over findings",
         parts=("a", "b"),
+        needs_trial=True,
         needs_findings=True,
         symmetric=False,
         notes="How far the reading of this case would move with other findings; parts: of cho_auc.a and .b.",

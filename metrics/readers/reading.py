@@ -153,6 +153,16 @@ class Game:
             box.append(slice(max(0, int(inside[0]) - margin), int(inside[-1]) + margin + 1))
         return tuple(box)
 
+    @property
+    def a_with(self) -> Array:
+        """Structural source with findings, of the shape of the case."""
+        return self.findings.a_with
+
+    @property
+    def b_with(self) -> Array:
+        """Functional source with findings."""
+        return self.findings.b_with
+
     # -- reading ---------------------------------------------------------------------------------
 
     def look(self, image: NDArray[Any], with_findings: NDArray[Any] | None) -> Reading:
