@@ -220,8 +220,6 @@ class Metric:
         return f"<metric {self.info.name}: {self.info.title}>"
 
 
-def metric(
-    info: MetricInfo, *, trial: Callable[[Case], Trial] | None = None
-) -> Callable[[Core], Metric]:
-    """Make a `Metric` of a core function: ``@metric(MetricInfo(name="psnr", ...))``; `trial` as of `Metric`."""
+def metric(info: MetricInfo, *, trial: Callable[[Case], Trial] | None = None) -> Callable[[Core], Metric]:
+    """Make a `Metric` of a core: ``@metric(MetricInfo(name="psnr", ...))``; `trial` as of `Metric`."""
     return lambda core: Metric(info, core, trial)

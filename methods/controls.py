@@ -39,8 +39,8 @@ class Interleave(Method):
 
     def fuse(self, a: Tensor, b: Tensor) -> Tensor:
         axes = [torch.arange(n, device=a.device) for n in a.shape]
-        odd = sum(torch.meshgrid(*axes, indexing="ij")) % 2
-        return torch.where(odd.bool(), b, a).clamp_(0, 1)
+        place = torch.stack(torch.meshgrid(*axes, indexing="ij")).sum(0)
+        return torch.where(place % 2 == 1, b, a).clamp_(0, 1)
 
 
 class Noise(Method):

@@ -44,7 +44,7 @@ class Answers:
     absent: Values
 
     def wins(self, internal: float = INTERNAL) -> Values:
-        """Chance (N, N) that finding i is told from place j without one; 0 on the diagonal, which is no pair."""
+        """Chance (N, N) that finding i is told from place j without one; 0 on the diagonal, no pair."""
         ahead = self.present[:, None] - self.absent[None, :]
         out: Values = ndtr(ahead / np.sqrt(2 * internal)) if internal else (ahead > 0) + 0.5 * (ahead == 0)
         np.fill_diagonal(out, 0)

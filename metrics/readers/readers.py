@@ -53,8 +53,8 @@ def _value(t: Triple, key: str) -> Tensor:
         needs_trial=True,
         needs_findings=True,
         symmetric=False,
-        notes="Gaussian findings, bright and dark, put into the structural (a) and the functional source (b); "
-        "a place with one is told from other places without. 0.5 is no information. The default is the "
+        notes="Gaussian findings, bright and dark, put into the structural (a) and the functional source "
+        "(b); a place with one is told from other places without. 0.5 is no information. The default is the "
         "mean of both kinds, worst the lower one.",
     ),
     trial=game_of,
@@ -100,8 +100,8 @@ def outline(t: Triple, part: str, variant: str) -> Tensor:
         needs_truth=True,
         needs_trial=True,
         symmetric=False,
-        notes="A line from the mean grey value of a 14 mm region of grey matter to its true uptake, fitted in "
-        "other regions. 0 is no better than the mean uptake.",
+        notes="A line from the mean grey value of a 14 mm region of grey matter to its true uptake, fitted "
+        "in other regions. 0 is no better than the mean uptake.",
     ),
     trial=game_of,
 )

@@ -137,7 +137,9 @@ class Game:
         bright, middle = self.labels >= 2, self.labels == 2
         if self.truth is None or "gm" not in self.truth:
             # Not in the scalp: a relative change of what takes up nothing is no finding.
-            taken_up = self.b > ACTIVE * np.percentile(self.b[self.mask], 99) if self.mask.any() else self.mask
+            taken_up = (
+                self.b > ACTIVE * np.percentile(self.b[self.mask], 99) if self.mask.any() else self.mask
+            )
             bright, middle = bright & taken_up, middle & taken_up
         return (bright, middle) if middle.any() else (None, None)
 
@@ -265,7 +267,6 @@ class Game:
         else:
             values["reading"] = min(values[f"share.{k}"] for k in SHARED)
         return Reading(values, reasons, seen.answers)
-
 
     def standard_errors(self, reading: Reading, draws: int = 200) -> dict[str, float]:
         """Standard errors over findings, by bootstrap: of ``cho_auc.a``, ``cho_auc.b`` and ``reading``.

@@ -29,6 +29,12 @@ def test_blend(sources, name, t):
     np.testing.assert_allclose(fuse(name, sources), want, atol=1e-6)
 
 
+def test_interleave_is_a_checkerboard(sources):
+    fused = fuse("interleave", sources)
+    odd = np.indices(fused.shape).sum(axis=0) % 2 == 1
+    np.testing.assert_array_equal(fused, np.where(odd, sources[1], sources[0]))
+
+
 def test_noise_has_its_size_and_seed(sources):
     residual = fuse("noise", sources, sigma=0.05) - fuse("average", sources)
     assert residual.std().item() == pytest.approx(0.05, rel=0.03)
