@@ -25,8 +25,9 @@ from ..metric import MetricId
 from ..plugins import find_plugins
 from ..scoring.protocol import PROTOCOLS, Scene
 from ..store.rows import Row, Status
+from .from_files import fused_image
 from .memory import PeakMemory
-from .plan import Task
+from .spec import Task
 
 RANGE_TOLERANCE = 1e-3
 # Truth key under which task metrics find the fused counterfactual (see metrics of family "task").
@@ -102,6 +103,10 @@ class TaskRunner:
 
     def _fused(self, task: Task, timing: dict[str, Any]) -> tuple[Image, Method | None, Future[None] | None]:
         """Read the fused volume stored under the same key, else make it and begin to store it."""
+        if task.image:
+            fused = fused_image(task)
+            kept = self._background.submit(_save, task, fused, task.case, {}) if task.save else None
+            return fused, None, kept
         stored = _read_stored(Path(task.fused_path), task.fuse_key) if task.reuse else None
         if stored is not None:
             fused, made = stored
@@ -130,8 +135,7 @@ class TaskRunner:
         spec = task.method
         method = self._methods.get(spec.key)
         if method is None:
-            cls = find_plugins(task.plugins).methods.load(spec.name)
-            method = cls(**spec.parameters)
+            method = find_plugins(task.plugins).methods.load(spec.plugin)(**spec.parameters)
             method.setup(task.device)
             if spec.info.params or task.device != "cpu":
                 _warm_up(method, task.case)
