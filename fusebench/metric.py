@@ -137,6 +137,9 @@ class Trial(Protocol):
     def b_with(self) -> NDArray[np.float32]:
         """Functional source with findings."""
 
+    def table(self) -> Sequence[Mapping[str, Any]]:
+        """The findings, one a row, as they are stored and shown."""
+
 
 Core = Callable[["Triple", str, str], "Tensor"]
 

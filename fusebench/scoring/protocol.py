@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..case import Case
-from ..metric import MetricInfo
+from ..metric import MetricId, MetricInfo
 from ..plugins import Plugins
 from .evaluate import evaluate, evaluate_slices
 
@@ -78,8 +79,8 @@ class Protocol:
     fixed: tuple[str, ...] = ()
 
     def metrics(self, asked: Sequence[str]) -> tuple[str, ...]:
-        """Metric ids to score: the prescribed ones, else those asked for."""
-        return self.fixed or tuple(asked)
+        """Metric ids to score: the prescribed ones, else those asked for that are no readings."""
+        return self.fixed or tuple(m for m in asked if not is_reading(m))
 
     def reason_to_skip(self, info: MetricInfo, case_has_truth: bool) -> str | None:
         """Why a metric has no value under this protocol, or None."""
@@ -128,3 +129,16 @@ PROTOCOLS = {
         Protocol(READERS, _volume, READINGS),
     )
 }
+
+
+def default_protocols(metrics: Sequence[str]) -> tuple[str, ...]:
+    """Protocols where none is asked for: ``volume`` and ``readers``, or those that score the `metrics`."""
+    if not metrics or "all" in metrics:
+        return "volume", READERS
+    reads = [is_reading(text) for text in metrics]
+    return (*([] if all(reads) else ["volume"]), *([READERS] if any(reads) else []))
+
+
+def is_reading(metric: str) -> bool:
+    """Whether a metric id is one that the protocol ``readers`` prescribes."""
+    return re.split(r"[.@]", metric)[0] in {MetricId.parse(m).name for m in READINGS}

@@ -50,6 +50,7 @@ def _value(t: Triple, key: str) -> Tensor:
         high=1.0,
         paper="Myers & Barrett 1987; Abbey & Barrett 2001; Gifford 2007",
         parts=("a", "b", "worst"),
+        ranked=True,
         needs_trial=True,
         needs_findings=True,
         symmetric=False,
@@ -75,6 +76,7 @@ def cho_auc(t: Triple, part: str, variant: str) -> Tensor:
         low=0.0,
         high=1.0,
         paper="FuseBench; linear discriminant on observer channels",
+        ranked=True,
         needs_trial=True,
         symmetric=False,
         notes="Two of fluid, grey and white matter are told apart at a voxel, from the channels and the grey "
@@ -97,6 +99,7 @@ def outline(t: Triple, part: str, variant: str) -> Tensor:
         low=-math.inf,
         high=1.0,
         paper="FuseBench phantom",
+        ranked=True,
         needs_truth=True,
         needs_trial=True,
         symmetric=False,

@@ -165,6 +165,16 @@ class Game:
         """Functional source with findings."""
         return self.findings.b_with
 
+    def table(self) -> list[dict[str, Any]]:
+        """Findings as rows: kind (a, b), sign, depth, sigma in mm, voxel indices d, h, w."""
+        rows: list[dict[str, Any]] = []
+        for kind, sites in (("a", self.findings.a), ("b", self.findings.b)):
+            for place, sign in zip(sites.places, sites.signs, strict=True):
+                d, h, w = [0] * (3 - len(place)) + [int(p) for p in place]
+                facts = {"kind": kind, "sign": int(sign), "depth": sites.depth, "sigma": sites.sigma}
+                rows.append({**facts, "d": d, "h": h, "w": w})
+        return rows
+
     # -- reading ---------------------------------------------------------------------------------
 
     def look(self, image: NDArray[Any], with_findings: NDArray[Any] | None) -> Reading:
