@@ -82,11 +82,17 @@ def shrunk_covariance(x: Values) -> Values:
     return out
 
 
+def blocks_of(places: NDArray[np.intp], spacing: Sequence[float], shape: Sequence[int]) -> NDArray[np.intp]:
+    """Block of space (N, ndim) that each place lies in; the middle of the image is a corner."""
+    middle = (np.asarray(shape) - 1) / 2
+    out: NDArray[np.intp] = np.floor((places - middle) * np.asarray(spacing) / BLOCK).astype(np.intp)
+    return out
+
+
 def folds_of(places: NDArray[np.intp], spacing: Sequence[float], shape: Sequence[int]) -> NDArray[np.intp]:
     """Fold of each place: blocks in space, dealt out so that neighbours are in different folds."""
-    middle = (np.asarray(shape) - 1) / 2
-    block = np.floor((places - middle) * np.asarray(spacing) / BLOCK).astype(np.intp)
-    out: NDArray[np.intp] = (block * np.arange(1, places.shape[1] + 1)).sum(axis=1) % FOLDS
+    blocks = blocks_of(places, spacing, shape)
+    out: NDArray[np.intp] = (blocks * np.arange(1, places.shape[1] + 1)).sum(axis=1) % FOLDS
     return out
 
 

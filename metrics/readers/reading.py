@@ -8,7 +8,7 @@ of both fail one of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -21,7 +21,8 @@ from fusebench.case import Case
 from . import observer, outline, uptake
 from .channels import Array, channel_maps, channel_values, displayed
 from .findings import DEPTHS, Findings, Mask, Sites, depths_of, put_findings, seed_of
-from .observer import Answers
+from .observer import Answers, Values
+from .outline import Told
 
 # A source that reads no better than this over chance is not one to be compared with.
 SEEN = 0.1
@@ -47,11 +48,14 @@ class Reading:
         Why a value is left out, by metric id.
     answers : mapping
         By ``cho_auc.a`` and ``cho_auc.b``: what the observer answered on bright and on dark findings.
+    pairs : mapping
+        How each pair of tissue classes was told apart.
     """
 
     values: Mapping[str, float]
     reasons: Mapping[str, str] = field(default_factory=dict)
     answers: Mapping[str, tuple[Answers, ...]] = field(default_factory=dict)
+    pairs: Mapping[tuple[str, str], Told] = field(default_factory=dict)
 
 
 class Game:
@@ -210,9 +214,9 @@ class Game:
                 reasons["cho_auc.worst"] = next(iter(reasons.values()))
         voxels = tuple(self._voxels.T)
         features = np.column_stack([at(self._voxels), levels[voxels]])
-        pairs = outline.balanced_accuracy(features, self._classes, self._voxels, self.spacing, self._view)
+        pairs = outline.tell_apart(features, self._classes, self._voxels, self.spacing, self._view)
         if len(pairs) == math.comb(len(outline.CLASSES), 2):
-            values["outline"] = min(pairs.values())
+            values["outline"] = min(told.accuracy for told in pairs.values())
         else:
             reasons["outline"] = "the structural image has no three tissue classes of 50 voxels"
         if self.truth is not None and "uptake" in self.truth:
@@ -224,7 +228,7 @@ class Game:
                 reasons["uptake_r2"] = "too few regions of grey matter"
         else:
             reasons["uptake_r2"] = "needs ground truth, which this case does not have"
-        return Reading(values, reasons, answers)
+        return Reading(values, reasons, answers, pairs)
 
     def _detect(self, at: Any, change: Array, found: Sites, sign: int) -> Answers:
         """Read the findings of one kind and sign, which have a template of their own."""
@@ -276,31 +280,40 @@ class Game:
             reasons["reading"] = f"{missing[0]}: {why}"
         else:
             values["reading"] = min(values[f"share.{k}"] for k in SHARED)
-        return Reading(values, reasons, seen.answers)
+        return Reading(values, reasons, seen.answers, seen.pairs)
 
     def standard_errors(self, reading: Reading, draws: int = 200) -> dict[str, float]:
-        """Standard errors over findings, by bootstrap: of ``cho_auc.a``, ``cho_auc.b`` and ``reading``.
+        """Bootstrap standard errors of ``cho_auc.a``, ``cho_auc.b``, ``outline`` and ``reading``.
 
-        Findings are drawn within kind and sign, the same ones for the image and for the source that it is
-        compared with.  `outline`, which rests on thousands of voxels, is taken as it is.
+        Findings are drawn within kind and sign, voxels by blocks of space; the same ones for the image and
+        for the source that it is compared with.
         """
         rng = np.random.default_rng(0)
         out: dict[str, float] = {}
         shares = []
+
+        def take(key: str, redo: Callable[[Reading], Values]) -> None:
+            """Errors and shares of one reading, which `redo` makes of an image (K,)."""
+            values = redo(reading)
+            best = max(self.sources.values(), key=lambda r: r.values.get(key, 0.0))
+            out[key] = float(np.nanstd(values))
+            shares.append((values - CHANCE) / np.maximum(redo(best) - CHANCE, SEEN / 2))
+
         for key, answers in reading.answers.items():
             counts = [len(x.present) for x in answers]
             drawn = [rng.multinomial(n, np.full(n, 1 / n), draws).astype(np.float64) for n in counts]
-
-            def redo(parts: tuple[Answers, ...], drawn: list[Any] = drawn) -> Any:
-                return np.mean([x.bootstrap(d) for x, d in zip(parts, drawn, strict=True)], axis=0)
-
-            values = redo(answers)
-            out[key] = float(values.std())
-            best = max(self.sources.values(), key=lambda r: r.values.get(key, 0.0))
-            shares.append((values - CHANCE) / np.maximum(redo(best.answers[key]) - CHANCE, SEEN / 2))
+            take(
+                key,
+                lambda r, key=key, drawn=drawn: np.mean(  # type: ignore[misc]
+                    [x.bootstrap(d) for x, d in zip(r.answers[key], drawn, strict=True)], axis=0
+                ),
+            )
+        if "outline" in reading.values:
+            size = 1 + max(int(told.blocks.max()) for told in reading.pairs.values())
+            drawn = rng.multinomial(size, np.full(size, 1 / size), draws).astype(np.float64)
+            take("outline", lambda r: np.min([told.bootstrap(drawn) for told in r.pairs.values()], axis=0))
         if "reading" in reading.values:
-            fixed = np.full(draws, reading.values["share.outline"])
-            out["reading"] = float(np.min([*shares, fixed], axis=0).std())
+            out["reading"] = float(np.nanstd(np.min(shares, axis=0)))
         return out
 
 
