@@ -20,7 +20,7 @@ from fusebench.case import Case
 
 from . import observer, outline, uptake
 from .channels import Array, channel_maps, channel_values, displayed
-from .findings import DEPTHS, Findings, Mask, Sites, depths_of, put_findings, seed_of
+from .findings import DEPTHS, Findings, Mask, Sites, depths_of, implant, put_findings, seed_of
 from .observer import Answers, Values
 from .outline import Told
 
@@ -71,6 +71,8 @@ class Game:
         Voxel size in mm per axis.
     seed : int
         Places of the findings, see `findings.seed_of`.
+    reference : ndarray, optional
+        The functional image where it belongs, if `b` is not: what the right source would have been.
     truth : mapping, optional
         ``gm``, ``wm``, ``csf`` (fractions), ``uptake``, ``misalignment`` of simulated data.  Without it the
         tissue classes are three grey-value classes of `a`, and there is no `uptake_r2`.
@@ -91,6 +93,7 @@ class Game:
         spacing: Sequence[float],
         seed: int,
         *,
+        reference: NDArray[Any] | None = None,
         truth: Mapping[str, Any] | None = None,
         depths: tuple[float, float] = DEPTHS["volume"],
     ) -> None:
@@ -117,6 +120,10 @@ class Game:
             depths=depths,
             displacement=shift,
         )
+        self._right = self.b, found.b_with
+        if reference is not None:
+            right = self._flat(reference)
+            self._right = right, implant(right, found.b, self.spacing)
         self._box = self._crop()
         self._corner = np.array([s.start for s in self._box])
         self._voxels, self._classes = outline.draw_voxels(self.labels, self.mask, seed)
@@ -241,11 +248,8 @@ class Game:
 
     @cached_property
     def sources(self) -> dict[str, Reading]:
-        """Readings of the two sources, which play the same game: ``a`` and ``b``."""
-        return {
-            "a": self.look(self.a, self.findings.a_with),
-            "b": self.look(self.b, self.findings.b_with),
-        }
+        """Readings of the two sources, which play the same game: ``a`` and ``b``, where `b` belongs."""
+        return {"a": self.look(self.a, self.findings.a_with), "b": self.look(*self._right)}
 
     @cached_property
     def best(self) -> dict[str, float]:
@@ -320,13 +324,18 @@ class Game:
 def game_of(case: Case) -> Game:
     """The game of a case: places from its fingerprint, depths by its modalities, truth where it has one."""
     flat = case.a.shape[0] == 1
+    truth = case.truth
+    reference = case.reference.data
+    if truth is not None and "pet_aligned" in truth:
+        reference = truth["pet_aligned"]
     return Game(
         case.a.data,
         case.b.data,
         case.mask,
         case.a.spacing,
         seed_of(case.fingerprint),
-        truth=case.truth,
+        reference=reference,
+        truth=truth,
         depths=depths_of(2 if flat else 3, str(case.meta.get("modality", ""))),
     )
 
