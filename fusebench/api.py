@@ -131,7 +131,7 @@ def run(
     *,
     dataset: Any = "phantom",
     cases: int | None = None,
-    protocols: str | Sequence[str] = ("volume",),
+    protocols: str | Sequence[str] = (),
     metrics: str | Sequence[str] = (),
     data_dir: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
