@@ -56,8 +56,7 @@ class Run:
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """Versions, options, hardware and plugins behind the rows."""
-        manifest: dict[str, Any] = read_manifest(self.folder)
-        return manifest
+        return dict(read_manifest(self.folder))
 
     @property
     def protocols(self) -> list[str]:
