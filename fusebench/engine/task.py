@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -154,11 +155,11 @@ class TaskRunner:
         method: Method | None,
         timing: Mapping[str, Any],
     ) -> list[Row]:
-        begin = time.perf_counter()
         plugins = find_plugins(task.plugins)
         truth = self._truth(
             task, [plugins.metrics.load(MetricId.parse(m).name) for m in metrics], fused, method
         )
+        begin = time.perf_counter()  # fusing the twin is no part of scoring
         scene = Scene.of(task.case, fused, task.device)
         values = PROTOCOLS[protocol].score(scene, metrics, truth, plugins)
         seconds = time.perf_counter() - begin
@@ -188,7 +189,7 @@ class TaskRunner:
             return {TRIAL: trial, FUSED_WITH: with_}
         if not any(info.needs_truth for info in infos):
             return None
-        truth = dict(task.case.truth or {})
+        truth: ChainMap[str, Any] = ChainMap({}, task.case.truth or {})  # type: ignore[arg-type]
         lesion = truth.get("lesion")
         if any(info.needs_twin for info in infos) and lesion is not None and lesion.any():
             self.stage("fuse")  # --timeout is for every fuse
