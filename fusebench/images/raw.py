@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 
 NIFTI = (".nii", ".nii.gz")
-PICTURES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".gif")
+PICTURES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".gif", ".webp")
 ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
 EXTENSIONS = NIFTI + PICTURES + ITK
 
