@@ -58,7 +58,12 @@ def add(subparsers: Any) -> None:
         metavar="IDS",
         help="metric ids, wildcards, or all (default: the ranking set)",
     )
-    what.add_argument("--protocol", action="append", metavar="NAMES", help="volume (default), slices, paper")
+    what.add_argument(
+        "--protocol",
+        action="append",
+        metavar="NAMES",
+        help="volume, readers (both by default), slices, paper",
+    )
     add_plugin_option(parser)
     add_data_options(parser)
     how = parser.add_argument_group("how")
@@ -137,7 +142,7 @@ def request_of(args: argparse.Namespace) -> Request:
         choices=choices,
         settings=settings,
         **data_of(args),
-        protocols=split_commas(args.protocol or ["volume"]),
+        protocols=split_commas(args.protocol or []),
         metrics=split_commas(args.metrics or []),
         device=args.device,
         jobs=args.jobs,

@@ -21,7 +21,7 @@ from ..errors import FuseBenchError, InputError
 from ..images.raw import EXTENSIONS, folder_images, stem
 from ..metric import ARROWS, MetricId
 from ..parameters import user_path
-from ..scoring.protocol import PROTOCOLS, Scene
+from ..scoring.protocol import PROTOCOLS, READERS, Scene
 from ..scoring.select import select_metrics
 from ._console import make_console
 from ._options import add_data_options, add_plugin_option, data_of, plugins_of, split_commas, writing
@@ -83,9 +83,9 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--protocol",
         choices=list(PROTOCOLS),
-        default="volume",
         help="as in a run. volume: in 3D inside the mask (default); slices: mean of the unmasked 2D scores "
-        "of the axial slices with foreground; paper: the central slice, with metrics of its own",
+        "of the axial slices with foreground; paper: the central slice, with metrics of its own; readers "
+        "(a default, too, of --results-dir): what can still be seen",
     )
     parser.add_argument(
         "--fused-range",
@@ -122,7 +122,13 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("give --mri, --pet and --fused; or --results-dir with --dataset")
     plugins = plugins_of(args)
     chosen = select_metrics(plugins.metrics, split_commas([args.metrics]), with_truth=False)
-    ids = PROTOCOLS[args.protocol].metrics(chosen)
+    protocol = PROTOCOLS[args.protocol or "volume"]
+    if protocol.name == READERS:
+        raise InputError(
+            f"--protocol {READERS} reads a second image, made of sources with findings; use --results-dir "
+            "with --dataset, which takes <case>+findings beside <case>"
+        )
+    ids = protocol.metrics(chosen)
     items = list(_items(args))
     console = make_console()
     rows: list[tuple[Item, dict[str, Any]]] = []
@@ -166,7 +172,7 @@ def score_results(args: argparse.Namespace) -> int:
         results_dir=args.results_dir,
         entry=args.name,
         fused_range=_fused_range(args),
-        protocols=(args.protocol,),
+        protocols=(args.protocol,) if args.protocol else (),
         metrics=split_commas([args.metrics]),
         device="cpu",
         out=args.out,
@@ -269,7 +275,7 @@ def _score(item: Item, ids: Sequence[str], args: argparse.Namespace, plugins: Pl
         mask = foreground(a.data)
     ta, tb, tf = (torch.from_numpy(image.data) for image in (a, b, fused))
     scene = Scene(ta, tb, tf, None if mask is None else torch.from_numpy(mask), a.spacing)
-    return PROTOCOLS[args.protocol].score(scene, ids, None, plugins)
+    return PROTOCOLS[args.protocol or "volume"].score(scene, ids, None, plugins)
 
 
 # -- output --------------------------------------------------------------------------------------
