@@ -12,6 +12,7 @@ from rich.console import Console
 
 from ..errors import InputError
 from ..parameters import user_path
+from ._console import make_console
 from ._options import (
     add_data_options,
     add_device_option,
@@ -161,7 +162,7 @@ def request_of(args: argparse.Namespace) -> Request:
 
 def console_of() -> Console:
     """The console of a board: of the terminal's width, or wide enough for all columns in a file."""
-    return Console(width=None if sys.stdout.isatty() else 160)
+    return make_console(wide=True)
 
 
 def show(result: Run, console: Console) -> int:

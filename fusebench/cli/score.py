@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ..errors import FuseBenchError, InputError
@@ -22,6 +23,7 @@ from ..metric import ARROWS, MetricId
 from ..parameters import user_path
 from ..scoring.protocol import PROTOCOLS, READERS, Scene
 from ..scoring.select import select_metrics
+from ._console import make_console
 from ._options import add_data_options, add_plugin_option, data_of, plugins_of, split_commas, writing
 from .run import console_of, show
 
@@ -128,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
         )
     ids = protocol.metrics(chosen)
     items = list(_items(args))
-    console = Console()
+    console = make_console()
     rows: list[tuple[Item, dict[str, Any]]] = []
     failures: list[str] = []
     for item in items:
@@ -298,7 +300,7 @@ def _print(
     table = Table()
     table.add_column("metric")
     for method in methods:
-        table.add_column(method, justify="right")
+        table.add_column(escape(method), justify="right")
     for i in ids:
         means = [_mean([v[i] for item, v in rows if item.method == m]) for m in methods]
         table.add_row(f"{i} {arrow[i]}".strip(), *(_text(m) for m in means))

@@ -335,9 +335,11 @@ def _choices(plugins: Plugins, request: Request) -> list[Choice]:
     """The entries that methods, exclusions, settings and labels of a request make."""
     names = plugins.methods.select(request.methods, request.exclude) if request.methods else []
     settings = {plugins.methods.entry(n).name: (n, dict(given)) for n, given in request.settings.items()}
-    for name, (typed, _) in settings.items():
+    for name, (typed, given) in settings.items():
         if name not in names:
-            raise InputError(f"{typed}: parameters are set, but it is not among the methods to run")
+            parameter, value = next(iter(given.items()), ("", ""))
+            option = f"--weights {typed}={value}" if parameter == "weights" else f"--set {typed}.{parameter}"
+            raise InputError(f"{option}: {typed} is not among the methods to run")
     choices = [Choice(name, name, settings.get(name, ("", {}))[1]) for name in names]
     for choice in request.choices:
         if choice.label in names or choice.label in plugins.methods:

@@ -151,6 +151,7 @@ class IsolatedWorker:
         self._process = subprocess.Popen(
             [
                 sys.executable,
+                "-P",  # not the modules of the folder this was started in: a random.py is the user's
                 "-m",
                 "fusebench.engine.worker",
                 str(child_reads),
