@@ -36,7 +36,10 @@ def score_results(args: argparse.Namespace) -> int:
     metrics = chosen_metrics(plugins, asked) if asked else default_metrics(plugins, with_truth)
     folder = args.out or Path("runs") / f"{args.dataset}-{args.split}"
     options = Options(
-        run=datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"), metrics=tuple(metrics), protocols=(args.protocol,)
+        run=datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"),
+        metrics=tuple(metrics),
+        protocols=(args.protocol,),
+        split=args.split,
     )
     specs = file_specs(results, args.results_dir, wanted)
     ids = scored(options.protocols, metrics)

@@ -181,6 +181,7 @@ def _run(args: argparse.Namespace, pool: LocalPool) -> int:
         repeats=args.repeats,
         timeout=args.timeout or None,
         save="all" if args.save_fused else "first",
+        split=args.split,
     )
     tasks = make_plan(plugins, cases, found.methods, found.infos, options, folder)
     if args.dry_run:

@@ -63,6 +63,7 @@ class Task:
     save: bool = False
     reuse: bool = True  # take the fused volume from `fused_path` where it is stored under `fuse_key`
     plugins: tuple[str, ...] = ()
+    split: str = ""
 
     @property
     def label(self) -> str:
@@ -82,6 +83,7 @@ class Task:
             device=self.device,
             seed=self.seed,
             fingerprint=self.case.fingerprint,
+            split=self.split,
             **values,
         )
 
@@ -172,6 +174,7 @@ class Options:
     repeats: int = 1
     timeout: float | None = None
     save: str = "first"  # fused volumes to keep: "first" case, "all", "none"
+    split: str = ""  # of the dataset
 
 
 def scored(protocols: Iterable[str], metrics: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -229,6 +232,7 @@ def make_plan(
                     fused_path=str(fused_path(folder, case, method.name)),
                     save=keep,
                     plugins=plugins.paths,
+                    split=options.split,
                 )
             )
     return tasks
