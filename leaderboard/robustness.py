@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from fusebench.engine.task import fuse
+from fusebench.engine.fusing import fuse
 from fusebench.method import Method
 from fusebench.plugins import create_dataset
 from fusebench.scoring.evaluate import evaluate, evaluate_slices

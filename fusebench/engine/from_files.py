@@ -22,7 +22,8 @@ from ..metric import MetricId, MetricInfo
 from ..plugins import Plugins
 from ..store.keys import digest
 from .plan import MethodSpec, Task
-from .task import Image, TaskRunner, _store, _store_sources
+from .fusing import Image
+from .task import TaskRunner, _store, _store_sources
 
 # Method name -> case id -> image.
 Results = Mapping[str, Mapping[str, Path]]

@@ -12,7 +12,8 @@ from torch import Tensor
 import fusebench.engine.task
 from fusebench.case import Case, Pair, Volume
 from fusebench.engine.plan import Options, make_plan, method_specs, metric_infos
-from fusebench.engine.task import Given, MethodFault, TaskRunner, describe, fuse, fuse_twin
+from fusebench.engine.fusing import Given, Here, MethodFault, describe, fuse, fuse_twin
+from fusebench.engine.task import TaskRunner
 from fusebench.errors import InputError
 from fusebench.method import MethodInfo, SliceMethod
 from fusebench.plugins import find_plugins
@@ -117,7 +118,7 @@ def test_of_a_twin_only_the_slices_that_differ_are_fused(method: Sharpest, slice
     truth = {"mri_twin": A, "pet_twin": twin}
     fused, wanted = fuse(method, A, B)[0], fuse(method, A, twin)[0]
     method.seen = 0
-    made = fuse_twin(method, case, truth, fused)
+    made = fuse_twin(Here(method), case, truth, fused)
     assert method.seen == slices
     np.testing.assert_array_equal(made, wanted)
     assert not np.array_equal(made, fused)
@@ -126,7 +127,7 @@ def test_of_a_twin_only_the_slices_that_differ_are_fused(method: Sharpest, slice
 def test_a_twin_without_difference_is_what_was_fused() -> None:
     case = Case("c", "d", "g", "f", lambda: Pair(Volume(A), Volume(B), A > 0))
     fused = fuse(Sharpest(), A, B)[0]
-    np.testing.assert_array_equal(fuse_twin(Sharpest(), case, {"mri_twin": A, "pet_twin": B}, fused), fused)
+    np.testing.assert_array_equal(fuse_twin(Here(Sharpest()), case, {"mri_twin": A, "pet_twin": B}, fused), fused)
 
 
 @pytest.mark.parametrize(("planes", "total"), [("axial", 4), ("tri", 15)])
