@@ -146,21 +146,16 @@ class PairDataset(Dataset):
     def left_out(self) -> Sequence[str]:
         return [f"{x.path}: {x.reason}" for x in self.found[1]]
 
-    def describe(self) -> Mapping[str, Any]:
+    def every_case(self) -> Sequence[Case]:
+        return self.cases("all")
+
+    def counts(self) -> Mapping[str, Any]:
         pairs, left_out = self.found
         where = self.split_of()
         counts = {s: sum(where.get(p.group) == s for p in pairs) for s in SPLITS}
-        return {
-            "cases": counts,
-            "subjects": len({p.group for p in pairs}),
-            "left_out": len(left_out),
-            "licence": self.info.licence,
-            "obtain": self.info.obtain,
-            "recipe": self.recipe,
-        }
+        return {"cases": counts, "subjects": len({p.group for p in pairs}), "left_out": len(left_out)}
 
     def report(self) -> list[dict[str, Any]]:
-        """One row per pair and per file left out, for `prepare --report`."""
         pairs, left_out = self.found
         where = self.split_of()
         rows: list[dict[str, Any]] = [

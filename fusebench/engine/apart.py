@@ -25,7 +25,7 @@ from .nursery import Nursery
 from .worker import how_it_ended
 
 if TYPE_CHECKING:
-    from .plan import Task
+    from .spec import Task
 
 POLL_SECONDS = 0.1
 _READ_LIMIT = 30.0  # seconds for a message that has been announced
@@ -106,7 +106,7 @@ class Apart:
             self._nursery.prepare(task.plugins)
         spec = task.method
         with self._child(limits) as child:
-            given = (task.plugins, spec.name, dict(spec.parameters), task.device, self._threads)
+            given = (task.plugins, spec.plugin, dict(spec.parameters), task.device, self._threads)
             answer = child.do("import", ("make", *given, bool(spec.info.params)))
             yield _Method(spec.name, child, bool(answer["by_slice"]), self)
 

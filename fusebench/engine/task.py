@@ -23,8 +23,9 @@ from ..metric import MetricId
 from ..plugins import find_plugins
 from ..scoring.protocol import PROTOCOLS, Scene
 from ..store.rows import Row
+from .from_files import fused_image
 from .fusing import Fuser, Given, Here, Image, MethodFault, describe, fuse_twin, status_of, warm_up
-from .plan import Task
+from .spec import Task
 
 if TYPE_CHECKING:
     from .apart import Apart
@@ -116,6 +117,10 @@ class TaskRunner:
         self, task: Task, fuser: Callable[[], Fuser], timing: dict[str, Any]
     ) -> tuple[Image, Future[None] | None]:
         """Read the fused volume stored under the same key, else make it and begin to store it."""
+        if task.image:
+            fused = fused_image(task)
+            kept = self._background.submit(_save, task, fused, task.case, {}) if task.save else None
+            return fused, kept
         stored = _read_stored(Path(task.fused_path), task.fuse_key) if task.reuse else None
         if stored is not None:
             fused, made = stored
@@ -148,8 +153,7 @@ class TaskRunner:
         spec = task.method
         here = self._methods.get(spec.key)
         if here is None:
-            cls = find_plugins(task.plugins).methods.load(spec.name)
-            method = cls(**spec.parameters)
+            method = find_plugins(task.plugins).methods.load(spec.plugin)(**spec.parameters)
             method.setup(task.device)
             here = Here(method, self._given)
             if spec.info.params or task.device != "cpu":

@@ -32,7 +32,7 @@ from .link import Garbled, Link
 if TYPE_CHECKING:
     from ..case import Case
     from ..store.rows import Row, Status
-    from .plan import Task
+    from .spec import Task
 
 POLL_SECONDS = 0.1
 START_SECONDS = 300.0  # for a worker to import torch, on a busy machine with a slow disk

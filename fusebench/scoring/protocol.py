@@ -49,7 +49,7 @@ class Scene:
 
         a, b, f, mask = (
             torch.from_numpy(np.require(x, requirements="W")).to(device)
-            for x in (case.a.data, case.b.data, fused, case.mask)
+            for x in (case.a.data, case.reference.data, fused, case.mask)
         )
         return cls(a, b, f, mask, case.a.spacing)
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..case import Case, Pair, Volume
-from ..engine.plan import MethodSpec, Score, Task
+from ..engine.spec import MethodSpec, Score, Task
 from ..engine.fusing import RANGE_TOLERANCE, describe
 from ..engine.task import TaskRunner
 from ..errors import InputError

@@ -23,7 +23,7 @@ def test_sources_are_copied(sources):
     assert torch.equal(fuse("source-pet", sources), sources[1])
 
 
-@pytest.mark.parametrize(("name", "t"), [("blend-0.20", 0.2), ("blend-0.35", 0.35)])
+@pytest.mark.parametrize(("name", "t"), [("blend@0.20", 0.2), ("blend@0.35", 0.35)])
 def test_blend(sources, name, t):
     want = (1 - t) * sources[0].numpy() + t * sources[1].numpy()
     np.testing.assert_allclose(fuse(name, sources), want, atol=1e-6)
