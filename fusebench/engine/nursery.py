@@ -167,7 +167,7 @@ def _run(body: Callable[[], None]) -> None:
     try:
         body()
         code = 0
-    except EOFError:
+    except (EOFError, ConnectionError):  # the other end has gone
         code = 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
