@@ -14,7 +14,7 @@ def plural(n: int, noun: str) -> str:
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""`text` with what would steer a terminal written out (an escape as ``\\x1b``), except what is in `keep`."""
+    r"""`text` with what would steer a terminal written out, as ``\\x1b``, except what is in `keep`."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(

@@ -186,7 +186,8 @@ def with_weights(info: MethodInfo, path: str | Path, origin: str = "fusebench") 
         Whose names the file uses, as `load_weights` returns it.
     """
     whose = "own weights" if origin == "fusebench" else f"{origin} weights"
-    trained, splits = f"{whose} ({Path(path).name})", ()
+    trained = f"{whose} ({Path(path).name})"
+    splits: tuple[str, ...] = ()
     facts = facts_of(path)
     if facts.get("dataset"):
         split, _, rest = str(facts.get("train", "")).partition(",")

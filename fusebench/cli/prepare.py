@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     path = _write_csv(rows, out / "report.csv")
     splits = _write_splits(rows, out / "splits.csv")
     for made in (path, splits):
-        console.print(str(made), highlight=False, soft_wrap=True)
+        console.print(str(made), markup=False, highlight=False, soft_wrap=True)
     return int(failed > 0)
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from ..errors import InputError
 from ..parameters import user_path
+from ._console import make_console
 from ._options import (
     add_data_options,
     add_device_option,
@@ -57,7 +58,12 @@ def add(subparsers: Any) -> None:
         metavar="IDS",
         help="metric ids, wildcards, or all (default: the ranking set)",
     )
-    what.add_argument("--protocol", action="append", metavar="NAMES", help="volume (default), slices, paper")
+    what.add_argument(
+        "--protocol",
+        action="append",
+        metavar="NAMES",
+        help="volume, readers (both by default), slices, paper",
+    )
     add_plugin_option(parser)
     add_data_options(parser)
     how = parser.add_argument_group("how")
@@ -136,7 +142,7 @@ def request_of(args: argparse.Namespace) -> Request:
         choices=choices,
         settings=settings,
         **data_of(args),
-        protocols=split_commas(args.protocol or ["volume"]),
+        protocols=split_commas(args.protocol or []),
         metrics=split_commas(args.metrics or []),
         device=args.device,
         jobs=args.jobs,
@@ -156,7 +162,7 @@ def request_of(args: argparse.Namespace) -> Request:
 
 def console_of() -> Console:
     """The console of a board: of the terminal's width, or wide enough for all columns in a file."""
-    return Console(width=None if sys.stdout.isatty() else 160)
+    return make_console(wide=True)
 
 
 def show(result: Run, console: Console) -> int:

@@ -22,13 +22,14 @@ from .child import live, write_all
 from .fusing import Cost, Fuser, Image, TaskEnded, in_range
 from .link import Garbled
 from .nursery import Nursery
-from .worker import how_it_ended
+from .worker import how_it_ended, stage_seconds
 
 if TYPE_CHECKING:
     from .spec import Task
 
 POLL_SECONDS = 0.1
 _READ_LIMIT = 30.0  # seconds for a message that has been announced
+_PAIRS = 3  # in shared memory
 _LAST_BREATH = 2.0  # seconds in which a child that closed its link says how it ended
 _WORDS = {"import": "importing the plugin", "setup": "setting up the method", "fuse": "fusing"}
 
@@ -67,7 +68,7 @@ class Apart:
         self._base_mb = rss_mb(self._nursery.pid)
         self._plugins: set[tuple[str, ...]] = set()
         self._modules: set[str] = set()
-        self._inputs: tuple[Image, Image, tuple[int, int]] | None = None
+        self._inputs: list[tuple[Image, Image, tuple[int, int]]] = []
 
     def close(self) -> None:
         """End every process."""
@@ -99,8 +100,9 @@ class Apart:
             child.forget()
 
     @contextlib.contextmanager
-    def method(self, task: Task, limits: Limits) -> Iterator[Fuser]:
+    def method(self, task: Task, memory_mb: float | None = None) -> Iterator[Fuser]:
         """The task's method, set up in a child that ends with the context."""
+        limits = Limits(task.timeout, stage_seconds(task.timeout), memory_mb)
         if task.plugins not in self._plugins:
             self._plugins.add(task.plugins)
             self._nursery.prepare(task.plugins)
@@ -111,14 +113,15 @@ class Apart:
             yield _Method(spec.name, child, bool(answer["by_slice"]), self)
 
     def inputs(self, a: Image, b: Image) -> tuple[int, int]:
-        """Descriptors of the pair in shared memory; the pair asked for last is kept."""
-        held = self._inputs
-        if held is None or held[0] is not a or held[1] is not b:
-            if held is not None:
-                for fd in held[2]:
-                    os.close(fd)
-            self._inputs = held = a, b, (_shared(a), _shared(b))
-        return held[2]
+        """Descriptors of the pair in shared memory; the last pairs are kept, a case and its variants."""
+        for held in self._inputs:
+            if held[0] is a and held[1] is b:
+                return held[2]
+        while len(self._inputs) >= _PAIRS:
+            for fd in self._inputs.pop(0)[2]:
+                os.close(fd)
+        self._inputs.append((a, b, (_shared(a), _shared(b))))
+        return self._inputs[-1][2]
 
 
 class Child:
@@ -129,7 +132,9 @@ class Child:
         self.pid, self._link = nursery.child()
         self._ended = False
 
-    def do(self, stage: str, job: tuple[Any, ...], fds: Sequence[int] = (), repeats: int = 1) -> dict[str, Any]:
+    def do(
+        self, stage: str, job: tuple[Any, ...], fds: Sequence[int] = (), repeats: int = 1
+    ) -> dict[str, Any]:
         """Have a job done; what the child says of it.
 
         Raises
@@ -174,7 +179,11 @@ class Child:
         while not (died := _is_dead(self.pid)) and time.monotonic() < end:
             time.sleep(0.005)
         code = self.end()
-        return TaskEnded(*how_it_ended(code)) if died else TaskEnded("error", "the worker closed its pipe and hung")
+        return (
+            TaskEnded(*how_it_ended(code))
+            if died
+            else TaskEnded("error", "the worker closed its pipe and hung")
+        )
 
     def _check(self, stage: str, since: float, repeats: int) -> None:
         limit = self._limits.fuse if stage == "fuse" else self._limits.other

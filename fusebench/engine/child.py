@@ -58,7 +58,13 @@ class _Session:
         self._link.send(content)
 
     def make(
-        self, plugins: Sequence[str], name: str, parameters: Mapping[str, Any], device: str, threads: int, cold: bool
+        self,
+        plugins: Sequence[str],
+        name: str,
+        parameters: Mapping[str, Any],
+        device: str,
+        threads: int,
+        cold: bool,
     ) -> None:
         """Make a method and set it up."""
         try:
@@ -118,7 +124,9 @@ def _libraries(names: set[str]) -> list[str]:
     """
     from importlib.metadata import entry_points
 
-    roots = tuple({os.path.realpath(sysconfig.get_path(kind)) + os.sep for kind in ("stdlib", "purelib", "platlib")})
+    roots = tuple(
+        {os.path.realpath(sysconfig.get_path(kind)) + os.sep for kind in ("stdlib", "purelib", "platlib")}
+    )
     offering = {
         ep.module.partition(".")[0]
         for group in ("methods", "metrics", "datasets")

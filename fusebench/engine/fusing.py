@@ -111,30 +111,29 @@ class Here:
 
 
 class Given:
-    """A pair as tensors on a method's device, kept from one method to the next while none writes to it."""
+    """Pairs as tensors on a method's device, kept from one method to the next while none writes to them."""
 
     def __init__(self) -> None:
-        self._sources: tuple[Image, Image] | None = None
-        self._tensors: tuple[Tensor, Tensor]
+        self._held: list[tuple[Image, Image, Tensor, Tensor]] = []  # the last is in use
 
     def take(self, a: Image, b: Image, device: torch.device) -> tuple[Tensor, Tensor]:
         """Copies of `a` and `b`."""
-        held = self._sources
-        if held is None or held[0] is not a or held[1] is not b or self._tensors[0].device != device:
+        held = [h for h in self._held if h[0] is a and h[1] is b and h[2].device == device]
+        if not held:
             ta, tb = (torch.from_numpy(np.array(x, dtype=np.float32)).to(device) for x in (a, b))
-            self._sources, self._tensors = (a, b), (ta, tb)
-        return self._tensors
+            held = [(a, b, ta, tb)]
+        # A case and the same with findings.
+        self._held = [*(h for h in self._held if h is not held[0])][-1:] + held
+        return held[0][2], held[0][3]
 
     def forget(self) -> None:
         """Copy anew for the next method: this one may have written to the copies."""
-        self._sources = None
+        self._held = self._held[:-1]
 
     def check(self, method: str) -> None:
         """Raise `MethodFault` if a copy differs from its source."""
-        assert self._sources is not None
-        for tensor, source, label in zip(
-            self._tensors, self._sources, ("a (structural)", "b (functional)"), strict=True
-        ):
+        a, b, ta, tb = self._held[-1]
+        for tensor, source, label in ((ta, a, "a (structural)"), (tb, b, "b (functional)")):
             # float32 on both sides: what rounding the source changed is not the method's doing.
             if not np.array_equal(tensor.cpu().numpy(), np.asarray(source, dtype=np.float32)):
                 self.forget()
@@ -188,15 +187,20 @@ def fuse(
 
 
 def fuse_twin(fuser: Fuser, case: Case, truth: Mapping[str, Image], fused: Image, seed: int = 0) -> Image:
-    """Fuse a case without its lesion; of a 2D method only the slices in which the inputs differ.
+    """Fuse a case without its lesion: ``truth["mri_twin"]`` and ``["pet_twin"]``; see `fuse_again`."""
+    return fuse_again(fuser, case, (truth["mri_twin"], truth["pet_twin"]), fused, seed)
+
+
+def fuse_again(fuser: Fuser, case: Case, pair: tuple[Image, Image], fused: Image, seed: int = 0) -> Image:
+    """Fuse a changed case; of a 2D method only the slices in which the inputs differ.
 
     Parameters
     ----------
     fuser : Fuser
     case : Case
-        With the lesion.
-    truth : mapping
-        ``mri_twin`` and ``pet_twin``, the pair without it.
+        As it was fused before.
+    pair : tuple of ndarray
+        The changed sources.
     fused : ndarray, shape (D, H, W), float32 in [0, 1]
         What `fuser` made of `case`.
     seed : int
@@ -206,7 +210,7 @@ def fuse_twin(fuser: Fuser, case: Case, truth: Mapping[str, Image], fused: Image
     -------
     ndarray, shape (D, H, W), float32 in [0, 1]
     """
-    a, b = truth["mri_twin"], truth["pet_twin"]
+    a, b = pair
     if not fuser.by_axial_slice:
         return fuser.fuse(a, b, seed)[0]
     differs = ((a != case.a.data) | (b != case.b.data)).any((1, 2))

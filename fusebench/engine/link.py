@@ -1,4 +1,4 @@
-"""Messages between two processes: bytes in frames, with file descriptors, read without ever blocking for long."""
+"""Messages between two processes: bytes in frames, with file descriptors, whose reading need not block."""
 
 from __future__ import annotations
 

@@ -24,9 +24,9 @@ def give_back_memory() -> None:
 class PeakMemory:
     """Context that measures peak resident memory of this process, and peak memory of a CUDA device.
 
-    On entry, what is free is given back (`give_back_memory`), so that a method does not
-    answer for what ran before it; in a process where nothing did, that is time for nothing (`fresh`).  On Linux the kernel's high-water mark is reset then; elsewhere it is the
-    peak of the process so far, which is an upper bound.
+    On entry, what is free is given back (`give_back_memory`), so that a method does not answer for what ran
+    before it; in a process where nothing did (`fresh`) that is time for nothing.  On Linux the kernel's
+    high-water mark is reset then; elsewhere it is the peak of the process so far, which is an upper bound.
 
     Attributes
     ----------

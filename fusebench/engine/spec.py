@@ -63,6 +63,8 @@ class Task:
     ----------
     image : str
         A fused image made elsewhere, which is read instead of fusing; ":" where the case has none.
+    image_with : str
+        The same made of the sources with findings; ":" where there is none.
     image_range : (float, float), optional
         Its values for 0 and 1; None: as the file says.
     """
@@ -81,6 +83,7 @@ class Task:
     reuse: bool = True  # take the fused volume from `fused_path` where it is stored under `fuse_key`
     plugins: tuple[str, ...] = ()
     image: str = ""
+    image_with: str = ""
     image_range: tuple[float, float] | None = None
     split: str = ""
 

@@ -1,4 +1,4 @@
-"""Starts a worker: imports this package from where it lies, whatever is in the working folder or on the path."""
+"""Starts a worker: imports this package from where it lies, whatever the path and the working folder hold."""
 
 import importlib.util
 import sys

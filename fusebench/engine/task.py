@@ -3,41 +3,51 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import statistics
 import time
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..case import Case, Volume
-from ..errors import FuseBenchError
-from ..files import atomic_path
-from ..metric import MetricId
+from ..case import Case
+from ..errors import InputError, Undefined
+from ..metric import Metric, MetricId, Trial
 from ..plugins import find_plugins
-from ..scoring.protocol import PROTOCOLS, Scene
+from ..scoring.protocol import PROTOCOLS, Scene, Truth
 from ..store.rows import Row
-from .from_files import fused_image
-from .fusing import Fuser, Given, Here, Image, MethodFault, describe, fuse_twin, status_of, warm_up
+from .from_files import MISSING, fused_image
+from .fusing import (
+    Fuser,
+    Given,
+    Here,
+    Image,
+    MethodFault,
+    describe,
+    fuse_again,
+    fuse_twin,
+    status_of,
+    warm_up,
+)
 from .spec import Task
+from .volumes import read_stored, save_findings, save_fused
 
 if TYPE_CHECKING:
     from .apart import Apart
 
 # Truth key under which task metrics find the fused counterfactual (see metrics of family "task").
 TWIN = "fused_twin"
+# And readers the case as they set it up, and what the method makes of the sources with findings.
+TRIAL, FUSED_WITH = "trial", "fused_with"
 
 Stage = Callable[[str], None]
+GetFuser = Callable[[], Fuser]
 
 
 class TaskRunner:
-    """Keeps what tasks share inside one worker.
+    """Keeps what tasks share inside one worker: methods set up in it, and the case as readers see it.
 
     Parameters
     ----------
@@ -53,11 +63,10 @@ class TaskRunner:
         self.stage, self._apart = stage, apart
         self._methods: dict[str, Here] = {}
         self._given = Given()
+        self._trial: tuple[str, Trial] | None = None
         self._background = ThreadPoolExecutor(1, "store")
 
-    def run(
-        self, task: Task, load_seconds: float | None = None, memory_mb: float | None = None
-    ) -> list[Row]:
+    def run(self, task: Task, load_seconds: float | None = None, memory_mb: float | None = None) -> list[Row]:
         """Rows of a task; a failure is a row with its reason, never an exception.
 
         Parameters
@@ -80,22 +89,16 @@ class TaskRunner:
             case = task.case
             _ = case.pair
             timing["load_seconds"] = load_seconds or time.perf_counter() - begin
-            with contextlib.ExitStack() as ending:
-                made: list[Fuser] = []
-
-                def fuser() -> Fuser:
-                    self.stage("apart" if self._in_child(task) else "fuse")
-                    if not made:
-                        made.append(self._fuser(task, ending, memory_mb))
-                    return made[0]
-
+            with self._lent(task, memory_mb) as fuser:
                 fused, stored = self._fused(task, fuser, timing)
                 scored: list[Row] = []
                 try:
                     for protocol in dict.fromkeys(s.protocol for s in wanted):
                         self.stage("score")
                         scores = [s for s in wanted if s.protocol == protocol]
-                        scored += self._score(task, protocol, [s.metric for s in scores], fused, fuser, timing)
+                        scored += self._score(
+                            task, protocol, [s.metric for s in scores], fused, fuser, timing
+                        )
                 finally:
                     if stored is not None:
                         self.stage("store")
@@ -114,14 +117,14 @@ class TaskRunner:
     # -- fusing ----------------------------------------------------------------------------------
 
     def _fused(
-        self, task: Task, fuser: Callable[[], Fuser], timing: dict[str, Any]
+        self, task: Task, fuser: GetFuser, timing: dict[str, Any]
     ) -> tuple[Image, Future[None] | None]:
         """Read the fused volume stored under the same key, else make it and begin to store it."""
         if task.image:
             fused = fused_image(task)
-            kept = self._background.submit(_save, task, fused, task.case, {}) if task.save else None
+            kept = self._background.submit(save_fused, task, fused, task.case, {}) if task.save else None
             return fused, kept
-        stored = _read_stored(Path(task.fused_path), task.fuse_key) if task.reuse else None
+        stored = read_stored(Path(task.fused_path), task.fuse_key) if task.reuse else None
         if stored is not None:
             fused, made = stored
             timing.update(made)
@@ -137,19 +140,26 @@ class TaskRunner:
             return fused, None
         made = {k: v for k, v in timing.items() if k != "load_seconds"}
         # Packing takes as long as a fast method; it goes on while the volume is scored.
-        return fused, self._background.submit(_save, task, fused, case, made)
+        return fused, self._background.submit(save_fused, task, fused, case, made)
 
-    def _in_child(self, task: Task) -> bool:
-        return self._apart is not None and task.device == "cpu"
+    @contextlib.contextmanager
+    def _lent(self, task: Task, memory_mb: float | None) -> Iterator[GetFuser]:
+        """Gives the task's method, set up when first asked for and ended with the context."""
+        with contextlib.ExitStack() as ending:
+            made: list[Fuser] = []
+            apart = self._apart if task.device == "cpu" else None
 
-    def _fuser(self, task: Task, ending: contextlib.ExitStack, memory_mb: float | None) -> Fuser:
-        """The task's method, set up; in a child of its own until `ending`."""
-        if self._apart is not None and self._in_child(task):
-            from .apart import Limits
-            from .worker import stage_seconds
+            def fuser() -> Fuser:
+                self.stage("apart" if apart else "fuse")
+                if not made:
+                    made.append(
+                        ending.enter_context(apart.method(task, memory_mb)) if apart else self._here(task)
+                    )
+                return made[0]
 
-            limits = Limits(task.timeout, stage_seconds(task.timeout), memory_mb)
-            return ending.enter_context(self._apart.method(task, limits))
+            yield fuser
+
+    def _here(self, task: Task) -> Here:
         spec = task.method
         here = self._methods.get(spec.key)
         if here is None:
@@ -169,19 +179,13 @@ class TaskRunner:
         protocol: str,
         metrics: list[str],
         fused: Image,
-        fuser: Callable[[], Fuser],
+        fuser: GetFuser,
         timing: Mapping[str, Any],
     ) -> list[Row]:
         plugins = find_plugins(task.plugins)
-        infos = [plugins.metrics.load(MetricId.parse(m).name).info for m in metrics]
+        found = [plugins.metrics.load(MetricId.parse(m).name) for m in metrics]
         begin = time.perf_counter()
-        truth = None
-        if any(info.needs_truth for info in infos):
-            truth = dict(task.case.truth or {})
-            lesion = truth.get("lesion")
-            if any(info.needs_twin for info in infos) and lesion is not None and lesion.any():
-                truth[TWIN] = fuse_twin(fuser(), task.case, truth, fused, task.seed)
-                self.stage("score")
+        truth = self._truth(task, found, fused, fuser)
         scene = Scene.of(task.case, fused, task.device)
         values = PROTOCOLS[protocol].score(scene, metrics, truth, plugins)
         seconds = time.perf_counter() - begin
@@ -192,75 +196,49 @@ class TaskRunner:
             value = values[score.metric]
             outcome: dict[str, Any] = {"value": value}
             if isinstance(value, Exception):
-                outcome = {"status": status_of(value), "reason": describe(value)}
+                status = "skip" if isinstance(value, Undefined) else status_of(value)
+                outcome = {"status": status, "reason": describe(value)}
             elif np.isnan(value):
                 outcome = {"status": "skip", "reason": "not defined for this case"}
             rows.append(task.row(score, **outcome, **timing, score_seconds=seconds))
         return rows
 
-
-# -- stored volumes ------------------------------------------------------------------------------
-
-
-def _save(task: Task, fused: Image, case: Case, made: Mapping[str, Any]) -> None:
-    path = Path(task.fused_path)
-    try:
-        _store(path, fused, case.a, task.fuse_key, made)
-        if fused.shape[0] == 1:  # a picture, in the colours of its functional source
-            from ..images.read_write import write_image
-
-            write_image(path.with_name(path.name.removesuffix(".nii.gz") + ".png"), fused, like=case.b)
-        _store_sources(path.parent, case)
-    except OSError as error:
-        # The folder of all volumes: the same words for every task, so that they are said once.
-        raise FuseBenchError(
-            f"{path.parents[2]}: {error.strerror}; what was stored is kept: "
-            "make room and run the same command"
-        ) from None
-
-
-def _store(
-    path: Path, data: NDArray[Any], like: Volume, key: str, made: Mapping[str, Any] | None = None
-) -> None:
-    """Write NIfTI with the content key, and what making it took, in its header."""
-    import nibabel as nib  # half a second, for runs that keep volumes
-
-    image = nib.Nifti1Image(np.ascontiguousarray(data.T), like.affine)
-    image.header["descrip"] = f"fusebench {key}".encode()
-    note = nib.nifti1.Nifti1Extension("comment", json.dumps(made or {}).encode())
-    image.header.extensions.append(note)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(_gzip(image.to_bytes()))
-
-
-def _gzip(content: bytes) -> bytes:
-    """Gzip by run lengths: files as small as at level 1 (air packs, noise does not) in half the time."""
-    packer = zlib.compressobj(1, zlib.DEFLATED, 16 + zlib.MAX_WBITS, 9, zlib.Z_RLE)
-    return packer.compress(content) + packer.flush()
-
-
-def _store_sources(folder: Path, case: Case) -> None:
-    for name, volume in (("mri", case.a), ("pet", case.b)):
-        path = folder / "sources" / f"{name}.nii.gz"
-        if _read_stored(path, case.fingerprint) is None:
-            _store(path, volume.data, volume, case.fingerprint)
-            if volume.chroma is not None:  # for showing results in colour
-                _store(path.with_name("chroma.nii.gz"), volume.chroma, volume, case.fingerprint)
-
-
-def _read_stored(path: Path, key: str) -> tuple[Image, dict[str, Any]] | None:
-    """Voxels, and what making them took, of a volume stored under `key`."""
-    if not path.is_file():
-        return None
-    import nibabel as nib
-
-    try:
-        image = nib.Nifti1Image.from_filename(path)
-        if image.header["descrip"].item().decode(errors="replace") != f"fusebench {key}":
+    def _truth(self, task: Task, metrics: list[Metric], fused: Image, fuser: GetFuser) -> Truth:
+        """What metrics get besides the images: ground truth, the fused twin, findings."""
+        infos = [metric.info for metric in metrics]
+        readers = [metric for metric in metrics if metric.info.needs_trial]
+        if readers:
+            trial = self._set_up(readers[0], task.case)
+            with_ = None
+            if any(info.needs_findings for info in infos):
+                with_ = self._fused_with(task, trial, fused, fuser)
+            return {TRIAL: trial, FUSED_WITH: with_}
+        if not any(info.needs_truth for info in infos):
             return None
-        made = json.loads(image.header.extensions[0].get_content())
-        return np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0), made
-    # A damaged file is not an answer; the volume is simply made again.
-    except (OSError, EOFError, ValueError, IndexError, nib.filebasedimages.ImageFileError):
-        return None
+        truth = dict(task.case.truth or {})
+        lesion = truth.get("lesion")
+        if any(info.needs_twin for info in infos) and lesion is not None and lesion.any():
+            truth[TWIN] = fuse_twin(fuser(), task.case, truth, fused, task.seed)
+            self.stage("score")
+        return truth
+
+    def _set_up(self, reader: Metric, case: Case) -> Trial:
+        """The case as readers see it, once for all methods; the metrics of a protocol share one."""
+        key = f"{case.dataset} {case.id} {case.fingerprint}"
+        if self._trial is None or self._trial[0] != key:
+            if reader.trial is None:
+                raise InputError(
+                    f"{reader.info.name} needs a trial and sets none up: @metric(..., trial=...)"
+                )
+            self._trial = key, reader.trial(case)
+        return self._trial[1]
+
+    def _fused_with(self, task: Task, trial: Trial, fused: Image, fuser: GetFuser) -> Image | None:
+        """What the method makes of the sources with findings; None where files do not have it."""
+        if task.image:
+            return None if task.image_with in ("", MISSING) else fused_image(task, findings=True)
+        with_ = fuse_again(fuser(), task.case, (trial.a_with, trial.b_with), fused, task.seed)
+        self.stage("score")
+        if task.save:
+            save_findings(task, trial, with_)
+        return with_

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from ..case import Case, Pair, Volume
-from ..engine.spec import MethodSpec, Score, Task
 from ..engine.fusing import RANGE_TOLERANCE, describe
+from ..engine.spec import MethodSpec, Score, Task
 from ..engine.task import TaskRunner
 from ..errors import InputError
 from ..files import file_sha256

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import fusebench.engine.task
+import fusebench.engine.volumes
 from fusebench.case import Case, Pair, Volume
 from fusebench.engine.fusing import Given, Here, MethodFault, describe, fuse, fuse_twin
 from fusebench.engine.plan import Options, make_plan
@@ -76,7 +76,7 @@ def test_a_full_disk_is_a_row_that_says_what_to_do(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(fusebench.engine.task, "_store", full)
+    monkeypatch.setattr(fusebench.engine.volumes, "store", full)
     assert bench("--methods", "healthy") == 1
     folder = tmp_path / "run" / "fused"
     said = "".join(capsys.readouterr().out.split())
@@ -130,7 +130,9 @@ def test_of_a_twin_only_the_slices_that_differ_are_fused(method: Sharpest, slice
 def test_a_twin_without_difference_is_what_was_fused() -> None:
     case = Case("c", "d", "g", "f", lambda: Pair(Volume(A), Volume(B), A > 0))
     fused = fuse(Sharpest(), A, B)[0]
-    np.testing.assert_array_equal(fuse_twin(Here(Sharpest()), case, {"mri_twin": A, "pet_twin": B}, fused), fused)
+    np.testing.assert_array_equal(
+        fuse_twin(Here(Sharpest()), case, {"mri_twin": A, "pet_twin": B}, fused), fused
+    )
 
 
 @pytest.mark.parametrize(("planes", "total"), [("axial", 4), ("tri", 15)])
