@@ -8,6 +8,7 @@ Mueller-Gaertner 1992, Thomas 2011).  The resolution is unknown: the blur with t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -58,59 +59,114 @@ def _band(n: int, sigma: float, device: torch.device, dtype: torch.dtype) -> Ten
     return band.to(device, dtype)
 
 
-def classes(a: Tensor, inside: Tensor, bins: int) -> Tensor:
-    """Class 0 (air) or 1..`bins` of every voxel: quantiles of the structural image inside `inside`."""
-    values = a[inside]
-    # Quantiles of a sample: torch sorts no more than 16 million values.
-    values = values[:: max(1, values.numel() // 200_000)]
-    edges = torch.quantile(values, torch.arange(1, bins, device=a.device, dtype=a.dtype) / bins)
-    return (torch.bucketize(a, edges) + 1) * inside
+@dataclass(frozen=True)
+class Fit:
+    """Uptake of every class of structural intensity, and the resolution it is seen at.
+
+    Attributes
+    ----------
+    edges : Tensor, shape (bins - 1,)
+        Between the classes, of the structural image.
+    level : Tensor, shape (bins,)
+        Uptake of the classes.
+    sigma : float
+        Resolution of the functional image: standard deviation in voxels.
+    """
+
+    edges: Tensor
+    level: Tensor
+    sigma: float
+
+    def predict(self, a: Tensor, inside: Tensor) -> Tensor:
+        """The expectation (..., D, H, W), 0 outside `inside`."""
+        level = torch.where(inside, self.level[torch.bucketize(a.contiguous(), self.edges)], 0.0)
+        return blur(level, self.sigma).clamp_min(0) * inside
 
 
-def expected(a: Tensor, b: Tensor, bins: int = 10, blurs: Sequence[float] = BLURS) -> tuple[Tensor, float]:
-    """The functional image that the structural one leads one to expect, and its resolution.
+def foreground(a: Tensor, b: Tensor) -> Tensor:
+    """Where there is something in either image."""
+    return torch.maximum(a, b) > DARK
+
+
+def fit(
+    a: Tensor,
+    b: Tensor,
+    bins: int = 10,
+    blurs: Sequence[float] = BLURS,
+    use: Tensor | None = None,
+) -> Fit:
+    """Least squares of the functional image on classes of the structural one.
 
     Parameters
     ----------
     a, b : Tensor, shape (D, H, W), in [0, 1]
         Structural and functional image.
     bins : int
-        Classes of intensity.
+        Classes of intensity: quantiles inside the foreground.
     blurs : sequence of float
         Resolutions to choose from, standard deviation in voxels.
+    use : Tensor, shape (D, H, W), bool, optional
+        Where the squared error counts; the foreground by default.
+    """
+    inside = foreground(a, b)
+    values = a[inside]
+    if values.numel() < 4 * bins:
+        return Fit(a.new_zeros(bins - 1), a.new_zeros(bins), blurs[0])
+    # Quantiles of a sample: torch sorts no more than 16 million values.
+    values = values[:: max(1, values.numel() // 200_000)]
+    edges = torch.quantile(values, torch.arange(1, bins, device=a.device, dtype=a.dtype) / bins)
+    # The levels are found at half the resolution, where all candidates cost little.
+    step = [2 if n > 1 else 1 for n in a.shape]
+    label = (torch.bucketize(a, edges) + 1) * inside
+    shares = _shares(label, bins, step)
+    where = inside if use is None else inside & use
+    target, weight = (_pool(x, step) for x in (b * where, where.to(a.dtype)))
+    seen = weight > 0.5
+    if int(seen.sum()) < 4 * bins:
+        seen = weight > 0
+    y = (target / weight.clamp_min(1e-3))[seen].double()
+    best: tuple[float, Tensor, float] | None = None
+    for sigma in blurs:
+        x = blur(shares, sigma / 2)[:, seen].double()
+        normal = x @ x.mT
+        ridge = 1e-6 * normal.diagonal().mean() * torch.eye(bins, device=a.device, dtype=torch.double)
+        level = torch.linalg.solve(normal + ridge, x @ y)
+        error = float((level @ x - y).square().mean())
+        if best is None or error < best[0]:
+            best = (error, level, sigma)
+    assert best is not None
+    return Fit(edges, best[1].to(a.dtype), best[2])
+
+
+def _pool(x: Tensor, step: list[int]) -> Tensor:
+    pooled: Tensor = F.avg_pool3d(x[None], step, step, ceil_mode=True)[0]
+    return pooled
+
+
+def _shares(label: Tensor, bins: int, step: list[int]) -> Tensor:
+    """Share of every class but the first in blocks of `step` voxels, (bins, d, h, w)."""
+    size = [-(-n // s) for n, s in zip(label.shape, step, strict=True)]
+    axes = [torch.arange(n, device=label.device) // s for n, s in zip(label.shape, step, strict=True)]
+    block = (axes[0][:, None, None] * size[1] + axes[1][:, None]) * size[2] + axes[2]
+    blocks = size[0] * size[1] * size[2]
+    counts = torch.bincount((label * blocks + block).flatten(), minlength=(bins + 1) * blocks)
+    counts = counts.view(bins + 1, *size).to(torch.float32)
+    shares: Tensor = counts[1:] / counts.sum(0)
+    return shares
+
+
+def expected(a: Tensor, b: Tensor, bins: int = 10, blurs: Sequence[float] = BLURS) -> tuple[Tensor, float]:
+    """The functional image that the structural one leads one to expect, and its resolution.
 
     Returns
     -------
     expectation : Tensor, shape (D, H, W)
-        0 where there is nothing in either image to learn from.
+        0 where there is nothing in either image.
     sigma : float
         The resolution with the smallest squared error, in voxels.
     """
-    inside = torch.maximum(a, b) > DARK
-    if int(inside.sum()) < 4 * bins:
-        return torch.zeros_like(b), blurs[0]
-    label = classes(a, inside, bins)
-    # The weights of the classes are found at half the resolution, where all candidates cost little.
-    step = [2 if n > 1 else 1 for n in a.shape]
-    one_hot = F.one_hot(label, bins + 1).movedim(-1, 0)[1:].to(a.dtype)
-    coarse, target, use = (
-        F.avg_pool3d(x[None], step, step, ceil_mode=True)[0]
-        for x in (one_hot, b[None], inside[None].to(a.dtype))
-    )
-    best: tuple[float, Tensor, float] | None = None
-    y = target[0][use[0] > 0.5].double()
-    for sigma in blurs:
-        x = blur(coarse, sigma / 2)[:, use[0] > 0.5].double()
-        normal = x @ x.mT
-        ridge = 1e-6 * normal.diagonal().mean() * torch.eye(bins, device=a.device, dtype=torch.double)
-        weight = torch.linalg.solve(normal + ridge, x @ y)
-        error = float((weight @ x - y).square().mean())
-        if best is None or error < best[0]:
-            best = (error, weight, sigma)
-    assert best is not None
-    _, weight, sigma = best
-    level = torch.cat([weight.new_zeros(1), weight]).to(a.dtype)[label]
-    return blur(level, sigma).clamp_min(0) * inside, sigma
+    found = fit(a, b, bins, blurs)
+    return found.predict(a, foreground(a, b)), found.sigma
 
 
 def relative_residual(b: Tensor, expectation: Tensor, smooth: float = 0.0) -> Tensor:

@@ -301,7 +301,7 @@ SWITCHES = ("displacement", "attention", "convolution", "context")
 
 
 @torch.no_grad()
-def switch_off(network: FusionNetwork, part: str) -> None:
+def switch_off(network: Any, part: str) -> None:
     """Take one of `SWITCHES` out of a trained network by setting the weights that lead from it to zero.
 
     "context" is everything that the blocks say to the full-resolution head; the alignment stays.
