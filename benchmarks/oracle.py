@@ -19,7 +19,7 @@ from torch import Tensor
 
 import fusebench
 from fusebench.case import Case
-from fusebench.metric import evaluate
+from fusebench.scoring.evaluate import evaluate
 
 losses = importlib.import_module("fusebench.methods.training.losses")
 METRICS = ("psnr", "psnr.worst", "ssim", "ssim.worst", "qabf", "viff", "lesion_contrast", "gm_wm_auc")

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 import fusebench
-from fusebench.imageio import read_raw
-from fusebench.mask import foreground
+from fusebench.images.foreground import foreground
+from fusebench.images.read_write import read_raw
 
 grid: Any = importlib.import_module("fusebench.datasets.preprocessing.grid")
 rigid: Any = importlib.import_module("fusebench.datasets.preprocessing.rigid")

@@ -17,10 +17,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fusebench.execute import LocalPool
-from fusebench.plan import Options, make_plan, method_specs, metric_infos
+from fusebench.engine.plan import Options, make_plan, method_specs, metric_infos
+from fusebench.engine.pool import LocalPool
 from fusebench.plugins import find_plugins
-from fusebench.results import Row, RunStore
+from fusebench.store.rows import Row, RunStore
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGINS = (str(ROOT / "tests" / "core" / "engine_plugins.py"),)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fusebench.results import COLUMNS
+from fusebench.store.rows import COLUMNS
 
 tables = importlib.import_module("fusebench.leaderboard.tables")
 report = importlib.import_module("fusebench.leaderboard.report")

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusebench.cache import content_key
 from fusebench.case import Case, Pair, Volume
-from fusebench.colour import luminance
 from fusebench.dataset import DatasetInfo
 from fusebench.errors import InputError
-from fusebench.imageio import read_image
-from fusebench.mask import foreground
-from fusebench.rawimage import PICTURES
+from fusebench.images.colour import luminance
+from fusebench.images.foreground import foreground
+from fusebench.images.raw import PICTURES
+from fusebench.images.read_write import read_image
+from fusebench.store.keys import content_key
 
 from .preprocessing.base import LeftOut, PairDataset
 from .preprocessing.pipeline import PairSource, file_hash, read_key

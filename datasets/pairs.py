@@ -9,8 +9,8 @@ from pathlib import Path
 from fusebench.case import is_file_name
 from fusebench.dataset import DatasetInfo
 from fusebench.errors import InputError
+from fusebench.images.raw import EXTENSIONS, extension, stem
 from fusebench.parameters import user_path
-from fusebench.rawimage import EXTENSIONS, extension, stem
 
 from .preprocessing.base import LeftOut, PairDataset, read_table
 from .preprocessing.pipeline import PairSource

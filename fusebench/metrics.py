@@ -7,14 +7,14 @@ loaded when its name is first asked for.  No method, dataset or runner code is l
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from .metric import Metric, MetricId, MetricInfo, evaluate, evaluate_slices, metric_registry, ranking_set
+from .files import plugin_folder
+from .metric import Metric, MetricId, MetricInfo
+from .scoring.evaluate import evaluate, evaluate_slices
+from .scoring.select import metric_registry, ranking_set
 
-_HERE = Path(__file__).resolve().parent
-_ROOT = _HERE.parent
-__path__ = [str((_ROOT if (_ROOT / "run_bench.py").exists() else _HERE) / "metrics")]
+__path__ = [str(plugin_folder("metrics"))]
 
 __all__ = [
     "Metric",

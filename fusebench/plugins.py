@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 from .dataset import Dataset, DatasetInfo
 from .errors import InputError
+from .files import plugin_folder
 from .method_info import MethodInfo
 from .metric import MetricInfo
 from .registry import Registry
@@ -58,8 +58,7 @@ def find_plugins(paths: tuple[str, ...] = ()) -> Plugins:
     installed = entry_points()  # reads a file of every installed package
     for folder, registry in kinds.items():
         package = f"fusebench.{folder}"
-        for location in importlib.import_module(package).__path__:
-            registry.add_folder(Path(location), package)
+        registry.add_folder(plugin_folder(folder), package)
         registry.add_entry_points(installed.select(group=package))
         for file in files:
             registry.add_path(file)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from fusebench.cache import atomic_path
-from fusebench.colour import to_rgb
+from fusebench.files import atomic_path
+from fusebench.images.colour import to_rgb
 
 from .volumes import StoredCase, geometry, read, stored_cases
 

@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from fusebench.errors import InputError
-from fusebench.results import COLUMNS
-from fusebench.words import plural
+from fusebench.store.rows import COLUMNS
+from fusebench.text import plural
 
 from . import charts, runs
 from .pages import SITE, environment, slug

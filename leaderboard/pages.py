@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from fusebench.words import plural
+from fusebench.text import plural
 
 from . import charts, volumes
 from .board import Board, Column

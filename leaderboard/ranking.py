@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from fusebench.words import plural
+from fusebench.text import plural
 
 from .significance import ALPHA, Friedman, cliques, friedman, letters, pairwise_wilcoxon
 

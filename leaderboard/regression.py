@@ -17,7 +17,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from fusebench.errors import InputError
-from fusebench.words import plural
+from fusebench.text import plural
 
 from .markup import markdown_text
 from .runs import Runs, groups

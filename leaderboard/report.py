@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from fusebench.errors import InputError
-from fusebench.metric import MetricId, metric_registry
+from fusebench.metric import MetricId
+from fusebench.scoring.select import metric_registry
 
 from . import charts, runs
 from .board import Board, Column

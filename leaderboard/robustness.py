@@ -16,10 +16,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from fusebench.engine.task import fuse
 from fusebench.method import Method
-from fusebench.metric import evaluate, evaluate_slices
 from fusebench.plugins import create_dataset
-from fusebench.task import fuse
+from fusebench.scoring.evaluate import evaluate, evaluate_slices
 
 from .charts import save
 

@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
+from fusebench.engine.manifest import protocol_order, read_manifest
 from fusebench.errors import InputError
-from fusebench.manifest import protocol_order, read_manifest
-from fusebench.results import IDENTITY, as_table, read_rows
+from fusebench.store.rows import IDENTITY, as_table, read_rows
 
 # Where a file of a history store keeps the manifest.
 METADATA = b"fusebench"
@@ -27,7 +27,7 @@ class Runs:
     ----------
     folders : tuple of Path
     rows : DataFrame
-        Columns of `fusebench.results.Row`.  Of rows with one identity the later folder's counts.
+        Columns of `fusebench.store.rows.Row`.  Of rows with one identity the later folder's counts.
     manifest : dict
         Manifest of the last folder, with the methods and metrics of all.
     """

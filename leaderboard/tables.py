@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fusebench.metric import MetricId
-from fusebench.words import plural
+from fusebench.text import plural
 
 from .board import Board, Cell, Column, Line, known_by_files
 from .ranking import MISSING_RULE, Ranking, Scores, gameable, rank, summarise
@@ -24,7 +24,7 @@ def build(
     Parameters
     ----------
     rows : DataFrame
-        Columns of `fusebench.results.Row`.
+        Columns of `fusebench.store.rows.Row`.
     manifest : mapping
         ``methods`` and ``metrics`` by name with the fields of their infos.
     protocol : str

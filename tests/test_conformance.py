@@ -4,7 +4,6 @@ import functools
 from importlib import import_module
 
 import pytest
-from layouts import LAYOUTS
 from safetensors.torch import save_file
 
 from fusebench.plugins import find_plugins
@@ -15,6 +14,8 @@ from fusebench.testing import (
     MethodSubject,
     parametrize_with_checks,
 )
+
+from .layouts import LAYOUTS
 
 WHOLE_IMAGE = "the feature is a transform of the whole image, which sees what lies outside the mask"
 EXPECTED = {

@@ -20,11 +20,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from layouts import adni, bids, pairs
 
 from fusebench import create_dataset
 from fusebench.cli import main
 from fusebench.testing.images import head
+
+from .layouts import adni, bids, pairs
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))

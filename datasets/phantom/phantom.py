@@ -17,10 +17,11 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from fusebench.cache import cache_dir, cached_arrays, content_key
 from fusebench.case import Case, Pair, Volume
 from fusebench.dataset import Dataset, DatasetInfo
 from fusebench.errors import InputError
+from fusebench.store.cache import cache_dir, cached_arrays
+from fusebench.store.keys import content_key
 
 _HERE = Path(__file__).parent
 # What the voxels depend on.

@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusebench import imageio
-from fusebench.cache import atomic_path, cache_dir, cached_arrays, content_key
 from fusebench.case import Case, Pair, Volume
-from fusebench.content import source_key as code_key
 from fusebench.errors import InputError
-from fusebench.imageio import check_grid, intensity_range, read_mask, read_pair, read_raw, scale
-from fusebench.mask import foreground
-from fusebench.rawimage import EXTENSIONS, PICTURES, RawImage, extension, image_files
+from fusebench.files import atomic_path
+from fusebench.images import read_write
+from fusebench.images.foreground import foreground
+from fusebench.images.raw import EXTENSIONS, PICTURES, RawImage, extension, image_files
+from fusebench.images.read_write import check_grid, intensity_range, read_mask, read_pair, read_raw, scale
+from fusebench.store.cache import cache_dir, cached_arrays
+from fusebench.store.keys import content_key
+from fusebench.store.keys import source_key as code_key
 
 from .grid import Image
 from .steps import (
@@ -164,7 +166,7 @@ def libraries() -> list[str]:
 
 def read_key() -> list[Any]:
     """What voxels depend on before any recipe: readers, foreground, libraries."""
-    return [code_key(Path(imageio.__file__)), libraries()]
+    return [code_key(Path(read_write.__file__)), libraries()]
 
 
 def source_key(source: PairSource, recipe: str, options: Mapping[str, Any]) -> str:
@@ -221,7 +223,7 @@ def read_source(source: PairSource) -> State:
 def _raw(path: Path, files: tuple[Path, ...]) -> RawImage:
     if not files:
         return read_raw(path, max_nan=0.01, frames=True)
-    from fusebench.itkio import read_dicom
+    from fusebench.images.dicom_itk import read_dicom
 
     return read_dicom(files, path)
 
@@ -311,7 +313,7 @@ def align_files(mri: Path, pet: Path, mask: Path | None = None) -> tuple[Pair, S
     Returns
     -------
     pair : Pair
-        On the grid that `fusebench.imageio.read_image` gives for `mri`.
+        On the grid that `fusebench.images.read_write.read_image` gives for `mri`.
     state : State
         Its notes and figures.
     """

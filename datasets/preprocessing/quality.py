@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusebench.cache import atomic_path
 from fusebench.case import Pair
+from fusebench.files import atomic_path
 
 # Beyond these a person should look; the case stays in.
 MIN_OVERLAP = 0.7

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from fusebench.errors import InputError
-from fusebench.itkio import need, to_itk
-from fusebench.mask import foreground
+from fusebench.images.dicom_itk import need, to_itk
+from fusebench.images.foreground import foreground
 
 from .grid import Image, Matrix, displacement, mask_points, resample
 

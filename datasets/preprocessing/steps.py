@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from fusebench.errors import InputError
-from fusebench.imageio import read_raw
-from fusebench.mask import foreground
+from fusebench.images.foreground import foreground
+from fusebench.images.read_write import read_raw
 
 from .grid import Image, Matrix, box_affine, resample
 from .rigid import inverted, mutual_information, register
@@ -159,7 +159,7 @@ class BiasField:
     def __call__(self, state: State) -> State:
         if self.when == "never" or (self.when == "auto" and state.bias_corrected):
             return state
-        from fusebench.itkio import need, to_itk
+        from fusebench.images.dicom_itk import need, to_itk
 
         sitk = need("SimpleITK")
 

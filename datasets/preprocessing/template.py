@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from fusebench.imageio import read_raw
+from fusebench.images.read_write import read_raw
 
 from .grid import Image, resample
 from .rigid import Registration, register

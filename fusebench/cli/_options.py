@@ -41,7 +41,7 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
 
 def device_of(args: argparse.Namespace) -> str:
     """The device asked for, checked."""
-    from ..hardware import checked_device  # imports torch
+    from ..engine.hardware import checked_device  # imports torch
 
     return checked_device(args.device)
 

@@ -15,12 +15,12 @@ from ._options import plugins_of, split_commas
 
 def score_results(args: argparse.Namespace) -> int:
     """Score ``args.results_dir`` against a dataset; rows, board and files as of a run."""
-    from ..bench import any_failed, publish
-    from ..byor import FileRunner, file_specs, file_tasks, find_results
-    from ..hardware import describe_hardware
-    from ..manifest import describe_run, git_state, write_manifest
-    from ..plan import Options, default_metrics, make_plan, metric_infos, pending, scored
-    from ..results import RunStore
+    from ..engine.bench import any_failed, publish
+    from ..engine.from_files import FileRunner, file_specs, file_tasks, find_results
+    from ..engine.hardware import describe_hardware
+    from ..engine.manifest import describe_run, git_state, write_manifest
+    from ..engine.plan import Options, default_metrics, make_plan, metric_infos, pending, scored
+    from ..store.rows import RunStore
     from .run import chosen_metrics, dataset_facts, left_out_notes, make_dataset, split_cases
 
     console = Console(width=None if sys.stdout.isatty() else 160)

@@ -46,11 +46,11 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from ..engine.plan import method_specs
+    from ..engine.task import fuse
     from ..errors import InputError
-    from ..imageio import read_pair, write_image
-    from ..plan import method_specs
-    from ..rawimage import NIFTI, extension
-    from ..task import fuse
+    from ..images.raw import NIFTI, extension
+    from ..images.read_write import read_pair, write_image
     from ._options import device_of
 
     for option in ("mri", "pet"):

@@ -26,7 +26,7 @@ def add(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..errors import InputError
-    from ..scaffold import write_plugin
+    from ..testing.scaffold import write_plugin
 
     if args.kind != "method" and (args.learned or args.dims != 3):
         raise InputError(f"--dims and --learned are for methods, not for a {args.kind}")

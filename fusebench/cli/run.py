@@ -27,7 +27,7 @@ from ._options import (
 )
 
 if TYPE_CHECKING:
-    from ..execute import LocalPool
+    from ..engine.pool import LocalPool
     from ..plugins import Plugins
 
 
@@ -108,7 +108,7 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..execute import LocalPool
+    from ..engine.pool import LocalPool
 
     # First of all: workers import torch while this process, which never does, finds out what to run.
     with LocalPool(_first_workers(args), args.threads) as pool:
@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _first_workers(args: argparse.Namespace) -> int:
     """Workers to start at once; how many it takes is known when one of them has looked for a GPU."""
-    from ..execute import default_jobs, may_have_gpu
+    from ..engine.pool import default_jobs, may_have_gpu
 
     if args.executor == "dask" or args.scheduler or args.dry_run or args.collect:
         return 0 if args.jobs == 0 else 1
@@ -127,15 +127,15 @@ def _first_workers(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, pool: LocalPool) -> int:
-    from ..bench import any_failed, publish, run_tasks
+    from ..engine.bench import any_failed, publish, run_tasks
+    from ..engine.manifest import describe_run, git_state, write_manifest
+    from ..engine.plan import Options, make_plan, pending
+    from ..engine.pool import default_jobs
+    from ..engine.survey import survey, survey_apart
     from ..errors import InputError, WorkerDied
-    from ..execute import default_jobs
-    from ..manifest import describe_run, git_state, write_manifest
-    from ..plan import Options, make_plan, pending
-    from ..protocol import PROTOCOLS
-    from ..results import RunStore
-    from ..survey import survey, survey_apart
-    from ..words import plural
+    from ..scoring.protocol import PROTOCOLS
+    from ..store.rows import RunStore
+    from ..text import plural
 
     console = Console(width=None if sys.stdout.isatty() else 160)
     plugins = plugins_of(args)
@@ -234,10 +234,10 @@ def _check_runs(method: str, names: Sequence[str], plugins: Plugins, option: str
 
 def executor(args: argparse.Namespace, jobs: int, pool: LocalPool) -> Any:
     """What runs the tasks: this machine's cores, Dask, or this process."""
-    from ..execute import default_memory_mb, run_here
+    from ..engine.pool import default_memory_mb, run_here
 
     if args.executor == "dask" or args.scheduler:
-        from ..cluster import run_dask
+        from ..engine.dask import run_dask
 
         pool.stop()  # it has answered; Dask's workers do the rest
         return partial(
@@ -343,8 +343,8 @@ def chosen_metrics(plugins: Any, asked: list[str]) -> list[str]:
 
 def dry_run(tasks: Any, folder: Path, force: bool, console: Console) -> int:
     """Show what would run, and why."""
-    from ..plan import pending
-    from ..results import read_rows
+    from ..engine.plan import pending
+    from ..store.rows import read_rows
 
     rows = read_rows(folder) if not force and (folder / "rows.jsonl").exists() else []
     todo = pending(tasks, rows)

@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import FuseBenchError, InputError
-from ..metric import ARROWS, MetricId, ranking_set
+from ..images.raw import EXTENSIONS, folder_images, stem
+from ..metric import ARROWS, MetricId
 from ..parameters import user_path
-from ..protocol import PROTOCOLS, Scene
-from ..rawimage import EXTENSIONS, folder_images, stem
+from ..scoring.protocol import PROTOCOLS, Scene
+from ..scoring.select import ranking_set
 from ._options import add_plugin_option, at_least, plugins_of, writing
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def _items(args: argparse.Namespace) -> Iterator[Item]:
 
 
 def _items_of_folders(args: argparse.Namespace, mask: Path | None) -> Iterator[Item]:
-    from ..byor import entry_folders, some
+    from ..engine.from_files import entry_folders, some
 
     mri, pet = folder_images(args.mri), folder_images(args.pet) if args.pet.is_dir() else {}
     if not pet:
@@ -239,9 +240,9 @@ def _items_of_folders(args: argparse.Namespace, mask: Path | None) -> Iterator[I
 def _score(item: Item, ids: Sequence[str], args: argparse.Namespace, plugins: Plugins) -> dict[str, Any]:
     import torch
 
-    from ..byor import read_result
-    from ..imageio import check_grid, read_image, read_mask
-    from ..mask import foreground
+    from ..engine.from_files import read_result
+    from ..images.foreground import foreground
+    from ..images.read_write import check_grid, read_image, read_mask
 
     if item.fused is None:
         raise InputError("no fused image of this name, while another method has one; add it")

@@ -10,8 +10,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..content import file_sha256
 from ..errors import InputError
+from ..files import file_sha256
 from ._options import (
     add_device_option,
     add_plugin_option,

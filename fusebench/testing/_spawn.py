@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..content import path_of
+from ..store.keys import path_of
 from ._kit import CheckFailed
 
 

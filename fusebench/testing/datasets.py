@@ -239,7 +239,7 @@ def intensities_sane(s: DatasetSubject) -> None:
             if data.min() == data.max():
                 raise CheckFailed(f"{case.id}.{name} is constant; check the file and the normalisation")
         if case.mask.dtype != bool or not case.mask.any():
-            raise CheckFailed(f"{case.id}: the mask is not bool or is empty; see fusebench.mask.foreground")
+            raise CheckFailed(f"{case.id}: the mask is not bool or is empty; see fusebench.images.foreground")
 
 
 @check("picklable")

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from ..case import Case, Pair, Volume
-from ..content import digest, file_sha256, path_of
+from ..engine.plan import MethodSpec, Score, Task
+from ..engine.task import RANGE_TOLERANCE, TaskRunner, describe
 from ..errors import InputError
+from ..files import file_sha256
 from ..method import Method, MethodInfo, SliceMethod
-from ..plan import MethodSpec, Score, Task
-from ..task import RANGE_TOLERANCE, TaskRunner, describe
+from ..store.keys import digest, path_of
 from . import _spawn
 from ._kit import (
     SAFE_NAME,

@@ -169,7 +169,7 @@ def test_real_stack_is_the_rebuilt_volume():
 
 
 def test_key_follows_the_readers(tmp_path, monkeypatch):
-    from fusebench import content
+    from fusebench.store import keys as content
 
     def key():
         content.source_key.cache_clear()
@@ -177,7 +177,7 @@ def test_key_follows_the_readers(tmp_path, monkeypatch):
 
     make(tmp_path, "PET-MRI/{}", [41002])
     before, sha256 = key(), content.file_sha256
-    monkeypatch.setattr(content, "file_sha256", lambda p: "new" if p.name == "mask.py" else sha256(p))
+    monkeypatch.setattr(content, "file_sha256", lambda p: "new" if p.name == "foreground.py" else sha256(p))
     after = key()
     monkeypatch.undo()
     assert after != before == key()

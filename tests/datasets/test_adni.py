@@ -5,7 +5,11 @@ import os
 
 import numpy as np
 import pytest
-from adni_trees import (
+
+import fusebench
+from fusebench.errors import InputError
+
+from .adni_trees import (
     AFFINE,
     N3M,
     PET_6MM,
@@ -19,9 +23,6 @@ from adni_trees import (
     nifti,
     stub,
 )
-
-import fusebench
-from fusebench.errors import InputError
 
 rules = importlib.import_module("fusebench.datasets.adni.rules")
 tables = importlib.import_module("fusebench.datasets.adni.tables")

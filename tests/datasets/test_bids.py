@@ -5,10 +5,11 @@ import json
 
 import numpy as np
 import pytest
-from adni_trees import head, nifti, stub
 
 import fusebench
 from fusebench.errors import InputError
+
+from .adni_trees import head, nifti, stub
 
 bids = importlib.import_module("fusebench.datasets.bids")
 

@@ -10,13 +10,14 @@ import warnings
 import nibabel as nib
 import numpy as np
 import pytest
-from adni_trees import AFFINE, dicom_series, head, nifti
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fusebench.errors import InputError
-from fusebench.imageio import read_image, read_raw
-from fusebench.rawimage import corner_distance
+from fusebench.images.raw import corner_distance
+from fusebench.images.read_write import read_image, read_raw
+
+from .adni_trees import AFFINE, dicom_series, head, nifti
 
 MUTANTS = int(os.environ.get("FUSEBENCH_FUZZ", "400"))
 NUMBERS = np.array([0, -1, 1, 2, 3, 255, 32767, -32768, 1e30, -1e30, np.nan, np.inf, 1e-30])

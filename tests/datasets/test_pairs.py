@@ -8,12 +8,13 @@ import unicodedata
 
 import numpy as np
 import pytest
-from adni_trees import AFFINE, dicom_series, head, nifti, stub
 from PIL import Image
 
 import fusebench
 from fusebench.cli import main
 from fusebench.errors import InputError
+
+from .adni_trees import AFFINE, dicom_series, head, nifti, stub
 
 pairs = importlib.import_module("fusebench.datasets.pairs")
 

@@ -5,10 +5,11 @@ import importlib
 
 import numpy as np
 import pytest
-from adni_trees import N3M, PET_8MM, collection_csv, head, ida_path, nifti, stub
 
 import fusebench
 from fusebench.cli import main
+
+from .adni_trees import N3M, PET_8MM, collection_csv, head, ida_path, nifti, stub
 
 pytest.importorskip("SimpleITK")
 pipeline = importlib.import_module("fusebench.datasets.preprocessing.pipeline")

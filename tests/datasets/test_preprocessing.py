@@ -6,18 +6,19 @@ import pickle
 import nibabel as nib
 import numpy as np
 import pytest
-from adni_trees import AFFINE, head, nifti
 from scipy import ndimage
 
 import fusebench
 from fusebench.errors import InputError
-from fusebench.imageio import read_image, read_raw, write_image
+from fusebench.images.read_write import read_image, read_raw, write_image
+
+from .adni_trees import AFFINE, head, nifti
 
 grid = importlib.import_module("fusebench.datasets.preprocessing.grid")
 rigid = importlib.import_module("fusebench.datasets.preprocessing.rigid")
 steps = importlib.import_module("fusebench.datasets.preprocessing.steps")
 pipeline = importlib.import_module("fusebench.datasets.preprocessing.pipeline")
-content = importlib.import_module("fusebench.content")
+content = importlib.import_module("fusebench.store.keys")
 quality = importlib.import_module("fusebench.datasets.preprocessing.quality")
 sitk = pytest.importorskip("SimpleITK")
 
@@ -355,7 +356,7 @@ def test_key_follows_files_recipe_and_options(tmp_path):
     assert pipeline.make_case("x", s, "paper", {}).fingerprint != before
 
 
-@pytest.mark.parametrize("changed", ["mask.py", "niftiio.py", "itkio.py", "steps.py", "SimpleITK"])
+@pytest.mark.parametrize("changed", ["foreground.py", "nifti.py", "dicom_itk.py", "steps.py", "SimpleITK"])
 def test_key_follows_the_code_that_makes_voxels(tmp_path, monkeypatch, changed):
     s = source(tmp_path)
 

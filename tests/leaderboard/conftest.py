@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from fusebench.metric import MetricInfo
-from fusebench.results import COLUMNS, SCHEMA
+from fusebench.store.rows import COLUMNS, SCHEMA
 
 METRICS = {
     "psnr": {

@@ -12,8 +12,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import EFFECTS, make_run
 from PIL import Image
+
+from .conftest import EFFECTS, make_run
 
 charts = importlib.import_module("fusebench.leaderboard.charts")
 contact = importlib.import_module("fusebench.leaderboard.contact")

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_run, write_run
 
 from fusebench.cli import main
 from fusebench.errors import InputError
+
+from .conftest import make_run, write_run
 
 history = importlib.import_module("fusebench.leaderboard.history")
 

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import scikit_posthocs as sp
-from conftest import make_run
 from scipy import stats
+
+from .conftest import make_run
 
 ranking = importlib.import_module("fusebench.leaderboard.ranking")
 significance = importlib.import_module("fusebench.leaderboard.significance")

@@ -17,10 +17,11 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import EFFECTS, make_run, write_run
 
 from fusebench.cli import main
 from fusebench.errors import InputError
+
+from .conftest import EFFECTS, make_run, write_run
 
 report = importlib.import_module("fusebench.leaderboard.report")
 

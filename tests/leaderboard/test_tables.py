@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import EFFECTS, make_run
 from rich.console import Console
+
+from .conftest import EFFECTS, make_run
 
 tables = importlib.import_module("fusebench.leaderboard.tables")
 published = importlib.import_module("fusebench.leaderboard.published")

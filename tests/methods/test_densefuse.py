@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as nnf
-from learned_2d import images, module, parameters, random_state, with_random_weights
 from scipy.ndimage import uniform_filter
 
 import fusebench
 from fusebench.errors import InputError
+
+from .learned_2d import images, module, parameters, random_state, with_random_weights
 
 DENSE = "DB1.denseblock.{}.dense_conv.conv2d"
 WIDTHS = {

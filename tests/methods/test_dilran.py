@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as nnf
-from learned_2d import images, parameters, random_state, with_random_weights
 
 import fusebench
+
+from .learned_2d import images, parameters, random_state, with_random_weights
 
 
 def _table():

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from learned_2d import NAMES, images, module, random_state, with_random_weights
 from safetensors.torch import save_file
 
 import fusebench
 from fusebench.errors import InputError
+
+from .learned_2d import NAMES, images, module, random_state, with_random_weights
 
 SIZES = [(1, 1), (1, 9), (2, 3), (7, 7), (8, 15), (33, 50)]
 
@@ -159,7 +160,7 @@ def test_a_file_of_another_method_is_refused_in_one_line(method, folder, tmp_pat
 def test_given_weights_are_named_on_the_board(method):
     assert method.info.trained_on.startswith("own weights (")
     assert method.info.name == type(method).info.name
-    plan = importlib.import_module("fusebench.plan")
+    plan = importlib.import_module("fusebench.engine.plan")
     plugins = importlib.import_module("fusebench.plugins").find_plugins()
     name = method.info.name
     (spec,) = plan.method_specs(plugins, [name], {name: {"weights": method.weights}})

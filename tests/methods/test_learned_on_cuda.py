@@ -7,10 +7,11 @@ import importlib
 import pytest
 import torch
 import torch.nn.functional as nnf
-from learned_2d import NAMES, module
 
 import fusebench
 from fusebench.errors import InputError
+
+from .learned_2d import NAMES, module
 
 # -- whole batches -------------------------------------------------------------------------------
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as nnf
-from learned_2d import images, parameters, random_state, with_random_weights
 
 import fusebench
 from fusebench.errors import InputError
+
+from .learned_2d import images, parameters, random_state, with_random_weights
 
 NORM = {"weight": 0, "bias": 0, "running_mean": 0, "running_var": 0}
 

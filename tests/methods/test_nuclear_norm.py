@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from learned_2d import module
+
+from .learned_2d import module
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.3, 5.0])

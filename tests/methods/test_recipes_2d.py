@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as nnf
-from learned_2d import NAMES, images, module, random_state
 from safetensors.torch import save_file
 from test_densefuse import TABLE as DENSEFUSE
 from test_dilran import TABLE as DILRAN
 from test_matr import TABLE as MATR
 from test_swinfuse import TABLE as SWINFUSE
 from test_u2fusion import PORT, TF, kernels
+
+from .learned_2d import NAMES, images, module, random_state
 
 pytest.importorskip("lightning_fabric", reason="the extra `train` is not installed")
 

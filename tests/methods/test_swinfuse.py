@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as nnf
-from learned_2d import images, module, parameters, random_state, with_random_weights
 
 import fusebench
+
+from .learned_2d import images, module, parameters, random_state, with_random_weights
 
 HEADS = (1, 2, 4)
 

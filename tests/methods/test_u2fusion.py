@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as nnf
-from learned_2d import images, parameters, random_state
 
 import fusebench
 from fusebench.errors import InputError
+
+from .learned_2d import images, parameters, random_state
 
 WIDTHS = [(2, 44), *((44 * k, 44) for k in range(1, 6)), (264, 128), (128, 64), (64, 32), (32, 1)]
 ENCODER = ["conv1_1", *(f"dense_block_conv{i}" for i in range(1, 6))]

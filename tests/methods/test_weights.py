@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from learned_2d import module, random_state
 from safetensors.torch import save_file
 
 from fusebench import create_method
 from fusebench.errors import InputError
+
+from .learned_2d import module, random_state
 
 weights, recipes = module("_weights"), module("_recipes_2d")
 

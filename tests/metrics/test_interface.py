@@ -24,8 +24,8 @@ import sys
 from fusebench.metrics import psnr, ssim, evaluate, ranking_set
 import fusebench.metrics.fidelity
 ranking_set()
-heavy = [m for m in sys.modules if m.startswith(("fusebench.method", "fusebench.dataset", "fusebench.execute",
-         "fusebench.plan", "fusebench.plugins", "fusebench.leaderboard", "monai", "timm", "torchvision",
+heavy = [m for m in sys.modules if m.startswith(("fusebench.method", "fusebench.dataset", "fusebench.engine",
+         "fusebench.plugins", "fusebench.leaderboard", "monai", "timm", "torchvision",
          "pandas", "dask", "nibabel", "lightning"))]
 print(heavy, psnr.info.name, ssim.info.name)
 """
@@ -300,8 +300,8 @@ def test_score_folders(tmp_path: Path) -> None:
 def test_score_a_volume_inside_its_foreground(tmp_path: Path) -> None:
     import nibabel as nib
 
-    from fusebench.imageio import read_image
-    from fusebench.mask import foreground
+    from fusebench.images.foreground import foreground
+    from fusebench.images.read_write import read_image
 
     images = triple((20, 24, 28), 2)
     affine = np.diag([1.5, 1.5, 1.5, 1])

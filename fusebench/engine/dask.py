@@ -1,0 +1,117 @@
+"""Runs tasks on Dask: a local cluster, or any scheduler (dask-jobqueue, Kubernetes, `dask worker`).
+
+Tasks carry paths and parameters, not volumes.  Every thread of a Dask worker runs its tasks in a
+child process of its own (`IsolatedWorker`), so that time-outs, crashes and memory limits give the same rows
+as on one machine.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from ..store.rows import Row
+from .plan import Task
+from .pool import Result
+from .worker import IsolatedWorker, Parcel, pack, unpack
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+# Tasks sent ahead per worker thread: enough to hide the round trip, few enough to keep memory flat.
+AHEAD = 3
+CONNECT_SECONDS = 30
+
+
+def run_dask(
+    tasks: Sequence[Task],
+    scheduler: str | None = None,
+    jobs: int = 1,
+    threads: int = 1,
+    memory_mb: float | None = None,
+) -> Iterator[Result]:
+    """Run tasks on Dask workers; yields (task, rows) in order of completion.
+
+    Parameters
+    ----------
+    scheduler : str, optional
+        ``tcp://host:port`` of a running scheduler; None starts a local cluster of `jobs` workers.
+    threads, memory_mb
+        As of `LocalPool`, per child process.
+
+    Raises
+    ------
+    InputError
+        Dask is not installed, or the scheduler does not answer.
+    """
+    with _client(scheduler, jobs) as client:
+        from distributed import as_completed
+
+        waiting = deque(tasks)
+        submitted: dict[Any, Task] = {}
+
+        def submit() -> Any:
+            task = waiting.popleft()
+            # pure=False: a resumed client must not be handed a result that a broken run left behind.
+            future = client.submit(run_isolated, pack(task), threads, memory_mb, pure=False)
+            submitted[future.key] = task
+            return future
+
+        slots = max(1, sum(client.nthreads().values())) * AHEAD
+        completed = as_completed([submit() for _ in range(min(slots, len(waiting)))])
+        for future in completed:
+            task = submitted.pop(future.key)
+            rows = _rows(future, task)
+            future.release()
+            if waiting:
+                completed.add(submit())
+            yield task, rows
+
+
+def _rows(future: Any, task: Task) -> list[Row]:
+    if future.status == "finished":
+        rows: list[Row] = future.result()
+        return rows
+    from .task import describe  # imports torch, which a run without such a failure need not wait for
+
+    return task.failed("error", f"Dask gave the task up: {describe(future.exception())}")
+
+
+@contextmanager
+def _client(scheduler: str | None, jobs: int) -> Iterator[Client]:
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        raise InputError("--executor dask needs Dask: pip install 'fusebench[dask]'") from None
+    if scheduler is None:
+        with (
+            LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None) as cluster,
+            Client(cluster) as client,
+        ):
+            yield client
+        return
+    try:
+        client = Client(scheduler, timeout=CONNECT_SECONDS)
+        client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise InputError(
+            f"--scheduler {scheduler}: no scheduler with workers answers in {CONNECT_SECONDS} s ({error})"
+        ) from None
+    with client:
+        yield client
+
+
+# A Dask worker runs a task on each of its threads at once; a child takes one at a time.
+_mine = threading.local()
+
+
+def run_isolated(parcel: Parcel, threads: int, memory_mb: float | None) -> list[Row]:
+    """Run one task in the child process of this thread of a Dask worker, which is started once and kept."""
+    if not hasattr(_mine, "child"):
+        _mine.child = IsolatedWorker(threads, memory_mb)
+    rows: list[Row] = _mine.child.run(unpack(parcel)[0])
+    return rows

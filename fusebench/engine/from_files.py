@@ -1,0 +1,190 @@
+"""Bring your own results: fused images made elsewhere become entries of a board.
+
+A folder holds one sub-folder per method, named as the entry, and in it one image per case, named by the
+case's id; any format that `fusebench.imageio` reads.  Rows are those of a run: same protocols, same
+metrics, same store.  A case without a usable image is a row that says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..case import Case, Volume, is_file_name
+from ..errors import InputError
+from ..files import file_sha256
+from ..images.raw import EXTENSIONS, RawImage, extension, folder_images, image_files
+from ..images.read_write import check_grid, read_raw, scale
+from ..method import Method, MethodInfo
+from ..metric import MetricId, MetricInfo
+from ..plugins import Plugins
+from ..store.keys import digest
+from .plan import MethodSpec, Task
+from .task import Image, TaskRunner, _store, _store_sources
+
+# Method name -> case id -> image.
+Results = Mapping[str, Mapping[str, Path]]
+Range = tuple[float, float]
+
+# What a network overshoots [0, 1] by through rounding; as for the metrics themselves.
+_SLACK = 1e-4
+
+
+def find_results(folder: Path, cases: Sequence[Case], plugins: Plugins, name: str = "") -> Results:
+    """Images of a results folder by entry and case.
+
+    Parameters
+    ----------
+    folder : Path
+        Sub-folders of images, each one entry; or images of one entry, called `name` or as the folder.
+    cases : sequence of Case
+    name : str
+        Of the entry where `folder` itself holds the images.
+
+    Raises
+    ------
+    InputError
+        No image is named after a case, two images of one case, an entry has a method's name, or `name` is a
+        path.
+    """
+    if not folder.is_dir():
+        raise InputError(f"--results-dir {folder}: no such folder")
+    if name and not is_file_name(name):
+        raise InputError(f"--name {name}: cannot name a file; leave out / and \\")
+    wanted = {case.id for case in cases}
+    folders = entry_folders(folder, wanted)
+    results = {
+        (name or folder.resolve().name) if path == folder else path.name: folder_images(path, wanted)
+        for path in folders
+    }
+    for entry in results:
+        if entry in plugins.methods:
+            raise InputError(
+                f"{folder}: a method is called {entry!r} as well; rename the folder (say {entry}-authors), "
+                "so that the board keeps both apart"
+            )
+    if not any(results.values()):
+        images = (p for f in (folder, *folders) for p in sorted(f.iterdir()) if extension(p) in EXTENSIONS)
+        seen = next((p.name for p in images), "no images")
+        raise InputError(
+            f"{folder}: no image is named after a case; found {seen}, the cases are {some(wanted)}. Name "
+            f"each image as its case ({', '.join(EXTENSIONS)})"
+        )
+    return results
+
+
+def entry_folders(folder: Path, wanted: Container[str]) -> list[Path]:
+    """The folder itself where it holds images of `wanted` names, else its sub-folders, empty ones too.
+
+    Only what is named after a case counts: a figure beside the entries is not an entry of its own.
+    """
+    below = [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    if not folder_images(folder, wanted):
+        return below or [folder]
+    mixed = [p.name for p in below if folder_images(p, wanted)]
+    if mixed:
+        raise InputError(
+            f"{folder}: holds images and folders of images ({some(mixed)}); "
+            "move its own images to a folder beside them"
+        )
+    return [folder]
+
+
+def some(names: Iterable[str], count: int = 3) -> str:
+    """The first names in order, and how many more there are."""
+    listed = sorted(names)
+    return ", ".join(listed[:count]) + (f" and {len(listed) - count} more" if len(listed) > count else "")
+
+
+def file_specs(results: Results, folder: Path, wanted: Range | None) -> list[MethodSpec]:
+    """Entries as the plan wants them: like methods, marked as scored from files."""
+    return [
+        MethodSpec(
+            name=entry,
+            parameters={"fused_range": wanted} if wanted else {},
+            key=digest("scored from files", entry, wanted),
+            info=MethodInfo(
+                name=entry,
+                summary="scored from files",
+                licence="not stated",
+                trained_on="not stated",
+                notes="Scored from image files; how they were made, at what cost, is not known here.",
+            ),
+            origin=f"files: {folder.name}",
+        )
+        for entry in results
+    ]
+
+
+def file_tasks(tasks: Iterable[Task], results: Results, infos: Mapping[str, MetricInfo]) -> Iterator[Task]:
+    """Tasks whose content keys hold the image's hash, and that skip what needs the method itself."""
+    for task in tasks:
+        path = results[task.method.name].get(task.case.id)
+        content = "".join(map(file_sha256, image_files(path))) if path else "missing"
+        scores = []
+        for score in task.scores:
+            skip = score.skip
+            if not skip and infos[MetricId.parse(score.metric).name].needs_twin:
+                skip = "needs the method itself, not only its images"
+            scores.append(replace(score, key=digest(score.key, content), skip=skip))
+        yield replace(task, scores=tuple(scores), fuse_key=digest(task.fuse_key, content))
+
+
+class FileRunner(TaskRunner):
+    """Scores images in place of fusing.
+
+    Parameters
+    ----------
+    results : mapping
+    wanted : (float, float), optional
+        What 0 and 1 are in the images.
+    """
+
+    def __init__(self, results: Results, wanted: Range | None = None) -> None:
+        super().__init__()
+        self.results, self.wanted = results, wanted
+
+    def _fused(self, task: Task, timing: dict[str, Any]) -> tuple[Image, None, None]:
+        path = self.results[task.method.name].get(task.case.id)
+        if path is None:
+            raise InputError(f"no image of this case; add {task.case.id}.nii.gz (or .png, .tif)")
+        fused = read_result(path, task.case.a, f"case {task.case.id}", self.wanted).data
+        if task.save:
+            _store(Path(task.fused_path), fused, task.case.a, task.fuse_key)
+            _store_sources(Path(task.fused_path).parent, task.case)
+        return fused, None, None
+
+    def _truth(self, task: Task, fused: Image, method: Method | None) -> Mapping[str, Any]:
+        return dict(task.case.truth or {})
+
+
+def read_result(path: Path, like: Volume, source: object, wanted: Range | None = None) -> Volume:
+    """Read a fused image on the grid of `like`, called `source` in messages, without stretching it.
+
+    Unsigned 8-bit files span 0..255, 16-bit ones 0..65535, other values [0, 1], and images of FuseBench what
+    their header says.  Anything else needs `wanted`: guessing a range from the extremes would raise contrast.
+
+    Raises
+    ------
+    InputError
+        Another shape, NaN, or a range that has to be told.
+    """
+    raw = read_raw(path)
+    volume = scale(raw, wanted or _range(raw))
+    check_grid(like, volume, source, path, "resample it to that grid")
+    return volume
+
+
+def _range(raw: RawImage) -> Range:
+    known = raw.stored_range or raw.type_range
+    if known is not None:
+        return known
+    low, high = float(raw.data.min()), float(raw.data.max())
+    if low >= -_SLACK and high <= 1 + _SLACK:
+        return 0.0, 1.0
+    raise InputError(
+        f"{raw.path}: values from {low:g} to {high:g}; say what 0 and 1 are, "
+        f"e.g. --fused-range 0 {255 if high > 2 else 1}"
+    )

@@ -1,0 +1,121 @@
+"""What produced a run: versions, seeds, hashes, hardware, and the facts of every plugin in it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..errors import InputError
+from ..files import ROOT, atomic_path
+from ..metric import MetricInfo
+from .plan import MethodSpec
+
+_PACKAGES = ("torch", "numpy", "scipy", "nibabel", "scikit-image", "pandas", "PyWavelets", "safetensors")
+_HOW = ("run", "options", "git", "versions", "hardware", "dataset")
+
+
+def describe_run(
+    *,
+    run: str,
+    command: Sequence[str],
+    options: Mapping[str, Any],
+    methods: Sequence[MethodSpec],
+    metrics: Mapping[str, MetricInfo],
+    dataset: Mapping[str, Any],
+    hardware: Mapping[str, Any],
+    git: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The manifest of a run, ready for JSON."""
+    return {
+        "run": {
+            "id": run,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": list(command),
+        },
+        "options": dict(options),
+        "git": dict(git),
+        "versions": {"fusebench": __version__, "python": platform.python_version(), **_versions()},
+        "hardware": dict(hardware),
+        "dataset": dict(dataset),
+        "methods": {
+            m.name: {
+                **asdict(m.info),
+                "parameters": dict(m.parameters),
+                "key": m.key,
+                "origin": m.origin,
+                "broken": m.broken,
+            }
+            for m in methods
+        },
+        "metrics": {name: asdict(info) for name, info in metrics.items()},
+    }
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write ``manifest.json``; what earlier commands into the same folder wrote is kept.
+
+    Their methods and metrics are merged; how they ran is under ``earlier``, by the run id of their rows.
+    """
+    path = folder / "manifest.json"
+    merged = dict(manifest)
+    if path.exists():
+        before = read_manifest(folder)
+        for part in ("methods", "metrics"):
+            merged[part] = {**before.get(part, {}), **merged[part]}
+        how = {part: before[part] for part in _HOW if part in before}
+        merged["earlier"] = {**before.get("earlier", {}), str(before.get("run", {}).get("id", "")): how}
+    with atomic_path(path) as temporary:
+        Path(temporary).write_text(json.dumps(merged, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read ``manifest.json`` of a run folder."""
+    path = folder / "manifest.json"
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; is {folder} a run folder?") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}); delete it and run again") from None
+    return content
+
+
+def protocol_order(found: Iterable[str], manifest: Mapping[str, Any]) -> list[str]:
+    """Protocols of a table in the order in which the run was asked for them, others behind."""
+    present = dict.fromkeys(found)
+    asked = [p for p in manifest.get("options", {}).get("protocols", ()) if p in present]
+    return list(dict.fromkeys([*asked, *present]))
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the checkout and whether files differ from it; empty where there is none."""
+
+    def ask(*arguments: str) -> str:
+        result = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False
+        )
+        return result.stdout.strip() if result.returncode == 0 else ""
+
+    try:
+        commit = ask("rev-parse", "HEAD")
+        return {"commit": commit, "changed": bool(ask("status", "--porcelain")) if commit else None}
+    except OSError:  # no git on this machine
+        return {"commit": "", "changed": None}

@@ -1,0 +1,41 @@
+"""Files: the root of the checkout, hashes, and writing so that a reader never sees half a file."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+# The folder that holds this package: the checkout, or site-packages where it is installed.
+PACKAGE = Path(__file__).resolve().parent
+ROOT = PACKAGE.parent
+
+
+def plugin_folder(kind: str) -> Path:
+    """Folder of the bundled plugins of one kind (``methods``, ``metrics``, ``datasets``).
+
+    It lies at the top of a checkout; a wheel has it inside the package.
+    """
+    return (ROOT if (ROOT / "run_bench.py").exists() else PACKAGE) / kind
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file, as hexadecimal digits."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Temporary path beside `target` that replaces it when the block ends without an error."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Not mkstemp: a cache shared by a group keeps the permissions that the umask gives.
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Reading and writing image files: NIfTI, pictures, DICOM and other medical formats."""

@@ -1,0 +1,179 @@
+"""What the readers return, the names of the formats, and the turn to RAS+."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unicodedata import normalize
+
+import numpy as np
+from nibabel import orientations
+from numpy.typing import NDArray
+
+from ..errors import InputError
+
+NIFTI = (".nii", ".nii.gz")
+PICTURES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".gif")
+ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
+EXTENSIONS = NIFTI + PICTURES + ITK
+
+_DATA_FILE = re.compile(
+    r"^(?:ElementDataFile\s*=|data ?file:)[ \t]*(.*?)[ \t]*$", re.IGNORECASE | re.MULTILINE
+)
+_HEADER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class RawImage:
+    """An image in its own units, before scaling.
+
+    Attributes
+    ----------
+    path : Path
+    data : ndarray, shape (D, H, W), or (T, D, H, W) where frames were asked for, float32
+    affine : ndarray, shape (4, 4)
+    full_range : (float, float) or None
+        What a source is divided by: 0..255 for pictures of 8 bits; None where the range is the data's.
+    chroma : ndarray, shape (2, D, H, W), uint8, or None
+    notes : tuple of str
+        What a reader of a report should know; also logged as warnings.
+    stored_range : (float, float) or None
+        The display range written in the header (``cal_min``, ``cal_max``), as `write_image` does.
+    type_range : (float, float) or None
+        Range of the file's voxel type, where that is unsigned with 8 or 16 bits and nothing scales it.
+    extra : mapping
+        Facts by name, ``frame_durations`` of a dynamic series among them.
+    """
+
+    path: Path
+    data: NDArray[np.float32]
+    affine: NDArray[np.float64]
+    full_range: tuple[float, float] | None = None
+    chroma: NDArray[np.uint8] | None = None
+    notes: tuple[str, ...] = ()
+    stored_range: tuple[float, float] | None = None
+    type_range: tuple[float, float] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def extension(path: Path) -> str:
+    """Lower-case extension, ``.nii.gz`` as one."""
+    name = path.name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
+
+
+def stem(path: Path) -> str:
+    """Name without its extension, in composed characters (macOS decomposes accents)."""
+    return normalize("NFC", path.name[: len(path.name) - len(extension(path))])
+
+
+def folder_images(folder: Path, wanted: Container[str] | None = None) -> dict[str, Path]:
+    """Images of a folder by `stem`; hidden files are passed over.
+
+    Parameters
+    ----------
+    folder : Path
+    wanted : container of str, optional
+        Only these stems.
+
+    Raises
+    ------
+    InputError
+        Two images of one stem.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        name = stem(path)
+        # macOS leaves ._name.nii beside name.nii on other file systems.
+        if name.startswith(".") or extension(path) not in EXTENSIONS or not path.is_file():
+            continue
+        if wanted is not None and name not in wanted:
+            continue
+        if name in found:
+            raise InputError(f"{path}: {found[name].name} has the same name; keep one of them")
+        found[name] = path
+    return found
+
+
+def image_files(path: Path) -> list[Path]:
+    """The file and, where it is an MHA or NRRD header, those of its detached data files that exist."""
+    if extension(path) not in ITK:
+        return [path]
+    with path.open("rb") as handle:
+        head = handle.read(_HEADER_BYTES).replace(b"\r\n", b"\n")
+    if head.startswith(b"NRRD"):
+        head = head.split(b"\n\n")[0]  # what follows is voxels
+    text = head.decode(errors="surrogateescape")
+    match = _DATA_FILE.search(text)
+    if match is None:
+        return [path]
+    first, *numbers = match.group(1).split()[:4] or [""]
+    if first == "LIST":
+        names = text[match.end() :].split("\n")
+    elif "%" in first and len(numbers) == 3 and all(n.isdigit() for n in numbers):
+        low, high, step = map(int, numbers)
+        numbered = range(low, min(high, low + 9999) + 1, step or 1)
+        names = [re.sub(r"%(\d{0,2})d", lambda m, n=n: f"{n:{m[1]}d}", first) for n in numbered]
+    else:
+        names = [match.group(1)]
+    files = (path.parent / name.strip() for name in names if name.strip())
+    return [path, *(f for f in files if f.is_file())]
+
+
+def canonical(path: Path, data: NDArray[Any], affine: NDArray[np.float64], **fields: Any) -> RawImage:
+    """Turn (x, y, z) or (x, y, z, t) data with its RAS affine to a `RawImage` in the nearest RAS+ order."""
+    turn = turn_to_ras(affine, data.shape)
+    affine = affine @ orientations.inv_ornt_aff(turn, data.shape[:3])
+    order = (2, 1, 0) if data.ndim == 3 else (3, 2, 1, 0)
+    data = orientations.apply_orientation(data, turn).transpose(order)
+    return RawImage(path, np.ascontiguousarray(data, np.float32), affine, **fields)
+
+
+def turn_to_ras(affine: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Orientation of (x, y, z) data for nibabel; one slice stays as it is, so that it fits its pictures."""
+    turn: NDArray[np.float64] = orientations.io_orientation(np.eye(4) if shape[2] == 1 else affine)
+    return turn
+
+
+def usable(affine: NDArray[np.float64]) -> bool:
+    """Whether an affine is finite and spans three dimensions."""
+    if not np.isfinite(affine).all():
+        return False
+    size = np.linalg.norm(affine[:3, :3], axis=0)
+    return bool((size > 1e-3).all() and abs(np.linalg.det(affine[:3, :3] / size)) > 1e-3)
+
+
+def corner_distance(
+    one: NDArray[np.float64], other: NDArray[np.float64], shape: tuple[int, int, int]
+) -> float:
+    """Largest distance in mm between the corners of a (D, H, W) grid under two affines."""
+    return float(np.linalg.norm(_corners(one, shape) - _corners(other, shape), axis=0).max())
+
+
+def overlap(one: NDArray[np.float64], other: NDArray[np.float64], shape: tuple[int, int, int]) -> bool:
+    """Whether the boxes along the axes of space that hold a (D, H, W) grid under two affines meet."""
+    a, b = _corners(one, shape), _corners(other, shape)
+    return bool((np.maximum(a.min(1), b.min(1)) <= np.minimum(a.max(1), b.max(1))).all())
+
+
+def _corners(affine: NDArray[np.float64], shape: tuple[int, int, int]) -> NDArray[np.float64]:
+    """Corners of a (D, H, W) grid in mm, shape (3, 8)."""
+    d, h, w = shape
+    corners = np.array([[x, y, z, 1.0] for x in (0, w - 1) for y in (0, h - 1) for z in (0, d - 1)]).T
+    return np.asarray((affine @ corners)[:3], np.float64)
+
+
+def type_range(dtype: np.dtype[Any]) -> tuple[float, float] | None:
+    """0 and the largest value of an unsigned type of 8 or 16 bits; None for other types."""
+    return (0.0, float(np.iinfo(dtype).max)) if dtype.kind == "u" and dtype.itemsize <= 2 else None
+
+
+# -- checks --------------------------------------------------------------------------------------
+
+
+def first_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 160 else text[:157] + "..."

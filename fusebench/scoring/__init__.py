@@ -1,0 +1,1 @@
+"""Scoring of a fused image: protocols and which metrics they take."""

@@ -1,0 +1,161 @@
+"""`evaluate` and `evaluate_slices`: several metrics of one fused image, what they share computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..metric import Metric, MetricId
+from .select import metric_registry, ranking_set
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..plugins import Plugins
+    from ..triple import Triple
+
+
+def evaluate(
+    a: Any,
+    b: Any,
+    fused: Any,
+    metrics: Sequence[str] | None = None,
+    *,
+    mask: Any = None,
+    spacing: Sequence[float] | None = None,
+    truth: Mapping[str, Any] | None = None,
+    on_error: Literal["raise", "keep"] = "raise",
+    plugins: Plugins | None = None,
+) -> dict[str, Any]:
+    """Score one fused image with several metrics; what they share is computed once.
+
+    Parameters
+    ----------
+    a, b, fused, mask, spacing, truth
+        As in `Metric.__call__`.  (D, H, W) with D > 1 is scored in 3D.
+    metrics : sequence of str, optional
+        Ids: ``psnr``, ``psnr.a``, ``ssim.worst``, ``mi@cddfuse``.  None: the default ranking set.
+    on_error : {"raise", "keep"}
+        "keep" puts the exception of a failing metric in place of its value, so that one broken metric
+        costs only its own result.
+    plugins : Plugins, optional
+        Where to look up metrics; default: the metrics folder and installed packages.
+
+    Returns
+    -------
+    dict
+        Value by id, in the order asked for.
+
+    Raises
+    ------
+    InputError
+        Unusable images (in either mode).
+    UnknownNameError
+        No such metric (``on_error="raise"``).
+    """
+    from ..triple import Triple
+
+    with Triple.make(a, b, fused, mask=mask, spacing=spacing, truth=truth) as triple:
+        values = _evaluate(triple, metrics, on_error, plugins)
+    return {k: v if isinstance(v, Exception) else float(v[0]) for k, v in values.items()}
+
+
+def evaluate_slices(
+    a: Any,
+    b: Any,
+    fused: Any,
+    metrics: Sequence[str] | None = None,
+    *,
+    mask: Any = None,
+    truth: Mapping[str, Any] | None = None,
+    on_error: Literal["raise", "keep"] = "raise",
+    plugins: Plugins | None = None,
+) -> dict[str, Any]:
+    """Score a batch of 2D images, or every axial slice of a volume, with the 2D definitions.
+
+    Parameters
+    ----------
+    a, b, fused, mask : array or tensor, shape (N, H, W)
+    metrics, truth, on_error, plugins
+        As in `evaluate`.
+
+    Returns
+    -------
+    dict
+        ``ndarray (N,)`` by id.  An image without foreground has nothing to score and is NaN.
+    """
+    from ..triple import Triple
+
+    out: dict[str, Any] = {}
+    with Triple.make(a, b, fused, mask=mask, batch=True, truth=truth) as whole:
+        kept = whole.foreground()
+        for rows, chunk in whole.chunks(kept):
+            for key, value in _evaluate(chunk, metrics, on_error, plugins).items():
+                if isinstance(value, Exception) or isinstance(out.get(key), Exception):
+                    out[key] = value if isinstance(value, Exception) else out[key]
+                    continue
+                column: NDArray[np.float64] = out.setdefault(key, np.full(len(whole), np.nan))
+                column[rows.cpu().numpy()] = value.cpu().numpy()
+    return out
+
+
+def _evaluate(
+    triple: Triple, metrics: Sequence[str] | None, on_error: str, plugins: Plugins | None
+) -> dict[str, Tensor | Exception]:
+    """Values ``(N,)`` by id.  Metrics of a family follow each other, so that what they share is at hand."""
+    import torch
+
+    texts = ranking_set() if metrics is None else metrics
+    out: dict[str, Tensor | Exception] = {}
+    asked: dict[str, tuple[MetricId, Metric]] = {}
+    columns: dict[str, list[Tensor]] = {}
+
+    @contextmanager
+    def caught(text: str) -> Iterator[None]:
+        try:
+            yield
+        # A metric plugin is foreign code; with "keep" whatever it raises is that metric's result.
+        except Exception as error:
+            if on_error == "raise":
+                raise
+            out[text] = error
+
+    for text in texts:
+        with caught(text):
+            asked[text] = _find(text, plugins)
+    for text, (key, metric) in sorted(asked.items(), key=lambda item: item[1][1].info.family):
+        if metric.by_slices(triple):
+            columns[text] = []
+            continue
+        with caught(text):
+            out[text] = metric.on(triple, key.part, key.variant)
+        triple.trim()
+    for slices in triple.slices() if columns else ():
+        for text in columns.keys() - out.keys():
+            key, metric = asked[text]
+            with caught(text):
+                columns[text].append(metric.core(slices, key.part, key.variant))
+    for text in columns.keys() - out.keys():
+        out[text] = torch.cat(columns[text]).mean(0, keepdim=True)
+    return {text: out[text] for text in texts}
+
+
+def _find(text: str, plugins: Plugins | None) -> tuple[MetricId, Metric]:
+    if plugins is None:
+        return _known(text)
+    key = MetricId.parse(text)
+    found = plugins.metrics.load(key.name)
+    return key.check(found.info), found
+
+
+@lru_cache(maxsize=256)
+def _known(key: str) -> tuple[MetricId, Metric]:
+    """The parsed id and its metric, from the default registry."""
+    parsed = MetricId.parse(key)
+    found = metric_registry().load(parsed.name)
+    return parsed.check(found.info), found

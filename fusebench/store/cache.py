@@ -1,0 +1,91 @@
+"""Content-addressed cache of arrays: made once, written atomically, safe between processes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..files import atomic_path
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def cache_dir(*parts: str) -> Path:
+    """Folder for cached files: ``$FUSEBENCH_CACHE``, else the user's cache folder; not created here."""
+    root = os.environ.get("FUSEBENCH_CACHE")
+    if root:
+        return Path(root).expanduser().joinpath(*parts)
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser().joinpath("fusebench", *parts)
+
+
+@contextlib.contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    """Hold a lock file, so that two processes do not both do the work."""
+    with open(path, "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _read(path: Path, names: Iterable[str] | None) -> dict[str, NDArray[Any]] | None:
+    """The named arrays of an ``.npz`` (all by default), or None where it is absent or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as store:
+            return {name: store[name] for name in (store.files if names is None else names)}
+    except FileNotFoundError:
+        return None
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zipfile.LargeZipFile):
+        return None  # truncated or overwritten: made anew, and replaced
+
+
+def cached_arrays(
+    path: Path, make: Callable[[], Arrays], names: Iterable[str] | None = None
+) -> dict[str, NDArray[Any]]:
+    """Arrays stored at `path` (uncompressed ``.npz``), made by `make` when absent or damaged.
+
+    Parameters
+    ----------
+    path : Path
+        The content key belongs in its name; a file is never updated in place.
+    make : callable
+        Returns every array of the file.
+    names : iterable of str, optional
+        Only these are read.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Where the cache cannot be written, the result of `make` with one warning.
+    """
+    wanted = None if names is None else list(names)
+    stored = _read(path, wanted)
+    if stored is not None:
+        return stored
+    problem: OSError | None = None
+    with contextlib.ExitStack() as lock:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.enter_context(_exclusive(path.with_suffix(".lock")))
+        except OSError as error:
+            problem = error
+        stored = _read(path, wanted)
+        if stored is None:
+            stored = dict(make())  # an error of its own is not the cache's
+            try:
+                if problem is None:
+                    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+                        np.savez(handle, allow_pickle=False, **stored)
+            except OSError as error:
+                problem = error
+    if problem is not None:
+        warnings.warn(f"cache {path.parent} is not writable ({problem}); nothing is kept", stacklevel=2)
+    return stored if wanted is None else {name: stored[name] for name in wanted}

@@ -1,0 +1,150 @@
+"""The store: append, lock, torn lines, schema, consolidation."""
+
+from __future__ import annotations
+
+import json
+import resource
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from fusebench.case import Case
+from fusebench.errors import InputError
+from fusebench.store.rows import COLUMNS, Row, RunStore, read_rows
+
+
+def row(case: str = "c1", value: float | None = 1.5, key: str = "k", **changes: object) -> Row:
+    given = {"run": "r", "key": key, "method": "m", "dataset": "d", "case": case, "group": "g"}
+    return Row(**{**given, "protocol": "volume", "metric": "psnr", "value": value, **changes})  # type: ignore[arg-type]
+
+
+def test_rows_are_on_disk_as_soon_as_they_are_appended(tmp_path: Path) -> None:
+    with RunStore(tmp_path / "run") as store:
+        store.append([row()])
+        assert [r.value for r in read_rows(tmp_path / "run")] == [1.5]
+
+
+def test_newest_row_of_an_identity_wins(tmp_path: Path) -> None:
+    with RunStore(tmp_path) as store:
+        store.append([row(value=1.0), row("c2", 5.0)])
+        store.append([row(value=2.0, key="new")])
+        assert {r.case: r.value for r in store.latest()} == {"c1": 2.0, "c2": 5.0}
+
+
+@pytest.mark.parametrize("value", [float("inf"), 0.1 + 0.2, 1e-300, -3.0])
+def test_values_survive_exactly(tmp_path: Path, value: float) -> None:
+    with RunStore(tmp_path) as store:
+        store.append([row(value=value)])
+        store.consolidate()
+    assert read_rows(tmp_path)[0].value == value
+    assert pd.read_parquet(tmp_path / "rows.parquet").value[0] == value
+
+
+def test_torn_last_line_is_dropped_and_said(tmp_path: Path) -> None:
+    with RunStore(tmp_path) as store:
+        store.append([row(), row("c2")])
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    assert [r.case for r in read_rows(tmp_path)] == ["c1"]
+    with RunStore(tmp_path) as store:
+        assert "torn" in store.notes[0]
+        store.append([row("c3")])
+        assert [r.case for r in store.latest()] == ["c1", "c3"]
+
+
+def test_second_run_on_a_folder_is_refused(tmp_path: Path) -> None:
+    with RunStore(tmp_path), pytest.raises(InputError, match="in use by another run"):
+        RunStore(tmp_path)
+    with RunStore(tmp_path):
+        pass
+
+
+def test_foreign_schema_and_garbage_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"schema": 99}) + "\n")
+    with pytest.raises(InputError, match="line 1: written by another version"):
+        read_rows(tmp_path)
+    path.write_text("no json\n" + json.dumps({"schema": 1}) + "\n")
+    with pytest.raises(InputError, match="line 1: not JSON"):
+        read_rows(tmp_path)
+
+
+def test_folder_without_rows(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is .* a run folder"):
+        read_rows(tmp_path / "absent")
+
+
+def test_out_that_is_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("")
+    with pytest.raises(InputError, match=r"--out .*file"):
+        RunStore(path)
+
+
+def test_consolidated_tables_agree(tmp_path: Path) -> None:
+    with RunStore(tmp_path) as store:
+        store.append([row(), row("c2", None, status="error", reason='said "no", twice')])
+        table = store.consolidate()
+    assert list(table.columns) == list(COLUMNS)
+    csv = pd.read_csv(tmp_path / "rows.csv", keep_default_na=False, na_values={"value": [""]})
+    assert csv.reason[1] == 'said "no", twice'
+    assert pd.isna(csv.value[1])
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "rows.parquet"), table)
+
+
+def test_full_disk_keeps_what_was_stored(tmp_path: Path) -> None:
+    with RunStore(tmp_path) as store:
+        store.append([row()])
+        good = store._file
+
+        class Full:
+            def seek(self, offset: int, whence: int) -> int:
+                return good.seek(offset, whence)
+
+            def write(self, data: bytes) -> int:
+                good.write(data[:10])
+                raise OSError(28, "No space left on device")
+
+        store._file = Full()  # type: ignore[assignment]
+        with pytest.raises(InputError, match="No space left on device; what was stored is kept"):
+            store.append([row("c2")])
+        store._file = good
+    assert [r.case for r in read_rows(tmp_path)] == ["c1"]
+
+
+def test_rows_of_other_data_stay_out_of_the_table_but_are_kept(tmp_path: Path) -> None:
+    case = Case("c1", "d", "g", "now", loader=lambda: None)  # type: ignore[arg-type, return-value]
+    with RunStore(tmp_path) as store:
+        store.append([row(method="old", fingerprint="then"), row(method="new", fingerprint="now")])
+        # A case the dataset does not list now, and a store of before rows had the field.
+        store.append([row("c9", fingerprint="then"), row(method="silent")])
+        assert list(store.consolidate([case]).method) == ["new", "m", "silent"]
+        assert store.outdated == [
+            "Left out, made from other data of the same cases: old (1); run these methods again."
+        ]
+    assert len(read_rows(tmp_path)) == 4
+
+
+def test_a_store_without_fingerprints_is_read(tmp_path: Path) -> None:
+    record = {"schema": 1, **row().as_dict()}
+    del record["fingerprint"]
+    (tmp_path / "rows.jsonl").write_text(json.dumps(record) + "\n")
+    assert read_rows(tmp_path) == [row()]
+
+
+def test_rows_that_fit_in_part_are_not_stored_in_part(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with RunStore(tmp_path) as store:
+        store.append([row()])
+        size = (tmp_path / "rows.jsonl").stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 200, before[1]))
+        try:
+            for _ in range(2):
+                with pytest.raises(InputError, match="File too large; what was stored is kept"):
+                    store.append([row("c2"), row("c3"), row("c4")])
+                assert (tmp_path / "rows.jsonl").stat().st_size == size
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        store.append([row("c5")])
+    assert [r.case for r in read_rows(tmp_path)] == ["c1", "c5"]
