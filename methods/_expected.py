@@ -77,10 +77,13 @@ class Fit:
     level: Tensor
     sigma: float
 
+    def sharp(self, a: Tensor, inside: Tensor) -> Tensor:
+        """Uptake of every voxel's class (..., D, H, W), before the scanner blurs it; 0 outside `inside`."""
+        return torch.where(inside, self.level[torch.bucketize(a.contiguous(), self.edges)], 0.0)
+
     def predict(self, a: Tensor, inside: Tensor) -> Tensor:
         """The expectation (..., D, H, W), 0 outside `inside`."""
-        level = torch.where(inside, self.level[torch.bucketize(a.contiguous(), self.edges)], 0.0)
-        return blur(level, self.sigma).clamp_min(0) * inside
+        return blur(self.sharp(a, inside), self.sigma).clamp_min(0) * inside
 
 
 def foreground(a: Tensor, b: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fusebench.errors import InputError
 from fusebench.method import Method, MethodInfo, Weights
 
+from .._expected import DARK
 from .._precision import full_precision
 from .._weights import load_weights, read_state
 from .alignment import prealign
@@ -25,6 +26,8 @@ from .tiles import fuse_tiles
 # Voxels per axis, before smoothing by three: finer than in training, so that the errors to both sources are
 # equal inside any mask.
 BALANCE = 4
+# Voxels of air kept around the head.
+MARGIN = 8
 # What the board says of the shipped weights, by target.
 SHIPPED: Mapping[str, Mapping[str, Any]] = {
     "readers": {},
@@ -58,8 +61,8 @@ class DCFBFusion(Method):
         Of the same: exponent on the structural image, and its brightest level, which leaves room for findings
         that are brighter.
     strength : float
-        Of the network for likeness: of its departure from the plain average, which no image can beat in pooled
-        PSNR.  0 is the average itself, 1 shows structure best.
+        Of the network for likeness: of its departure from the plain average, which no image can beat in
+        pooled PSNR.  0 is the average itself, 1 shows structure best.
     alpha : float
         Of the same: share of the structural image in that average.
     balance : bool
@@ -83,7 +86,7 @@ class DCFBFusion(Method):
 
     info = MethodInfo(
         name="dcfb",
-        summary="deformable cross-attention shows what is unexpected in the functional image on the other, 3D",
+        summary="structural image with what is unexpected in the functional one; deformable cross-attention",
         dims=3,
         paper="after DC2Fusion, 'Three-Dimensional Medical Image Fusion with Deformable Cross-Attention'",
         licence="MIT",
@@ -97,12 +100,14 @@ class DCFBFusion(Method):
     )
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {"target": "likeness", "alpha": 0.68, "strength": 1.0},
+        "published": {"target": "published", "compat": True, "rule": "FL1N", "clip": True},
     }
     recipes: ClassVar[dict[str, str]] = {
         "readers": ".reader_recipe:Readers",
         "balanced": ".recipe:Balanced",
         "paper": ".recipe:Paper",
         "align": ".recipe:Align",
+        "published": ".recipe:Published",
     }
     network: nn.Module
 
@@ -215,11 +220,21 @@ class DCFBFusion(Method):
 
     def _for_readers(self, network: ReaderNetwork, a: Tensor, b: Tensor, align: float) -> Tensor:
         """The structural image with what is unexpected in the functional one."""
-        expected = network.start_of(a[0, 0], b[0, 0])[None, None]
-        found = self._tiled(partial(network, align=align), a, b, expected).float()
+        # Air around the head costs time and changes nothing.
+        fused = torch.zeros_like(a)
+        box = _content(torch.maximum(a, b)[0, 0])
+        if box is None:
+            return fused[0, 0]
+        a, b = a[:, :, *box], b[:, :, *box]
+        uptake, level, sigma = network.start_of(a[0, 0], b[0, 0])
+        step = partial(network, sigma=sigma, align=align)
+        level = level[None, None]
+        found = self._tiled(step, a, b, uptake[None, None], level).float()
+        finding, aligned = found.chunk(2, 1)
+        carrier = a if network.design.expectation else (a + aligned) / 2
         look = Look(self.gain, self.broad, self.contrast, self.shade)
-        finding, aligned = found[:, :1], found[:, 1:]
-        return show(a, aligned, expected, finding, look, average=not network.design.expectation)[0, 0]
+        fused[:, :, *box] = show(carrier, finding, level, look)
+        return fused[0, 0]
 
     def _tiled(self, network: Callable[..., Tensor], *volumes: Tensor) -> Tensor:
         """`network` on volumes (1, 1, D, H, W), in tiles where they are large or the user asks for it."""
@@ -227,3 +242,12 @@ class DCFBFusion(Method):
         if not tile:
             return network(*volumes)
         return fuse_tiles(network, *[v[0, 0] for v in volumes], tile=tile)[None]
+
+
+def _content(image: Tensor) -> tuple[slice, ...] | None:
+    """Box around what is not air, with a margin; None where all is."""
+    places = torch.nonzero(image > DARK)
+    if not len(places):
+        return None
+    low, high = places.amin(0).tolist(), places.amax(0).tolist()
+    return tuple(slice(max(i - MARGIN, 0), j + 1 + MARGIN) for i, j in zip(low, high, strict=True))

@@ -1,8 +1,8 @@
-"""The recipe `readers` of `dcfb`: to tell what is unexpected in the functional image, and to keep quiet elsewhere.
+"""The recipe `readers` of `dcfb`: to tell what is unexpected in the functional image, and be quiet elsewhere.
 
 Findings of many forms are put into the functional image; the network has to give their relative change where
-they are, in the frame of the structural image, and nothing elsewhere.  Changes of the structural image, noise,
-displacements and other levels are no findings.  No ground truth of any data set is in the loss.
+they are, in the frame of the structural image, and nothing elsewhere.  Changes of the structural image,
+noise, displacements and other levels are no findings.  No ground truth of any data set is in the loss.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..training.recipe import Batch, Hyperparameters, Recipe
 from ..training.samples import Sample, Subjects, collate, crop, trim
 from .alignment import STRIDE
 from .block import Parts
-from .reader import FLOOR, LIT, ReaderDesign, ReaderNetwork, lit, surroundings
+from .reader import FLOOR, LIT, Look, ReaderDesign, ReaderNetwork, lit, regional, show, surroundings
 
 ABLATIONS: dict[str, ReaderDesign] = {
     "none": ReaderDesign(),
@@ -36,29 +36,30 @@ ABLATIONS: dict[str, ReaderDesign] = {
     "flat": ReaderDesign(parts=Parts(flat=True)),
     "expectation": ReaderDesign(expectation=False),
 }
-# Change at which the loss of a finding turns from squared to absolute.
-BEND = 0.05
-# How much more an error counts where a finding is, and the change from which on there is one.
-PRESENT, PALE = 2.0, 0.03
+# Changes from this on are findings; the one that is noise of size 1.
+PALE, QUIET = 0.05, 0.02
 
 
 class Readers(Recipe):
-    """Findings, the expectation and the alignment.
+    """Findings where they are, quiet elsewhere, and the alignment.
 
     Parameters
     ----------
-    finding, expect, align : float
-        Weights: Huber error of the findings, relative error of the mended expectation, squared error of the
-        aligned image.
+    missed, shape, noise, expect, align : float
+        Weights: squared share of the findings that is not shown, Huber error in them, Huber error elsewhere
+        and relative error of the expectation (in units of 2 %), squared error of the aligned image.
     without : str
-        Leave a part out: features (no DCFB at all), deform, attention, conv, expectation; flat is the net in 2D.
+        Leave a part out: features (no DCFB at all), deform, attention, conv, expectation; flat: the same net in
+        2D.
     misalign, chance : float
         Largest shift of the functional input in mm (half of it is the largest smooth warp); how often.
+    blocks : bool
+        False: the first stage of training, without the DCFB blocks; the second starts from its weights.
     patch : int
         Voxels per axis of a training patch, a multiple of 16.
     controls : bool
-        Draw from cases that their data set calls healthy (``lesion`` false, ``diagnosis`` CN), if there are any:
-        what is normal cannot be learned from the ill.
+        Draw from cases that their data set calls healthy (``lesion`` false, ``diagnosis`` CN), if there are
+        any: what is normal cannot be learned from the ill.
     checkpointing : bool
         Less memory, more time.
     """
@@ -74,23 +75,26 @@ class Readers(Recipe):
         val_every=250,
         keep="last",
     )
-    margin = 8
+    margin = 16
     val_batches = 8
     notes = (
-        "loss: finding Huber(found change, put in) + expect |mended expectation - image before the findings| "
-        "+ align MSE(aligned input, aligned image); findings are ellipsoids, wedges, shells and smooth noise; "
-        "no ground truth"
+        "loss: missed (1 - share of the findings that is shown)^2 + shape Huber error in them + noise Huber "
+        "error elsewhere + expect |expectation - image before the findings| + align MSE(aligned input, aligned "
+        "image); findings are ellipsoids, wedges, shells and smooth noise; no ground truth"
     )
 
     def __init__(
         self,
         *,
-        finding: float = 50.0,
+        missed: float = 4.0,
+        shape: float = 0.1,
+        noise: float = 1.0,
         expect: float = 0.5,
-        align: float = 10.0,
+        align: float = 20.0,
         without: str = "none",
         misalign: float = 4.0,
         chance: float = 0.4,
+        blocks: bool = True,
         patch: int = 48,
         controls: bool = True,
         checkpointing: bool = False,
@@ -99,9 +103,9 @@ class Readers(Recipe):
             raise InputError(f"dcfb: without={without!r} is not one of {', '.join(ABLATIONS)}")
         if patch < 32 or patch % STRIDE:
             raise InputError(f"dcfb: patch={patch} is not a multiple of {STRIDE} from 32 on")
-        self.finding, self.expect, self.align = finding, expect, align
+        self.missed, self.shape, self.noise, self.expect, self.align = missed, shape, noise, expect, align
         self.without, self.misalign, self.chance, self.patch = without, misalign, chance, patch
-        self.controls, self.checkpointing = controls, checkpointing
+        self.blocks, self.controls, self.checkpointing = blocks, controls, checkpointing
         self.crop = (patch,) * 3
         self._disturb = augment.compose(
             augment.bias(0.1, p=0.3, keys=("a",)), augment.noise(0.02, p=0.3, keys=("a",))
@@ -112,7 +116,11 @@ class Readers(Recipe):
 
     def model(self) -> ReaderNetwork:
         network = ReaderNetwork(ABLATIONS[self.without])
+        network.bare = not self.blocks
         if network.design.features:
+            if not self.blocks:
+                for part in (network.features, network.context, network.tell):
+                    part.requires_grad_(False)
             network.features.checkpointing = self.checkpointing
             if hasattr(network.features, "coarse"):
                 # It needs whole heads, which patches are not; `align` trains it.
@@ -167,9 +175,14 @@ class Readers(Recipe):
         a = sample["a"]
         change = torch.zeros_like(b)
         if rng.random() < 0.9:
-            change = draw_findings((b[0] > 0.2 * scale) & (sample["mask"][0] > 0), mm, rng, count=(2, 6))[
-                None
-            ]
+            change = draw_findings(
+                (b[0] > 0.2 * scale) & (sample["mask"][0] > 0),
+                mm,
+                rng,
+                count=(4, 10),
+                radius=(4, 14),
+                depth=(0.12, 0.5),
+            )[None]
         aligned = b * (1 + change)
         moved = self._move({**sample, "b": aligned}, rng)
         b = moved["b"]
@@ -178,30 +191,43 @@ class Readers(Recipe):
             grain = torch.from_numpy(rng.standard_normal(b.shape, dtype=np.float32))
             grain = blur(grain, float(rng.uniform(0.8, 1.6)))
             b = (b + float(rng.uniform(0, 0.04)) * grain / grain.std() * b.sqrt()).clamp_min(0)
+        inside = foreground(a, b)
         if self.without == "expectation":
-            expected = surroundings(b)
-        elif displaced:
-            expected = fit(a[0], b[0], use=b[0] > LIT[0]).predict(a, foreground(a, b))
+            uptake, sigma = surroundings(b), 0.0
         else:
-            expected = scale * of.predict(a, foreground(a, b))
-        sample = {**sample, "b": b, "aligned": aligned, "expected": expected, "finding": change}
-        sample = augment.gamma(0.8, 1.25, p=0.3, keys=("a",))(sample, rng)
-        return {**sample, "moved": torch.tensor(float(displaced))}
+            found = fit(a[0], b[0], use=b[0] > LIT[0]) if displaced else of
+            uptake, sigma = found.sharp(a, inside).clamp_min(0), found.sigma
+            uptake = uptake if displaced else uptake * scale
+        expected = blur(uptake, sigma)
+        level = regional(b, expected)
+        # What is wide is the business of the regional level, of findings too.
+        focal = (
+            change * lit(aligned) - regional(aligned, expected) + regional(aligned / (1 + change), expected)
+        )
+        sample |= {"b": b, "aligned": aligned, "uptake": uptake, "level": level, "finding": focal}
+        sample |= {"sigma": torch.tensor(sigma), "moved": torch.tensor(float(displaced))}
+        return augment.gamma(0.8, 1.25, p=0.3, keys=("a",))(sample, rng)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         out: dict[str, Tensor] = model.explain(  # type: ignore[operator]
-            batch["a"], batch["b"], batch["expected"], align=batch["moved"]
+            *[batch[k] for k in ("a", "b", "uptake", "level", "sigma")], align=batch["moved"]
         )
-        clean, mask = batch["b_clean"], batch["mask"]
-        weight = (mask + 0.02) / (mask + 0.02).mean((1, 2, 3, 4), keepdim=True)
-        target = batch["finding"] * lit(batch["aligned"])
-        apart = nnf.smooth_l1_loss(out["finding"], target, beta=BEND, reduction="none")
+        weight = batch["mask"] + 0.02
+        target, clean = batch["finding"], batch["b_clean"]
+        there = weight * (target.abs() > PALE)
+        # How much of the findings is shown: 1 is all of it.
+        full = (there * target**2).flatten(1).sum(1)
+        shown = (there * target * out["finding"]).flatten(1).sum(1) / full.clamp_min(1e-3)
+        wrong = nnf.smooth_l1_loss(out["finding"], target, beta=2 * QUIET, reduction="none") / QUIET
         parts = {
-            "finding": (weight * (1 + PRESENT * (target.abs() > PALE)) * apart).flatten(1).mean(1),
-            "expect": (weight * (out["expected"] - clean).abs() / (clean + FLOOR)).flatten(1).mean(1),
-            "align": (weight * (out["aligned"] - batch["aligned"]) ** 2).flatten(1).mean(1),
+            "shown": shown,
+            "missed": torch.where(full > 0, (1 - shown) ** 2, 0.0),
+            "shape": _mean(wrong, there),
+            "noise": _mean(wrong, weight * (target.abs() <= PALE)),
+            "expect": _mean((out["expected"] - clean).abs() / (clean + FLOOR), weight) / QUIET,
+            "align": _mean((out["aligned"] - batch["aligned"]) ** 2, weight),
         }
-        total = self.finding * parts["finding"] + self.expect * parts["expect"] + self.align * parts["align"]
+        total = sum(getattr(self, k) * parts[k] for k in ("missed", "shape", "noise", "expect", "align"))
         return total.mean(), {k: v.detach().mean() for k, v in parts.items()}
 
     def validate(self, model: nn.Module, subjects: Subjects) -> Mapping[str, float]:
@@ -212,8 +238,28 @@ class Readers(Recipe):
             batch = {k: v.to(device) for k, v in batch.items()}
             loss, logs = self.loss(model, batch)
             for key, value in {"loss": loss, **logs}.items():
-                total[f"val_{key}"] = total.get(f"val_{key}", 0.0) + float(value) / self.val_batches
+                total[f"val_{key}"] = total.get(f"val_{key}", 0.0) + float(value.detach()) / self.val_batches
         return total
+
+    def picture(self, model: nn.Module, subjects: Subjects) -> Tensor:
+        """Structural, functional, what was put in, what was found, and the result; three val samples."""
+        device = next(model.parameters()).device
+        rows = []
+        for i in range(3):
+            batch = collate([self.sample(subjects, i, np.random.default_rng([11, i]))])
+            batch = {k: v.to(device) for k, v in batch.items()}
+            keys = ("a", "b", "uptake", "level", "sigma")
+            out = model.explain(*[batch[k] for k in keys], align=batch["moved"])  # type: ignore[operator]
+            fused = show(batch["a"], out["finding"], batch["level"], Look())
+            signed = [0.5 + 2 * x for x in (batch["finding"], out["finding"])]
+            images = [batch["a"], batch["b"], *signed, fused]
+            rows.append(torch.cat([x[0, 0, x.shape[2] // 2].flip(0) for x in images], 1))
+        return torch.cat(rows)
+
+
+def _mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean of each sample; 0 without weight."""
+    return (values * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1.0)
 
 
 def _healthy(meta: Mapping[str, object]) -> bool:
