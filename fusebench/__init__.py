@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .api import Run, fuse, load_case, load_run, run
     from .case import Case, Volume
     from .dataset import Dataset, DatasetInfo
     from .method import Method, SliceMethod
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
         list_methods,
         list_metrics,
     )
+    from .scoring.evaluate import evaluate
 
 __version__ = "0.1.0"
 
-_ROOT = Path(__file__).resolve().parent.parent
-if (_ROOT / "run_bench.py").exists():
-    __path__.append(str(_ROOT))
+if (Path(__file__).resolve().parent.parent / "run_bench.py").exists():
+    __path__.append(str(Path(__file__).resolve().parent.parent))
 
 # Public name -> module, imported on first use so that `import fusebench.metrics` loads no runner code.
 _PUBLIC = {
@@ -48,6 +49,12 @@ _PUBLIC = {
     "list_datasets": "plugins",
     "list_methods": "plugins",
     "list_metrics": "plugins",
+    "Run": "api",
+    "evaluate": "scoring.evaluate",
+    "fuse": "api",
+    "load_case": "api",
+    "load_run": "api",
+    "run": "api",
 }
 
 __all__ = [
@@ -57,15 +64,21 @@ __all__ = [
     "Method",
     "MethodInfo",
     "MetricInfo",
+    "Run",
     "SliceMethod",
     "Volume",
     "__version__",
     "create_dataset",
     "create_method",
     "create_metric",
+    "evaluate",
+    "fuse",
     "list_datasets",
     "list_methods",
     "list_metrics",
+    "load_case",
+    "load_run",
+    "run",
 ]
 
 
@@ -73,3 +86,7 @@ def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

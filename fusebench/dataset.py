@@ -55,10 +55,33 @@ class Dataset:
         """Files and rows found that no case uses, each with its reason in one line; a run says so."""
         return []
 
-    def describe(self) -> Mapping[str, Any]:
-        """Counts, licence and how to obtain, for cards and the manifest."""
-        counts = {s: len(self.cases(s)) for s in self.info.splits}
-        return {"cases": counts, "licence": self.info.licence, "obtain": self.info.obtain}
+    def describe(self) -> DatasetInfo:
+        """Facts of this instance: `info`, and what its parameters change in it."""
+        return self.info
+
+    def every_case(self) -> Sequence[Case]:
+        """All cases, also those in no split; ``--split all``."""
+        return [case for split in self.info.splits for case in self.cases(split)]
+
+    def count_cases(self) -> Mapping[str, Any]:
+        """Number of cases by split under ``cases``, and whatever else there is to count."""
+        return {"cases": {s: len(self.cases(s)) for s in self.info.splits}}
+
+    def report(self) -> list[dict[str, Any]]:
+        """One row per case and per file left out, for `prepare`.
+
+        Columns ``subject``, ``case`` ("" for a file left out), ``status``, ``split``, ``reason``, and
+        whatever else there is to say.
+        """
+        return [
+            {"subject": c.group, "case": c.id, "status": "found", "split": split, "reason": ""}
+            for split in self.info.splits
+            for c in self.cases(split)
+        ]
+
+    def summary(self) -> list[str]:
+        """Lines above the report, on what was found as a whole."""
+        return []
 
     def fingerprint(self, split: str = "test") -> str:
         """Content key of a split: changes when any voxel or the preprocessing changes."""

@@ -11,6 +11,10 @@ class InputError(FuseBenchError):
     """A file, array or option from the user is unusable; the message names it and says what to do."""
 
 
+class Undefined(FuseBenchError):
+    """A metric has no value for this case, which is no failure; the message says why."""
+
+
 class UnknownNameError(FuseBenchError):
     """A plugin name that no origin provides; the message offers near names."""
 

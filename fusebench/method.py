@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -23,10 +24,25 @@ class Method:
     A learned method names its training recipes in `recipes`: name -> ``"module:Class"``, the module
     absolute, relative to the plugin's package (leading dot) or empty (the plugin's own file).  The first
     is the default.
+
+    Attributes
+    ----------
+    info : MethodInfo
+        Facts of the method at its defaults, a literal.
+    variants : mapping
+        Named settings, ``{variant: {parameter: value}}``, written in the class as a dict with literal keys.
+        Each is an entry of its own on the board, ``name@variant``.
+    default_variant : str
+        The variant that the plain name stands for; "" where the plain name is an entry of its own.
+    unlisted_variants : tuple of str
+        Variants that ``--methods all`` and wildcards pass over, since they need a file of the user's.
     """
 
     info: ClassVar[MethodInfo]
     recipes: ClassVar[Mapping[str, str]] = {}
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    default_variant: ClassVar[str] = ""
+    unlisted_variants: ClassVar[tuple[str, ...]] = ()
     device: torch.device = torch.device("cpu")
 
     def setup(self, device: torch.device | str = "cpu") -> None:
@@ -46,6 +62,18 @@ class Method:
         Tensor, shape (D, H, W), float32 in [0, 1]
         """
         raise NotImplementedError
+
+    def describe(self) -> MethodInfo:
+        """Facts of this instance: `info`, and what its parameters change in it, the weights above all."""
+        return self.info
+
+    def files(self) -> Sequence[Path]:
+        """Files besides the source that decide what `fuse` returns: the weights, given or shipped."""
+        given = getattr(self, "weights", None)
+        if given:
+            return [Path(str(given))]
+        shipped = self.describe().weights
+        return [Path(inspect.getfile(type(self))).parent / shipped.file] if shipped else []
 
     def parameters(self) -> Mapping[str, Any]:
         """The constructor's arguments as they are set."""

@@ -29,7 +29,9 @@ class MethodInfo:
     paper, licence, notes : str
         Citation; licence of code and weights; anything a reader of the board should know.
     trained_on : str
-        Dataset and split of the shipped weights, "" if nothing is learned.
+        In words, the data that the weights were trained on, "" if nothing is learned.
+    trained_splits : tuple of str
+        The same for the board, ``dataset/split``: scores on such a split are flagged.
     weights : Weights, optional
         Shipped weights.
     params : int
@@ -46,6 +48,7 @@ class MethodInfo:
     paper: str = ""
     licence: str = "MIT"
     trained_on: str = ""
+    trained_splits: tuple[str, ...] = ()
     weights: Weights | None = None
     params: int = 0
     colour: str = "luminance fused, functional chroma carried"

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .dataset import Dataset, DatasetInfo
 from .errors import InputError
 from .files import plugin_folder
 from .method_info import MethodInfo
 from .metric import MetricInfo
+from .parameters import create, user_path
 from .registry import Registry
+
+if TYPE_CHECKING:  # torch
+    from .method import Method
 
 # Colon-separated plugin files or folders, as --plugin.
 ENVIRONMENT = "FUSEBENCH_PLUGINS"
@@ -68,7 +72,7 @@ def find_plugins(paths: tuple[str, ...] = ()) -> Plugins:
 def _files(paths: Iterable[str]) -> Iterable[Path]:
     seen: set[Path] = set()
     for text in paths:
-        path = Path(text).expanduser().resolve()
+        path = user_path(text).resolve()
         if not path.exists():
             raise InputError(f"plugin {text}: no such file or folder")
         for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
@@ -81,7 +85,7 @@ def require_plugins(found: Plugins, paths: Iterable[str]) -> None:
     """Raise `InputError` for a file or folder that a user named and that offers nothing; imports nothing."""
     known = {r.entry(n).path for r in (found.methods, found.metrics, found.datasets) for n in r}
     for text in paths:
-        path = Path(text).expanduser().resolve()
+        path = user_path(text).resolve()
         if path.is_file():
             try:
                 ast.parse(path.read_bytes())
@@ -98,8 +102,23 @@ def require_plugins(found: Plugins, paths: Iterable[str]) -> None:
 
 
 def create_method(name: str, **params: Any) -> Any:
-    """Make the fusion method called `name` with its parameters; call ``setup(device)`` next."""
-    return find_plugins().methods.load(name)(**params)
+    """Make the fusion method called `name`, or ``name@variant``; call ``setup(device)`` next."""
+    plugins = find_plugins()
+    variant, cls = plugins.methods.entry(name).variant, plugins.methods.load(name)
+    return cls(**{**(cls.variants[variant] if variant else {}), **params})
+
+
+def make_method(plugins: Plugins, name: str, given: Mapping[str, Any]) -> Method:
+    """Make a method, or ``name@variant``, with the parameters that a user gave.
+
+    Raises
+    ------
+    InputError
+        No such method, variant or parameter, or a value that it refuses.
+    """
+    variant, cls = plugins.methods.entry(name).variant, plugins.methods.load(name)
+    method: Method = create(name, cls, {**(cls.variants[variant] if variant else {}), **given})
+    return method
 
 
 def create_dataset(name: str, **params: Any) -> Dataset:

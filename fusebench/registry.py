@@ -2,7 +2,8 @@
 
 A plugin is a class or function with an attribute ``info`` that is an instance of the registry's info
 class (`MethodInfo`, `MetricInfo`, `DatasetInfo`).  Names are read from the source: every literal
-``MethodInfo(name="...")`` in a file is one plugin, so a plugin is listed even when importing it fails.
+``MethodInfo(name="...")`` in a file is one plugin, so a plugin is listed even when importing it fails.  So
+are the names of a class's `variants`, which are entries of their own: ``name@variant``.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import fnmatch
 import hashlib
 import importlib
 import importlib.util
+import math
 import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -25,7 +27,6 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from .errors import DuplicateNameError, InputError, PluginError, UnknownNameError
-from .source import nodes_with
 
 T = TypeVar("T")
 
@@ -46,12 +47,34 @@ class Entry(Generic[T]):
         Imports and returns the plugin; raises whatever the import raises.
     path : Path or None
         Source file, for the content key; None for an entry point that was not loaded yet.
+    variant : str
+        The variant that `name` asks for; "" for none.
     """
 
     name: str
     origin: str
     load: Callable[[], T]
     path: Path | None = None
+    variant: str = ""
+
+
+@dataclass(frozen=True)
+class Variants:
+    """Variants of a plugin, as its class declares them.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Keys of the class attribute `variants`.
+    default : str
+        `default_variant`: the one that the plain name stands for; "" where that is an entry of its own.
+    unlisted : tuple of str
+        `unlisted_variants`: run only where they are named, since they need a file of the user's, say.
+    """
+
+    names: tuple[str, ...] = ()
+    default: str = ""
+    unlisted: tuple[str, ...] = ()
 
 
 class Registry(Generic[T]):
@@ -69,6 +92,7 @@ class Registry(Generic[T]):
         self.kind = kind
         self.info_class = info_class
         self._entries: dict[str, Entry[T]] = {}
+        self._variants: dict[str, Variants] = {}
 
     # -- sources ---------------------------------------------------------------------------------
 
@@ -118,14 +142,9 @@ class Registry(Generic[T]):
             # Importing it gives the reason, as for any other plugin that does not load.
             names = [(path.stem, 1)]
         for name, line in names:
-            self._add(
-                Entry(
-                    name,
-                    f"{path}:{line}",
-                    partial(self._pick, load, name),
-                    path,
-                )
-            )
+            self._add(Entry(name, f"{path}:{line}", partial(self._pick, load, name), path))
+        if "variants" in source:
+            self._variants.update(_literal_variants(source, self.info_class.__name__))
 
     def _pick(self, load: Callable[[], ModuleType], name: str) -> T:
         module = load()
@@ -139,17 +158,31 @@ class Registry(Generic[T]):
     # -- use -------------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
-        """All names, in natural order (``a2`` before ``a10``)."""
-        return sorted(self._entries, key=natural)
+        """All names, variants behind their plugin, in natural order (``a2`` before ``a10``)."""
+        found = []
+        for name in self._entries:
+            known = self._variants.get(name, Variants())
+            found += [] if known.default else [name]
+            found += [f"{name}@{v}" for v in known.names if v not in known.unlisted]
+        return sorted(found, key=natural)
 
     def entry(self, name: str) -> Entry[T]:
-        """The entry called `name`; `UnknownNameError` offers near names."""
-        try:
-            return self._entries[name]
-        except KeyError:
-            near = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.5)
+        """The entry called `name`, or ``name@variant``; `UnknownNameError` offers near names."""
+        base, _, variant = name.partition("@")
+        if base not in self._entries:
+            near = difflib.get_close_matches(name, self.names(), n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(near)}?" if near else f"see `list {self.kind}s`"
-            raise UnknownNameError(f"no {self.kind} is called {name!r}; {hint}") from None
+            raise UnknownNameError(f"no {self.kind} is called {name!r}; {hint}")
+        found = self._entries[base]
+        known = self._variants.get(base)
+        if known is None and variant and found.path is None:  # an installed plugin tells when it is loaded
+            known = Variants(tuple(getattr(found.load(), "variants", ())))
+        known = known or Variants()
+        variant = variant or known.default
+        if variant and variant not in known.names:
+            listed = f"it has {', '.join(known.names)}" if known.names else "it has none"
+            raise UnknownNameError(f"{self.kind} {base} has no variant {variant!r}; {listed}")
+        return replace(found, name=f"{base}@{variant}", variant=variant) if variant else found
 
     def load(self, name: str) -> T:
         """Import and return the plugin.
@@ -188,7 +221,7 @@ class Registry(Generic[T]):
         return found
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return str(name).partition("@")[0] in self._entries
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
@@ -215,6 +248,55 @@ def _literal_names(source: str, info_class: str) -> Iterator[tuple[str, int]]:
             value = keyword.value
             if keyword.arg == "name" and isinstance(value, ast.Constant):
                 yield str(value.value), node.lineno
+
+
+def _literal_variants(source: str, info_class: str) -> Iterator[tuple[str, Variants]]:
+    """Yield (plugin name, variants) of every class in `source` with literal ``info`` and ``variants``."""
+    for node in nodes_with(source, "variants"):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        assigned: dict[str, ast.expr] = {}
+        for line in node.body:
+            if isinstance(line, ast.Assign):
+                assigned |= {t.id: line.value for t in line.targets if isinstance(t, ast.Name)}
+            elif isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value:
+                assigned[line.target.id] = line.value
+        info, table = assigned.get("info"), assigned.get("variants")
+        if not isinstance(info, ast.Call) or not isinstance(table, ast.Dict):
+            continue
+        names = [n for n, _ in _literal_names(ast.unparse(info), info_class)]
+        keys = tuple(str(k.value) for k in table.keys if isinstance(k, ast.Constant))
+        default = assigned.get("default_variant")
+        unlisted = assigned.get("unlisted_variants")
+        for name in names:
+            yield (
+                name,
+                Variants(
+                    keys,
+                    str(default.value) if isinstance(default, ast.Constant) else "",
+                    tuple(ast.literal_eval(unlisted)) if unlisted is not None else (),
+                ),
+            )
+
+
+def nodes_with(source: str, text: str) -> Iterator[ast.AST]:
+    """Yield the nodes of `source` that span a line with `text`.
+
+    Walking all nodes of all plugins would take most of the time that finding them takes.
+
+    Raises
+    ------
+    SyntaxError
+    """
+    lines = [number for number, line in enumerate(source.splitlines(), 1) if text in line]
+    todo: list[ast.AST] = [ast.parse(source)]
+    while todo:
+        node = todo.pop()
+        start = getattr(node, "decorator_list", None) or [node]
+        first, last = getattr(start[0], "lineno", 0), getattr(node, "end_lineno", math.inf)
+        if any(first <= line <= last for line in lines):
+            yield node
+            todo += ast.iter_child_nodes(node)
 
 
 def module_name(path: Path) -> str:

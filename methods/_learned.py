@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -12,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from fusebench.errors import InputError
-from fusebench.method import SliceMethod
+from fusebench.method import MethodInfo, SliceMethod
 
 from ._precision import full_precision
-from ._weights import Layout, load_weights
+from ._weights import Layout, load_weights, with_weights
 
 Choice = TypeVar("Choice", str, bool)
 
@@ -33,21 +32,24 @@ class LearnedSliceMethod(SliceMethod):
         Slicing direction in volumes.
     """
 
-    layouts: ClassVar[Sequence[Layout]] = ()
     # Pixels from what is not black at which black gives the same value everywhere; 0 where there is no such.
     reach: int = 0
     network: nn.Module
+    layouts: ClassVar[Sequence[Layout]] = ()
+
+    def published(self) -> Sequence[Layout]:
+        """Layouts of the published files that fit the network as it is set."""
+        return self.layouts
 
     def __init__(self, weights: str | None = None, compat: bool = False, planes: str = "axial") -> None:
         self.planes = choose("planes", planes, ("axial", "coronal", "sagittal", "tri"))
         self.weights, self.compat = weights, choose("compat", compat, (True, False))
         self.origin = ""
         if weights is not None:  # before the run: a wrong file ends it, and the board says whose they are
-            origin = load_weights(self.build(), weights, self.layouts)
-            whose = "own weights" if origin == "fusebench" else f"{origin} weights"
-            self.info = replace(  # type: ignore[misc]
-                type(self).info, trained_on=f"{whose} ({Path(weights).name})", weights=None
-            )
+            self.origin = load_weights(self.build(), weights, self.published())
+
+    def describe(self) -> MethodInfo:
+        return with_weights(self.info, self.weights, self.origin) if self.weights else self.info
 
     def build(self) -> nn.Module:
         """A fresh network."""
@@ -57,7 +59,7 @@ class LearnedSliceMethod(SliceMethod):
         """Load the weights and move them to `device`."""
         super().setup(device)
         self.network = self.build()
-        self.origin = load_weights(self.network, self.weights or self._shipped(), self.layouts)
+        self.origin = load_weights(self.network, self.weights or self._shipped(), self.published())
         self.network.to(self.device).eval().requires_grad_(False)
         if self.device.type == "cpu":
             self.prepare()

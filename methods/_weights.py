@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fusebench.errors import InputError
+from fusebench.method import MethodInfo
 
 State = dict[str, Tensor]
 
@@ -195,6 +196,38 @@ def load_weights(network: nn.Module, path: str | Path, layouts: Iterable[Layout]
     return layout.origin
 
 
+def facts_of(path: str | Path) -> Mapping[str, Any]:
+    """Facts that `train` wrote into a weights file (method, recipe, options, dataset, splits); else none."""
+    if Path(path).suffix != ".safetensors" or not Path(path).is_file():
+        return {}
+    try:
+        with safe_open(path, "pt") as file:
+            facts = json.loads((file.metadata() or {}).get("fusebench", "{}"))
+    except (OSError, ValueError, SafetensorError):  # which reading the tensors will say
+        return {}
+    return facts if isinstance(facts, Mapping) else {}
+
+
+def with_weights(info: MethodInfo, path: str | Path, origin: str = "fusebench") -> MethodInfo:
+    """Facts of a method that runs a weights file of the user's in place of the shipped one.
+
+    Parameters
+    ----------
+    origin : str
+        Whose names the file uses, as `load_weights` returns it.
+    """
+    whose = "own weights" if origin == "fusebench" else f"{origin} weights"
+    trained = f"{whose} ({Path(path).name})"
+    splits: tuple[str, ...] = ()
+    facts = facts_of(path)
+    if facts.get("dataset"):
+        split, _, rest = str(facts.get("train", "")).partition(",")
+        count = rest.partition(",")[0].strip()
+        splits = (f"{facts['dataset']}/{split}",)
+        trained += f", from {splits[0]}" + (f" ({count})" if count else "")
+    return replace(info, trained_on=trained, trained_splits=splits, weights=None)
+
+
 def refuse_other_form(path: str | Path, option: str, asked: object, usual: object) -> None:
     """Raise `InputError` where a file that `train` wrote is of a network of another form.
 
@@ -207,13 +240,7 @@ def refuse_other_form(path: str | Path, option: str, asked: object, usual: objec
     asked, usual : object
         Its value now, and by default.
     """
-    if Path(path).suffix != ".safetensors" or not Path(path).is_file():
-        return
-    try:
-        with safe_open(path, "pt") as file:
-            made = json.loads((file.metadata() or {}).get("fusebench", "{}"))
-    except (OSError, ValueError, SafetensorError):  # which reading the tensors will say
-        return
+    made = facts_of(path)
     trained = made.get("options", {}).get(option, usual) if made else asked
     if trained != asked:
         raise InputError(

@@ -1,32 +1,31 @@
-"""Fixed blends F = (1 - t) MRI + t PET: what a global weight alone scores."""
+"""Fixed blends F = (1 - t) MRI + t PET: the score of a global weight alone."""
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor
 
+from fusebench.errors import InputError
 from fusebench.method import Method, MethodInfo
 
 
 class Blend(Method):
-    """Base of the fixed blends; a subclass sets the share `t` of the functional source and `info`."""
+    """F = (1 - t) A + t B.
 
-    t: ClassVar[float]
+    Parameters
+    ----------
+    t : float
+        Share of the functional image, in [0, 1].
+    """
+
+    info = MethodInfo(name="blend", summary="a fixed share of each image", control=True)
+    # The last is the weight at which a blend is read best: what a method made for readers has to beat.
+    variants = {"0.20": {"t": 0.20}, "0.35": {"t": 0.35}, "0.75": {"t": 0.75}}
+    default_variant = "0.35"
+
+    def __init__(self, t: float = 0.35) -> None:
+        if not 0 <= t <= 1:
+            raise InputError(f"blend: t={t:g} is not in [0, 1]")
+        self.t = t
 
     def fuse(self, a: Tensor, b: Tensor) -> Tensor:
         return ((1 - self.t) * a + self.t * b).clamp(0, 1)
-
-
-class Blend20(Blend):
-    """F = 0.8 MRI + 0.2 PET."""
-
-    info = MethodInfo(name="blend-0.20", summary="0.80 structural + 0.20 functional", control=True)
-    t = 0.20
-
-
-class Blend35(Blend):
-    """F = 0.65 MRI + 0.35 PET."""
-
-    info = MethodInfo(name="blend-0.35", summary="0.65 structural + 0.35 functional", control=True)
-    t = 0.35

@@ -86,6 +86,7 @@ class DenseFuse(LearnedSliceMethod):
         dims=2,
         paper="Li & Wu, DenseFuse: A Fusion Approach to Infrared and Visible Images, IEEE TIP 28(5), 2019",
         trained_on="phantom (24 train subjects, slices in three planes)",
+        trained_splits=("phantom/train",),
         weights=Weights(
             file="weights/densefuse.safetensors",
             sha256="f34264cd8414c821953f24e101ad5b01d8fc49c5becec279e128e203febd1c07",

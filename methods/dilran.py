@@ -156,6 +156,7 @@ class DILRAN(LearnedSliceMethod):
         paper="Zhou et al., An Attention-based Multi-Scale Feature Learning Network for Multimodal Medical "
         "Image Fusion, 2022",
         trained_on="phantom (24 train subjects, slices in three planes)",
+        trained_splits=("phantom/train",),
         weights=Weights(
             file="weights/dilran.safetensors",
             sha256="5c3fcba7ab272c8e563e17b8db15d5e597f80ed034fe4313d12a71116cb04a9c",

@@ -132,6 +132,7 @@ class MATR(LearnedSliceMethod):
         paper="Tang et al., MATR: Multimodal Medical Image Fusion via Multiscale Adaptive Transformer, "
         "IEEE TIP 31, 2022",
         trained_on="phantom (24 train subjects, slices in three planes)",
+        trained_splits=("phantom/train",),
         weights=Weights(
             file="weights/matr.safetensors",
             sha256="a386837ec759459fb73cf54e78f3dc7e8ef7d6a8bf6fbd9f6fe0913df5668a6a",

@@ -178,6 +178,7 @@ class SwinFuse(LearnedSliceMethod):
         dims=2,
         paper="Wang et al., SwinFuse: A Residual Swin Transformer Fusion Network, IEEE TIM 71, 2022",
         trained_on="phantom (24 train subjects, slices in three planes)",
+        trained_splits=("phantom/train",),
         weights=Weights(
             file="weights/swinfuse.safetensors",
             sha256="ef7f3d5b908ea7f28f172a95c4d1b681ddaecf7d44bc65a9afbb125ea3210485",
@@ -188,12 +189,11 @@ class SwinFuse(LearnedSliceMethod):
     batch_pixels = 1 << 17  # on a GPU 42,800 windows; attention before torch 2.7 takes 65,535 at most
     network: SwinFuseNet
 
-    def __init__(self, weights: str | None = None, compat: bool = False, planes: str = "axial") -> None:
-        super().__init__(weights, compat, planes)
-        if compat and weights is None:
-            self.info = replace(  # type: ignore[misc]
-                self.info, trained_on=f"{self.info.trained_on}; not for compat, which runs one block in six"
-            )
+    def describe(self) -> MethodInfo:
+        info = super().describe()
+        if not self.compat or self.weights:
+            return info
+        return replace(info, trained_on=f"{info.trained_on}; not for compat, which runs one block in six")
 
     def build(self) -> nn.Module:
         network = SwinFuseNet()

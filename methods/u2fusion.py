@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -94,6 +94,7 @@ class U2Fusion(LearnedSliceMethod):
         dims=2,
         paper="Xu et al., U2Fusion: A Unified Unsupervised Image Fusion Network, IEEE TPAMI 44(1), 2022",
         trained_on="phantom (24 train subjects, slices in three planes)",
+        trained_splits=("phantom/train",),
         weights=Weights(
             file="weights/u2fusion.safetensors",
             sha256="449b3d4969b4c2b70183379fc4ec50b638c96096414d0c0be5e52ed19b885a22",
@@ -101,6 +102,8 @@ class U2Fusion(LearnedSliceMethod):
         params=659_217,
     )
     recipes = {"default": "._recipes_2d:U2FusionRecipe"}
+    variants = {"port": {"variant": "port"}}
+    unlisted_variants = ("port",)  # no weights of it are shipped
     # One network on both images: nothing ties it to a where a = b, and on noise it smooths.
     expected_failed_checks = {"identical_inputs": "a network on both images at once has no such identity"}
     network: U2FusionNet
@@ -123,8 +126,10 @@ class U2Fusion(LearnedSliceMethod):
             )
         if weights is not None:
             refuse_other_variant(weights, variant)
-        self.layouts = (AUTHORS if variant == "authors" else PORT,)  # type: ignore[misc]
         super().__init__(weights, compat, planes)
+
+    def published(self) -> Sequence[Layout]:
+        return (AUTHORS if self.variant == "authors" else PORT,)
 
     def build(self) -> nn.Module:
         return U2FusionNet(reflect=self.variant == "authors")

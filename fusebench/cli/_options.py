@@ -9,14 +9,48 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..case import is_file_name
 from ..errors import InputError
 from ..parameters import user_path
 
 if TYPE_CHECKING:
+    from ..engine.spec import Choice
     from ..plugins import Plugins
 
 
-def add_plugin_option(parser: argparse.ArgumentParser) -> None:
+# argparse's groups and parsers take arguments alike, and share no public class.
+Options = Any
+
+
+def add_data_options(parser: argparse.ArgumentParser, split: str = "test") -> None:
+    """``--dataset`` and the options that choose its cases."""
+    data = parser.add_argument_group("data")
+    data.add_argument("--dataset", default="phantom", metavar="NAME")
+    data.add_argument("--data-dir", type=Path, metavar="PATH", help="where the data lies")
+    data.add_argument(
+        "--data-option",
+        action="append",
+        default=[],
+        metavar="PARAM=VALUE",
+        help="a parameter of the dataset (repeatable)",
+    )
+    data.add_argument("--split", default=split, help=f"a split of the dataset, or all (default {split})")
+    data.add_argument("--cases", type=at_least(1), metavar="N", help="the first N cases only")
+
+
+def data_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a `Request` that the data options and ``--plugin`` set."""
+    return {
+        "dataset": args.dataset,
+        "data_dir": args.data_dir,
+        "data_options": parameters_of(args.data_option, "--data-option"),
+        "split": args.split,
+        "cases": args.cases,
+        "plugins": tuple(args.plugin),
+    }
+
+
+def add_plugin_option(parser: Options) -> None:
     parser.add_argument(
         "--plugin",
         action="append",
@@ -35,7 +69,7 @@ def plugins_of(args: argparse.Namespace) -> Plugins:
     return found
 
 
-def add_device_option(parser: argparse.ArgumentParser) -> None:
+def add_device_option(parser: Options) -> None:
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
 
 
@@ -46,7 +80,7 @@ def device_of(args: argparse.Namespace) -> str:
     return checked_device(args.device)
 
 
-def add_settings_option(parser: argparse.ArgumentParser, what: str) -> None:
+def add_settings_option(parser: Options, what: str) -> None:
     parser.add_argument(
         "--set",
         action="append",
@@ -66,6 +100,26 @@ def settings_of(pairs: Iterable[str], option: str = "--set") -> dict[str, dict[s
             raise InputError(f"{option} {pair}: the form is NAME.PARAM=VALUE")
         settings.setdefault(name, {})[parameter] = literal(text)
     return settings
+
+
+def choices_of(texts: Iterable[str], option: str) -> list[Choice]:
+    """Parse ``LABEL=METHOD,PARAM=VALUE,...``: entries of a board under labels of the user's."""
+    from ..engine.spec import Choice
+
+    found = []
+    for text in texts:
+        label, equals, rest = text.partition("=")
+        name, *pairs = rest.split(",")
+        given = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+        if not (equals and label and name and len(given) == len(pairs)):
+            raise InputError(f"{option} {text}: the form is LABEL=METHOD,PARAM=VALUE,...")
+        if not is_file_name(label):
+            raise InputError(f"{option} {text}: the label cannot name a file; leave out / and \\")
+        values = {key: literal(value) for key, value in given.items()}
+        if isinstance(values.get("weights"), str):
+            values["weights"] = str(user_path(values["weights"]).resolve())
+        found.append(Choice(label, name, values))
+    return found
 
 
 def parameters_of(pairs: Iterable[str], option: str) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +48,9 @@ def add(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare, print the Markdown summary, and return 1 on a loss."""
+    from ..leaderboard import regression, runs
     from ._options import writing
 
-    runs = import_module("fusebench.leaderboard.runs")
-    regression = import_module("fusebench.leaderboard.regression")
     baselines = [runs.load([p]) for p in args.baseline]
     stored = sorted(args.base.glob("*.parquet")) if not (args.base / "manifest.json").exists() else []
     if stored:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..case import Pair
+from ._console import make_console
 from ._options import add_device_option, add_plugin_option, parameters_of, plugins_of, weights_path
 
 
@@ -46,11 +45,11 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..engine.plan import method_specs
     from ..engine.task import fuse
     from ..errors import InputError
     from ..images.raw import NIFTI, extension
     from ..images.read_write import read_pair, write_image
+    from ..plugins import make_method
     from ._options import device_of
 
     for option in ("mri", "pet"):
@@ -61,11 +60,8 @@ def run(args: argparse.Namespace) -> int:
     parameters = parameters_of(args.set, "--set")
     if args.weights is not None:
         parameters["weights"] = str(weights_path(args.weights, args.method).resolve())
-    (spec,) = method_specs(plugins, [plugins.methods.entry(args.method).name], {args.method: parameters})
-    if spec.broken:
-        raise InputError(spec.broken)
+    method = make_method(plugins, args.method, parameters)
     pair = aligned_pair(args.mri, args.pet) if args.register else read_pair(args.mri, args.pet)
-    method = plugins.methods.load(spec.name)(**spec.parameters)
     method.setup(device_of(args))
     with slices_shown(method):
         fused, seconds = fuse(method, pair.a.data, pair.b.data, args.seed)
@@ -79,14 +75,16 @@ def run(args: argparse.Namespace) -> int:
         intensity=pair.a.intensity,
         dtype=args.dtype,
     )
-    Console().print(f"{args.output}: {spec.name}, {seconds:.2f} s", highlight=False, soft_wrap=True)
+    make_console().print(
+        f"{args.output}: {args.method}, {seconds:.2f} s", markup=False, highlight=False, soft_wrap=True
+    )
     return 0
 
 
 @contextmanager
 def slices_shown(method: Any) -> Iterator[None]:
     """Show a bar while a 2D method goes through the slices of a volume."""
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -104,9 +102,10 @@ def slices_shown(method: Any) -> Iterator[None]:
 
 def aligned_pair(mri: Path, pet: Path) -> Pair:
     """Both images on the structural one's grid, the functional one registered; says how it went."""
-    pipeline = import_module("fusebench.datasets.preprocessing.pipeline")
+    from ..datasets.preprocessing import pipeline
+
     pair, state = pipeline.align_files(mri, pet)
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     figures = state.numbers
     console.print(
         f"registered: moved by {figures['moved_mm']:.1f} mm, mutual information "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,8 @@ def add(subparsers: Any) -> None:
 
 def run_add(args: argparse.Namespace) -> int:
     """Write one file of the store and print its path."""
-    history = import_module("fusebench.leaderboard.history")
+    from ..leaderboard import history
+
     facts = {"benchmarks": args.benchmark, "commit": args.commit, "time": args.time}
     with writing(args.store):
         path = history.add(args.source, args.store, **facts)
@@ -49,7 +49,8 @@ def run_chart(args: argparse.Namespace) -> int:
     """Draw, print the steps and the entry page."""
     out = args.out or args.store / "chart"
     try:
-        history = import_module("fusebench.leaderboard.history")
+        from ..leaderboard import history
+
         with writing(out):
             paths, found = history.chart(args.store, out)
     except ModuleNotFoundError as error:

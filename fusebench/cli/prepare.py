@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ..case import Case
-from ._options import add_plugin_option, at_least, plugins_of
-from .run import open_dataset
+from ..dataset import Dataset
+from ..engine.data import check_split, open_dataset, split_cases
+from ._options import add_plugin_option, at_least, parameters_of, plugins_of
+from .run import console_of
 
 _FIRST = ("subject", "case", "status", "split", "reason")
 
@@ -55,15 +55,17 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    dataset = open_dataset(plugins_of(args), args)
+    console = console_of()
+    options = parameters_of(args.data_option, "--data-option")
+    dataset = open_dataset(plugins_of(args), args.dataset, args.data_dir, options)
+    check_split(dataset, args.split)
     out = args.out or Path("prepared") / args.dataset
     rows = _report_rows(dataset, args.split)
-    for line in _summary(dataset):
+    for line in dataset.summary():
         console.print(line, markup=False, highlight=False)
     failed = 0
     if not args.report:
-        cases = _cases(dataset, args.split)[: args.cases]
+        cases = split_cases(dataset, args.split)[: args.cases]
         images = None if args.no_images else out / "quality"
         results = _prepare_all(cases, images, args.jobs or os.cpu_count() or 1, console)
         by_case = {row["case"]: row for row in rows if row["case"]}
@@ -75,44 +77,21 @@ def run(args: argparse.Namespace) -> int:
     path = _write_csv(rows, out / "report.csv")
     splits = _write_splits(rows, out / "splits.csv")
     for made in (path, splits):
-        console.print(str(made), highlight=False, soft_wrap=True)
+        console.print(str(made), markup=False, highlight=False, soft_wrap=True)
     return int(failed > 0)
 
 
-def _report_rows(dataset: Any, split: str) -> list[dict[str, Any]]:
-    report = getattr(dataset, "report", None)
-    if report is None:
-        return [
-            {"subject": c.group, "case": c.id, "status": "found", "split": s, "reason": ""}
-            for s in _splits(dataset, split)
-            for c in dataset.cases(s)
-        ]
-    rows: list[dict[str, Any]] = [
-        r for r in report() if split == "all" or not r["case"] or r["split"] == split
-    ]
+def _report_rows(dataset: Dataset, split: str) -> list[dict[str, Any]]:
+    rows = [r for r in dataset.report() if split == "all" or not r["case"] or r["split"] == split]
     if not rows:
-        dataset.cases(split)  # its error says what is expected
+        split_cases(dataset, split)  # its error says what is expected
     return rows
-
-
-def _splits(dataset: Any, split: str) -> Sequence[str]:
-    """What to ask a dataset for: those with a report know "all", which has subjects in no split as well."""
-    return dataset.info.splits if split == "all" and not hasattr(dataset, "report") else [split]
-
-
-def _cases(dataset: Any, split: str) -> list[Case]:
-    return [case for s in _splits(dataset, split) for case in dataset.cases(s)]
-
-
-def _summary(dataset: Any) -> list[str]:
-    summary = getattr(dataset, "summary", None)
-    return [] if summary is None else list(summary())
 
 
 def _prepare_all(
     cases: list[Case], images: Path | None, jobs: int, console: Console
 ) -> dict[str, dict[str, Any]]:
-    from ..prepare import prepare_cases
+    from ..datasets.preprocessing.prepare import prepare_cases
 
     results: dict[str, dict[str, Any]] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     """Write the report and print its entry page."""
     metrics = split_commas(args.metrics) if args.metrics else None
     out = args.out or args.runs[-1] / "report"
-    report = import_module("fusebench.leaderboard.report")
+    from ..leaderboard import report
+
     with writing(out):
         paths = report.write(
             args.runs, out, metrics=metrics, viewer_cases=args.viewer_cases, figures=not args.no_figures

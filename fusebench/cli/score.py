@@ -7,21 +7,25 @@ import csv
 import logging
 import math
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ..errors import FuseBenchError, InputError
 from ..images.raw import EXTENSIONS, folder_images, stem
 from ..metric import ARROWS, MetricId
 from ..parameters import user_path
-from ..scoring.protocol import PROTOCOLS, Scene
-from ..scoring.select import ranking_set
-from ._options import add_plugin_option, at_least, plugins_of, writing
+from ..scoring.protocol import PROTOCOLS, READERS, Scene
+from ..scoring.select import select_metrics
+from ._console import make_console
+from ._options import add_data_options, add_plugin_option, data_of, plugins_of, split_commas, writing
+from .run import console_of, show
 
 if TYPE_CHECKING:
     from ..plugins import Plugins
@@ -79,9 +83,9 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--protocol",
         choices=list(PROTOCOLS),
-        default="volume",
         help="as in a run. volume: in 3D inside the mask (default); slices: mean of the unmasked 2D scores "
-        "of the axial slices with foreground; paper: the central slice, with metrics of its own",
+        "of the axial slices with foreground; paper: the central slice, with metrics of its own; readers "
+        "(a default, too, of --results-dir): what can still be seen",
     )
     parser.add_argument(
         "--fused-range",
@@ -102,26 +106,13 @@ def add(subparsers: Any) -> None:
         "the board of --out, marked as scored from files",
     )
     board.add_argument("--name", default="", help="name of the entry, where DIR holds the images itself")
-    board.add_argument("--dataset", default="phantom", metavar="NAME")
-    board.add_argument("--data-dir", type=Path, metavar="PATH", help="where the data lies")
-    board.add_argument(
-        "--data-option", action="append", default=[], metavar="PARAM=VALUE", help="a parameter of the dataset"
-    )
-    board.add_argument("--split", default="test")
-    board.add_argument("--cases", type=at_least(1), metavar="N", help="the first N cases only")
     board.add_argument("--out", type=Path, metavar="DIR", help="run folder (default runs/<dataset>-<split>)")
+    add_data_options(parser)
     parser.set_defaults(run=run, again="the same command starts anew, or resumes where it has --results-dir")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.results_dir is not None:
-        from ._results import score_results
-
-        if args.mri or args.pet or args.fused or args.register or args.mask != "auto":
-            raise InputError(
-                "--results-dir takes sources and mask from --dataset; leave out --mri, --pet, "
-                "--fused, --mask and --register"
-            )
         return score_results(args)
     if args.name:
         raise InputError(
@@ -130,9 +121,16 @@ def run(args: argparse.Namespace) -> int:
     if not (args.mri and args.pet and args.fused):
         raise InputError("give --mri, --pet and --fused; or --results-dir with --dataset")
     plugins = plugins_of(args)
-    ids = PROTOCOLS[args.protocol].metrics(metric_ids(args.metrics, plugins))
+    chosen = select_metrics(plugins.metrics, split_commas([args.metrics]), with_truth=False)
+    protocol = PROTOCOLS[args.protocol or "volume"]
+    if protocol.name == READERS:
+        raise InputError(
+            f"--protocol {READERS} reads a second image, made of sources with findings; use --results-dir "
+            "with --dataset, which takes <case>+findings beside <case>"
+        )
+    ids = protocol.metrics(chosen)
     items = list(_items(args))
-    console = Console()
+    console = make_console()
     rows: list[tuple[Item, dict[str, Any]]] = []
     failures: list[str] = []
     for item in items:
@@ -157,19 +155,34 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def metric_ids(text: str, plugins: Plugins) -> list[str]:
-    """Ids for a comma-separated list of ids and wildcards; task metrics are left out of wildcards."""
-    registry = plugins.metrics
-    if not text:
-        return ranking_set(registry)
-    ids: list[str] = []
-    for token in (t.strip() for t in text.split(",") if t.strip()):
-        if token == "all" or set(token) & set("*?["):
-            ids += [n for n in registry.select([token]) if not registry.load(n).info.needs_truth]
-        else:
-            MetricId.parse(token).check(registry.load(MetricId.parse(token).name).info)
-            ids.append(token)
-    return list(dict.fromkeys(ids))
+def score_results(args: argparse.Namespace) -> int:
+    """Score a folder of fused images against a dataset: rows, board and files as of a run."""
+    from ..api import run_request
+    from ..engine.run import Request
+    from ._progress import Shown
+
+    if args.mri or args.pet or args.fused or args.register or args.mask != "auto":
+        raise InputError(
+            "--results-dir takes sources and mask from --dataset; leave out --mri, --pet, "
+            "--fused, --mask and --register"
+        )
+    console = console_of()
+    asked = Request(
+        **data_of(args),
+        results_dir=args.results_dir,
+        entry=args.name,
+        fused_range=_fused_range(args),
+        protocols=(args.protocol,) if args.protocol else (),
+        metrics=split_commas([args.metrics]),
+        device="cpu",
+        out=args.out,
+        command=sys.argv,
+    )
+    return show(run_request(asked, Shown(console)), console)
+
+
+def _fused_range(args: argparse.Namespace) -> tuple[float, float] | None:
+    return (args.fused_range[0], args.fused_range[1]) if args.fused_range else None
 
 
 # -- finding files -------------------------------------------------------------------------------
@@ -254,8 +267,7 @@ def _score(item: Item, ids: Sequence[str], args: argparse.Namespace, plugins: Pl
     else:
         a, b = read_image(item.mri), read_image(item.pet)
         check_grid(a, b, item.mri, item.pet)
-    wanted = (args.fused_range[0], args.fused_range[1]) if args.fused_range else None
-    fused = read_result(item.fused, a, item.mri, wanted)
+    fused = read_result(item.fused, a, item.mri, _fused_range(args))
     mask = None
     if item.mask is not None:
         mask = read_mask(item.mask, a)
@@ -263,7 +275,7 @@ def _score(item: Item, ids: Sequence[str], args: argparse.Namespace, plugins: Pl
         mask = foreground(a.data)
     ta, tb, tf = (torch.from_numpy(image.data) for image in (a, b, fused))
     scene = Scene(ta, tb, tf, None if mask is None else torch.from_numpy(mask), a.spacing)
-    return PROTOCOLS[args.protocol].score(scene, ids, None, plugins)
+    return PROTOCOLS[args.protocol or "volume"].score(scene, ids, None, plugins)
 
 
 # -- output --------------------------------------------------------------------------------------
@@ -288,7 +300,7 @@ def _print(
     table = Table()
     table.add_column("metric")
     for method in methods:
-        table.add_column(method, justify="right")
+        table.add_column(escape(method), justify="right")
     for i in ids:
         means = [_mean([v[i] for item, v in rows if item.method == m]) for m in methods]
         table.add_row(f"{i} {arrow[i]}".strip(), *(_text(m) for m in means))

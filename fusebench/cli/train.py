@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import shlex
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from ..engine.data import open_dataset, split_cases
 from ..errors import InputError
 from ..files import file_sha256
 from ._options import (
@@ -18,10 +18,10 @@ from ._options import (
     at_least,
     device_of,
     literal,
+    parameters_of,
     plugins_of,
     weights_path,
 )
-from .run import make_dataset, split_cases
 
 
 def add(subparsers: Any) -> None:
@@ -110,7 +110,14 @@ def run_train(args: argparse.Namespace) -> int:
     """Train as asked; 0 when the weights are written, 130 when it was interrupted."""
     from ..dataset import fingerprint_of
 
-    recipes, samples, loop = (_training(m) for m in ("recipe", "samples", "fit"))
+    try:
+        from ..methods.training import fit as loop
+        from ..methods.training import recipe as recipes
+        from ..methods.training import samples
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("fusebench"):
+            raise
+        raise InputError(f"training needs {error.name}: pip install 'fusebench[train]'") from error
     plugins, options = plugins_of(args), _options_of(args.set)
     method = plugins.methods.load(args.method)
     weights = weights_path(args.weights, args.method) if args.weights else None
@@ -126,14 +133,15 @@ def run_train(args: argparse.Namespace) -> int:
     if args.workers < 0:
         raise InputError(f"--workers {args.workers} must be 0 or more")
 
-    dataset = make_dataset(plugins, args)
+    data_options = parameters_of(args.data_option, "--data-option")
+    dataset = open_dataset(plugins, args.dataset, args.data_dir, data_options)
     splits = dataset.info.splits
     has_val = args.val_split in splits
     if args.val_split not in ("", "val") and not has_val:
         raise InputError(
             f"dataset {args.dataset!r} has no split {args.val_split!r}; it has {', '.join(splits)}"
         )
-    train_cases = split_cases(dataset, args)[: args.cases]
+    train_cases = split_cases(dataset, args.split)[: args.cases]
     val_cases = dataset.cases(args.val_split)[: args.val_cases] if has_val else []
     if hyper.patience and not val_cases:
         raise InputError(f"--patience needs a val split, and {args.dataset!r} has none here; see --val-split")
@@ -189,16 +197,6 @@ def run_train(args: argparse.Namespace) -> int:
         print(f"weights {outcome.weights}  sha256 {outcome.sha256}")
         print(f"card    {outcome.weights.with_suffix('.md')}")
     return 0
-
-
-def _training(module: str) -> Any:
-    """A module of methods/training, which the core knows by name only."""
-    try:
-        return importlib.import_module(f"fusebench.methods.training.{module}")
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("fusebench"):
-            raise
-        raise InputError(f"training needs {error.name}: pip install 'fusebench[train]'") from error
 
 
 def _options_of(pairs: list[str]) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..store.rows import Row
-from .plan import Task
 from .pool import Result
+from .spec import Task
 from .worker import IsolatedWorker, Parcel, pack, unpack
 
 if TYPE_CHECKING:

@@ -1,30 +1,37 @@
-"""Bring your own results: fused images made elsewhere become entries of a board.
+"""Entries from files: fused images made elsewhere become entries of a board.
 
 A folder holds one sub-folder per method, named as the entry, and in it one image per case, named by the
-case's id; any format that `fusebench.imageio` reads.  Rows are those of a run: same protocols, same
-metrics, same store.  A case without a usable image is a row that says why.
+case's id; any format that `fusebench.imageio` reads.  ``<case>+findings`` is what the method makes of the
+sources with findings (``run --save-fused`` writes these), for the protocol ``readers``.  Rows are those of a
+run: same protocols, same metrics, same store.  A case without a usable image is a row that says why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..case import Case, Volume, is_file_name
 from ..errors import InputError
 from ..files import file_sha256
 from ..images.raw import EXTENSIONS, RawImage, extension, folder_images, image_files
 from ..images.read_write import check_grid, read_raw, scale
-from ..method import Method, MethodInfo
+from ..method_info import MethodInfo
 from ..metric import MetricId, MetricInfo
 from ..plugins import Plugins
 from ..store.keys import digest
-from .plan import MethodSpec, Task
-from .task import Image, TaskRunner, _store, _store_sources
+from .spec import MethodSpec, Task
 
-# Method name -> case id -> image.
+# `Task.image` of a case without an image.
+MISSING = ":"
+# What follows the case's id in the name of an image that was made of the sources with findings.
+WITH_FINDINGS = "+findings"
+
+# Entry -> case id -> image.
 Results = Mapping[str, Mapping[str, Path]]
 Range = tuple[float, float]
 
@@ -54,9 +61,10 @@ def find_results(folder: Path, cases: Sequence[Case], plugins: Plugins, name: st
     if name and not is_file_name(name):
         raise InputError(f"--name {name}: cannot name a file; leave out / and \\")
     wanted = {case.id for case in cases}
+    named = wanted | {case + WITH_FINDINGS for case in wanted}
     folders = entry_folders(folder, wanted)
     results = {
-        (name or folder.resolve().name) if path == folder else path.name: folder_images(path, wanted)
+        (name or folder.resolve().name) if path == folder else path.name: folder_images(path, named)
         for path in folders
     }
     for entry in results:
@@ -118,46 +126,63 @@ def file_specs(results: Results, folder: Path, wanted: Range | None) -> list[Met
     ]
 
 
-def file_tasks(tasks: Iterable[Task], results: Results, infos: Mapping[str, MetricInfo]) -> Iterator[Task]:
-    """Tasks whose content keys hold the image's hash, and that skip what needs the method itself."""
+def file_tasks(
+    tasks: Iterable[Task], results: Results, infos: Mapping[str, MetricInfo], wanted: Range | None
+) -> list[Task]:
+    """Tasks that read an image in place of fusing.
+
+    Their keys hold the image's hash; metrics that need the method itself are skipped.
+    """
+    found = []
     for task in tasks:
         path = results[task.method.name].get(task.case.id)
         content = "".join(map(file_sha256, image_files(path))) if path else "missing"
+        second = results[task.method.name].get(task.case.id + WITH_FINDINGS)
+        content_with = "".join(map(file_sha256, image_files(second))) if second else "missing"
         scores = []
         for score in task.scores:
-            skip = score.skip
-            if not skip and infos[MetricId.parse(score.metric).name].needs_twin:
+            skip, key = score.skip, digest(score.key, content)
+            info = infos[MetricId.parse(score.metric).name]
+            if info.needs_findings:
+                key = digest(key, content_with)
+            if not skip and info.needs_twin:
                 skip = "needs the method itself, not only its images"
-            scores.append(replace(score, key=digest(score.key, content), skip=skip))
-        yield replace(task, scores=tuple(scores), fuse_key=digest(task.fuse_key, content))
+            elif not skip and info.needs_findings and path and not second:
+                skip = (
+                    f"needs {task.case.id}{WITH_FINDINGS}.nii.gz, made of the sources with findings; `run "
+                    "--save-fused` writes these to fused/.../findings"
+                )
+            scores.append(replace(score, key=key, skip=skip))
+        found.append(
+            replace(
+                task,
+                scores=tuple(scores),
+                fuse_key=digest(task.fuse_key, content),
+                image=str(path.resolve()) if path else MISSING,
+                image_with=str(second.resolve()) if second else MISSING,
+                image_range=wanted,
+            )
+        )
+    return found
 
 
-class FileRunner(TaskRunner):
-    """Scores images in place of fusing.
+def fused_image(task: Task, *, findings: bool = False) -> NDArray[np.float32]:
+    """The image of a task that reads one: (D, H, W) in [0, 1] on the grid of the case.
 
     Parameters
     ----------
-    results : mapping
-    wanted : (float, float), optional
-        What 0 and 1 are in the images.
+    findings : bool
+        The one made of the sources with findings.
+
+    Raises
+    ------
+    InputError
+        There is none for this case, or it does not fit.
     """
-
-    def __init__(self, results: Results, wanted: Range | None = None) -> None:
-        super().__init__()
-        self.results, self.wanted = results, wanted
-
-    def _fused(self, task: Task, timing: dict[str, Any]) -> tuple[Image, None, None]:
-        path = self.results[task.method.name].get(task.case.id)
-        if path is None:
-            raise InputError(f"no image of this case; add {task.case.id}.nii.gz (or .png, .tif)")
-        fused = read_result(path, task.case.a, f"case {task.case.id}", self.wanted).data
-        if task.save:
-            _store(Path(task.fused_path), fused, task.case.a, task.fuse_key)
-            _store_sources(Path(task.fused_path).parent, task.case)
-        return fused, None, None
-
-    def _truth(self, task: Task, fused: Image, method: Method | None) -> Mapping[str, Any]:
-        return dict(task.case.truth or {})
+    if task.image == MISSING:
+        raise InputError(f"no image of this case; add {task.case.id}.nii.gz (or .png, .tif)")
+    path = Path(task.image_with if findings else task.image)
+    return read_result(path, task.case.a, f"case {task.case.id}", task.image_range).data
 
 
 def read_result(path: Path, like: Volume, source: object, wanted: Range | None = None) -> Volume:

@@ -16,7 +16,7 @@ from .. import __version__
 from ..errors import InputError
 from ..files import ROOT, atomic_path
 from ..metric import MetricInfo
-from .plan import MethodSpec
+from .spec import MethodSpec
 
 _PACKAGES = ("torch", "numpy", "scipy", "nibabel", "scikit-image", "pandas", "PyWavelets", "safetensors")
 _HOW = ("run", "options", "git", "versions", "hardware", "dataset")

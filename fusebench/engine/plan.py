@@ -1,4 +1,4 @@
-"""What is to run: the tasks of a run, with content keys that decide what `--resume` may keep."""
+"""The tasks of a run, and which of them have no valid row yet."""
 
 from __future__ import annotations
 
@@ -6,172 +6,42 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..case import Case
-from ..errors import PluginError
-from ..files import ROOT
-from ..method_info import MethodInfo
 from ..metric import MetricId, MetricInfo
-from ..parameters import create
 from ..plugins import Plugins
 from ..scoring.protocol import PROTOCOLS
-from ..scoring.select import ranking_set
-from ..store.keys import digest, method_key, path_of, source_key
-from ..store.rows import Row, Status
-
-
-@dataclass(frozen=True)
-class MethodSpec:
-    """A method with its parameters: enough for a worker to make it.
-
-    `broken` holds the reason where the plugin cannot be made; its rows are then errors.
-    """
-
-    name: str
-    parameters: Mapping[str, Any]
-    key: str
-    info: MethodInfo
-    origin: str = ""
-    broken: str = ""
-
-
-@dataclass(frozen=True)
-class Score:
-    """One row to be: protocol, metric id, content key; `skip` holds the reason for no value."""
-
-    protocol: str
-    metric: str
-    key: str
-    skip: str = ""
-
-
-@dataclass(frozen=True)
-class Task:
-    """One method on one case: fuse once, then score."""
-
-    run: str
-    method: MethodSpec
-    case: Case
-    scores: tuple[Score, ...]
-    seed: int = 0
-    device: str = "cpu"
-    repeats: int = 1
-    timeout: float | None = None
-    fuse_key: str = ""
-    fused_path: str = ""
-    save: bool = False
-    reuse: bool = True  # take the fused volume from `fused_path` where it is stored under `fuse_key`
-    plugins: tuple[str, ...] = ()
-
-    @property
-    def label(self) -> str:
-        return f"{self.method.name} on {self.case.id}"
-
-    def row(self, score: Score, **values: Any) -> Row:
-        """The result row of one score."""
-        return Row(
-            run=self.run,
-            key=score.key,
-            method=self.method.name,
-            dataset=self.case.dataset,
-            case=self.case.id,
-            group=self.case.group,
-            protocol=score.protocol,
-            metric=score.metric,
-            device=self.device,
-            seed=self.seed,
-            fingerprint=self.case.fingerprint,
-            **values,
-        )
-
-    def failed(self, status: Status, reason: str) -> list[Row]:
-        """The rows where nothing of the task came back; what was to be skipped is still a skip."""
-        return [
-            self.row(s, status="skip", reason=s.skip) if s.skip else self.row(s, status=status, reason=reason)
-            for s in self.scores
-        ]
-
-
-def method_specs(
-    plugins: Plugins, names: Iterable[str], settings: Mapping[str, Mapping[str, Any]]
-) -> list[MethodSpec]:
-    """Make each method once to learn its parameters and key; a broken plugin becomes a spec that says so.
-
-    Parameters
-    ----------
-    settings : mapping
-        Method name to constructor arguments.
-
-    Raises
-    ------
-    InputError
-        A parameter that the method does not take or refuses.
-    """
-    specs = []
-    for name in names:
-        entry = plugins.methods.entry(name)
-        given = dict(settings.get(name, {}))
-        try:
-            cls = plugins.methods.load(name)
-        except PluginError as error:
-            specs.append(broken_spec(name, given, entry.origin, str(error)))
-            continue
-        method = create(name, cls, given)
-        parameters = dict(method.parameters())
-        key = method_key(cls, parameters, _weights_files(cls, parameters))
-        # The instance's: given weights were not trained on what the shipped ones were.
-        specs.append(MethodSpec(name, given, key, method.info, entry.origin))
-    return specs
-
-
-def broken_spec(name: str, given: Mapping[str, Any], origin: str, reason: str) -> MethodSpec:
-    """Spec of a method that cannot be loaded."""
-    info = MethodInfo(name=name, summary="cannot be loaded")
-    return MethodSpec(name, given, digest(reason), info, origin, reason)
-
-
-def _weights_files(cls: type, parameters: Mapping[str, Any]) -> list[Path]:
-    """Given weights, else the shipped file (relative to the plugin's)."""
-    given = parameters.get("weights")
-    if given:
-        return [Path(str(given))]
-    shipped, source = getattr(cls, "info").weights, path_of(cls)  # noqa: B009
-    return [source.parent / shipped.file] if shipped is not None and source is not None else []
-
-
-def metric_infos(plugins: Plugins, ids: Iterable[str]) -> dict[str, MetricInfo]:
-    """Check metric ids against their metrics' parts and variants; infos by metric name."""
-    infos: dict[str, MetricInfo] = {}
-    for text in ids:
-        parsed = MetricId.parse(text)
-        info = plugins.metrics.load(parsed.name).info
-        parsed.check(info)
-        infos[info.name] = info
-    return infos
-
-
-def default_metrics(plugins: Plugins, with_truth: bool) -> list[str]:
-    """The ranking set, and the ranked task metrics where there is ground truth."""
-    ids = ranking_set(plugins.metrics)
-    if with_truth:
-        infos = (plugins.metrics.load(name).info for name in plugins.metrics.names())
-        ids += [info.name for info in infos if info.ranked and info.needs_truth]
-    return ids
+from ..store.folder import RunFolder
+from ..store.keys import fuse_key, path_of, score_key, source_key
+from ..store.rows import Row
+from .spec import MethodSpec, Score, Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the user chose for a run, besides methods and data."""
+    """How a run is made, besides its methods and data; every value can change a row.
+
+    Attributes
+    ----------
+    run : str
+        Id of the run.
+    metrics : tuple of str
+        Ids for the protocols that prescribe none.
+    timeout : float, optional
+        Seconds for one fuse.
+    save : {"first", "all", "none"}
+        Fused volumes to keep: of the first case, of all, of none.
+    """
 
     run: str
     metrics: tuple[str, ...]
     protocols: tuple[str, ...] = ("volume",)
     seed: int = 0
     device: str = "cpu"
+    threads: int = 1
     repeats: int = 1
     timeout: float | None = None
-    save: str = "first"  # fused volumes to keep: "first" case, "all", "none"
+    save: str = "first"
 
 
 def scored(protocols: Iterable[str], metrics: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -185,7 +55,7 @@ def make_plan(
     methods: Sequence[MethodSpec],
     infos: Mapping[str, MetricInfo],
     options: Options,
-    folder: Path,
+    folder: RunFolder,
 ) -> list[Task]:
     """Cross methods, cases, protocols and metrics into tasks, case by case; imports no plugin.
 
@@ -195,48 +65,40 @@ def make_plan(
         Of every metric that is `scored`, by name.
     """
     ids = scored(options.protocols, options.metrics)
-    core = [source_key(ROOT / "fusebench" / n) for n in ("metric.py", "scoring/protocol.py")]
     sources = {name: _metric_source(plugins, name) for name in infos}
+
+    def scores(volume: str, has_truth: bool) -> tuple[Score, ...]:
+        found = []
+        for protocol, chosen in ids.items():
+            for metric in chosen:
+                name = MetricId.parse(metric).name
+                skip = PROTOCOLS[protocol].reason_to_skip(infos[name], has_truth)
+                found.append(
+                    Score(protocol, metric, score_key(volume, protocol, metric, sources[name]), skip or "")
+                )
+        return tuple(found)
+
     tasks = []
     for index, case in enumerate(cases):
         for method in methods:
-            fuse_key = digest(method.key, case.fingerprint, options.seed, options.device.split(":")[0])
-            scores = tuple(
-                Score(
-                    protocol,
-                    metric,
-                    digest(fuse_key, protocol, metric, sources[MetricId.parse(metric).name], core),
-                    PROTOCOLS[protocol].reason_to_skip(
-                        infos[MetricId.parse(metric).name], case.truth_loader is not None
-                    )
-                    or "",
-                )
-                for protocol, chosen in ids.items()
-                for metric in chosen
-            )
-            keep = options.save == "all" or (options.save == "first" and index == 0)
+            key = fuse_key(method.key, case.fingerprint, options.seed, options.device, options.threads)
             tasks.append(
                 Task(
                     run=options.run,
                     method=method,
                     case=case,
-                    scores=scores,
+                    scores=scores(key, case.truth_loader is not None),
                     seed=options.seed,
                     device=options.device,
                     repeats=options.repeats,
                     timeout=options.timeout,
-                    fuse_key=fuse_key,
-                    fused_path=str(fused_path(folder, case, method.name)),
-                    save=keep,
+                    fuse_key=key,
+                    fused_path=str(folder.fused(case.dataset, case.id, method.name)),
+                    save=options.save == "all" or (options.save == "first" and index == 0),
                     plugins=plugins.paths,
                 )
             )
     return tasks
-
-
-def fused_path(folder: Path, case: Case, method: str) -> Path:
-    """Where a fused volume of a run is kept."""
-    return folder / "fused" / case.dataset / case.id / f"{method}.nii.gz"
 
 
 def _metric_source(plugins: Plugins, name: str) -> str:

@@ -18,7 +18,7 @@ from .worker import IsolatedWorker
 if TYPE_CHECKING:  # workers are to start before this process imports anything else
     from ..case import Case
     from ..store.rows import Row
-    from .plan import Task
+    from .spec import Task
 
 Result = tuple["Task", "list[Row]"]
 Key = tuple[str, str]

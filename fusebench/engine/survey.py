@@ -1,4 +1,4 @@
-"""What has to be imported to be known: facts of the chosen methods and metrics, and of the machine.
+"""Facts that only importing plugins and torch can tell: of methods, metrics and the machine.
 
 torch takes seconds to import and a plugin may do anything while it is, so the runner has a worker find out
 (`LocalPool.ask`) and imports neither itself.
@@ -6,7 +6,6 @@ torch takes seconds to import and a plugin may do anything while it is, so the r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,10 +13,39 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError, PluginError, WorkerDied
 from ..metric import MetricInfo
 from ..plugins import find_plugins
-from .plan import MethodSpec, broken_spec, default_metrics, method_specs, metric_infos, scored
+from ..scoring.select import metric_infos, select_metrics
+from .plan import scored
+from .spec import Choice, MethodSpec, broken_spec, method_specs
 
 if TYPE_CHECKING:
     from .pool import LocalPool
+
+
+@dataclass(frozen=True)
+class Question:
+    """Everything that a survey depends on, ready to be sent to a worker.
+
+    Attributes
+    ----------
+    paths : tuple of str
+        Plugin files (`Plugins.paths`).
+    choices : tuple of Choice
+        Methods, with the parameters that the user gave.
+    metrics : tuple of str
+        Ids and wildcards; none for the default ones.
+    protocols : tuple of str
+    with_truth : bool
+        Some case has ground truth, so that task metrics are among the default ones.
+    device : str
+        As ``--device``.
+    """
+
+    paths: tuple[str, ...]
+    choices: tuple[Choice, ...]
+    metrics: tuple[str, ...]
+    protocols: tuple[str, ...]
+    with_truth: bool
+    device: str
 
 
 @dataclass(frozen=True)
@@ -42,31 +70,8 @@ class Survey:
     hardware: dict[str, Any]
 
 
-def survey(
-    paths: Sequence[str],
-    methods: Sequence[str],
-    settings: Mapping[str, Mapping[str, Any]],
-    metrics: Sequence[str] | None,
-    protocols: Sequence[str],
-    with_truth: bool,
-    device: str,
-) -> Survey:
+def survey(question: Question) -> Survey:
     """Import what a run needs and tell what the plan must know of it.
-
-    Parameters
-    ----------
-    paths : sequence of str
-        Plugin files (`Plugins.paths`).
-    methods : sequence of str
-    settings : mapping
-        Method name to constructor arguments.
-    metrics : sequence of str, optional
-        Ids; None for the default ones.
-    protocols : sequence of str
-    with_truth : bool
-        Whether a case has ground truth, so that task metrics are among the default ones.
-    device : str
-        As ``--device``.
 
     Raises
     ------
@@ -75,59 +80,46 @@ def survey(
     """
     from .hardware import checked_device, describe_hardware  # torch: the asking side goes without
 
-    plugins = find_plugins(tuple(paths))
-    ids = tuple(default_metrics(plugins, with_truth) if metrics is None else metrics)
+    plugins = find_plugins(question.paths)
+    ids = tuple(select_metrics(plugins.metrics, question.metrics, question.with_truth))
+    chosen = (m for some in scored(question.protocols, ids).values() for m in some)
     return Survey(
-        methods=method_specs(plugins, methods, settings),
+        methods=method_specs(plugins, question.choices),
         metrics=ids,
-        infos=metric_infos(plugins, (m for chosen in scored(protocols, ids).values() for m in chosen)),
-        device=checked_device(device),
+        infos=metric_infos(plugins.metrics, chosen),
+        device=checked_device(question.device),
         hardware=describe_hardware(),
     )
 
 
-def survey_apart(
-    pool: LocalPool,
-    paths: tuple[str, ...],
-    methods: Sequence[str],
-    settings: Mapping[str, Mapping[str, Any]],
-    *rest: Any,
-) -> Survey:
+def survey_apart(pool: LocalPool, question: Question) -> Survey:
     """`survey`, where that ended its process: each method is asked for alone, to tell which is broken.
-
-    Parameters
-    ----------
-    pool : LocalPool
-    paths, methods, settings, *rest
-        Arguments of `survey`.
 
     Raises
     ------
     InputError
         As of `survey`, or it is not a method that does it.
     """
-    entries = find_plugins(paths).methods
+    entries = find_plugins(question.paths).methods
     pool.stop()  # here and below: another worker may be about to die of the same question
-    specs: dict[str, MethodSpec] = {}
-    for name in methods:
+    specs: list[MethodSpec] = []
+    for choice in question.choices:
         try:
-            [specs[name]] = pool.ask(partial(_specs, paths, [name], settings))()
+            specs += pool.ask(partial(_specs, question.paths, choice))()
         except WorkerDied as death:
             pool.stop()
-            origin = entries.entry(name).origin
-            reason = PluginError(name, origin, f"it ends the process that imports it ({death})")
-            specs[name] = broken_spec(name, settings.get(name, {}), origin, str(reason))
+            origin = entries.entry(choice.method).origin
+            reason = PluginError(choice.method, origin, f"it ends the process that imports it ({death})")
+            specs.append(broken_spec(choice, origin, str(reason)))
     try:
-        found = pool.ask(partial(survey, paths, [], {}, *rest))()
+        found = pool.ask(partial(survey, replace(question, choices=())))()
     except WorkerDied as death:
         raise InputError(
             f"a metric ends the process that imports it ({death}); leave it out: `check metric NAME` imports "
             "one alone"
         ) from None
-    return replace(found, methods=list(specs.values()))
+    return replace(found, methods=specs)
 
 
-def _specs(
-    paths: tuple[str, ...], methods: Sequence[str], settings: Mapping[str, Mapping[str, Any]]
-) -> list[MethodSpec]:
-    return method_specs(find_plugins(paths), methods, settings)
+def _specs(paths: tuple[str, ...], choice: Choice) -> list[MethodSpec]:
+    return method_specs(find_plugins(paths), [choice])

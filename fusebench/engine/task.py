@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import random
 import statistics
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -17,20 +15,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..case import Case, Volume
-from ..errors import FuseBenchError
-from ..files import atomic_path
+from ..case import Case
+from ..errors import FuseBenchError, InputError, Undefined
 from ..method import Method, SliceMethod
-from ..metric import MetricId
+from ..metric import Metric, MetricId, Trial
 from ..plugins import find_plugins
-from ..scoring.protocol import PROTOCOLS, Scene
+from ..scoring.protocol import PROTOCOLS, Scene, Truth
 from ..store.rows import Row, Status
+from .from_files import MISSING, fused_image
 from .memory import PeakMemory
-from .plan import Task
+from .spec import Task
+from .volumes import read_stored, save_findings, save_fused
 
 RANGE_TOLERANCE = 1e-3
 # Truth key under which task metrics find the fused counterfactual (see metrics of family "task").
 TWIN = "fused_twin"
+# And readers the case as they set it up, and what the method makes of the sources with findings.
+TRIAL, FUSED_WITH = "trial", "fused_with"
 
 Image = NDArray[np.float32]
 Stage = Callable[[str], None]
@@ -41,7 +42,7 @@ class MethodFault(FuseBenchError):
 
 
 class TaskRunner:
-    """Keeps what tasks share inside one worker: the methods set up so far.
+    """Keeps what tasks share inside one worker: the methods set up so far, and the case as readers see it.
 
     Parameters
     ----------
@@ -53,7 +54,8 @@ class TaskRunner:
     def __init__(self, stage: Stage = lambda _: None) -> None:
         self.stage = stage
         self._methods: dict[str, Method] = {}
-        self._given = Given()
+        self._given, self._given_with = Given(), Given()
+        self._trial: tuple[str, Trial] | None = None
         self._background = ThreadPoolExecutor(1, "store")
 
     def run(self, task: Task, load_seconds: float | None = None) -> list[Row]:
@@ -102,7 +104,11 @@ class TaskRunner:
 
     def _fused(self, task: Task, timing: dict[str, Any]) -> tuple[Image, Method | None, Future[None] | None]:
         """Read the fused volume stored under the same key, else make it and begin to store it."""
-        stored = _read_stored(Path(task.fused_path), task.fuse_key) if task.reuse else None
+        if task.image:
+            fused = fused_image(task)
+            kept = self._background.submit(save_fused, task, fused, task.case, {}) if task.save else None
+            return fused, None, kept
+        stored = read_stored(Path(task.fused_path), task.fuse_key) if task.reuse else None
         if stored is not None:
             fused, made = stored
             timing.update(made)
@@ -124,14 +130,13 @@ class TaskRunner:
             return fused, method, None
         made = {k: v for k, v in timing.items() if k != "load_seconds"}
         # Packing takes as long as a fast method; it goes on while the volume is scored.
-        return fused, method, self._background.submit(_save, task, fused, case, made)
+        return fused, method, self._background.submit(save_fused, task, fused, case, made)
 
     def _method(self, task: Task) -> Method:
         spec = task.method
         method = self._methods.get(spec.key)
         if method is None:
-            cls = find_plugins(task.plugins).methods.load(spec.name)
-            method = cls(**spec.parameters)
+            method = find_plugins(task.plugins).methods.load(spec.plugin)(**spec.parameters)
             method.setup(task.device)
             if spec.info.params or task.device != "cpu":
                 _warm_up(method, task.case)
@@ -151,15 +156,9 @@ class TaskRunner:
     ) -> list[Row]:
         begin = time.perf_counter()
         plugins = find_plugins(task.plugins)
-        infos = [plugins.metrics.load(MetricId.parse(m).name).info for m in metrics]
-        truth = None
-        if any(info.needs_truth for info in infos):
-            truth = dict(task.case.truth or {})
-            lesion = truth.get("lesion")
-            if any(info.needs_twin for info in infos) and lesion is not None and lesion.any():
-                self.stage("fuse")  # --timeout is for every fuse
-                truth[TWIN] = fuse_twin(method or self._method(task), task.case, truth, fused, task.seed)
-                self.stage("score")
+        truth = self._truth(
+            task, [plugins.metrics.load(MetricId.parse(m).name) for m in metrics], fused, method
+        )
         scene = Scene.of(task.case, fused, task.device)
         values = PROTOCOLS[protocol].score(scene, metrics, truth, plugins)
         seconds = time.perf_counter() - begin
@@ -170,11 +169,55 @@ class TaskRunner:
             value = values[score.metric]
             outcome: dict[str, Any] = {"value": value}
             if isinstance(value, Exception):
-                outcome = {"status": _status(value), "reason": describe(value)}
+                status = "skip" if isinstance(value, Undefined) else _status(value)
+                outcome = {"status": status, "reason": describe(value)}
             elif np.isnan(value):
                 outcome = {"status": "skip", "reason": "not defined for this case"}
             rows.append(task.row(score, **outcome, **timing, score_seconds=seconds))
         return rows
+
+    def _truth(self, task: Task, metrics: list[Metric], fused: Image, method: Method | None) -> Truth:
+        """What metrics get besides the images: ground truth, the fused twin, findings."""
+        infos = [metric.info for metric in metrics]
+        readers = [metric for metric in metrics if metric.info.needs_trial]
+        if readers:
+            trial = self._set_up(readers[0], task.case)
+            with_ = None
+            if any(info.needs_findings for info in infos):
+                with_ = self._fused_with(task, trial, fused, method)
+            return {TRIAL: trial, FUSED_WITH: with_}
+        if not any(info.needs_truth for info in infos):
+            return None
+        truth = dict(task.case.truth or {})
+        lesion = truth.get("lesion")
+        if any(info.needs_twin for info in infos) and lesion is not None and lesion.any():
+            self.stage("fuse")  # --timeout is for every fuse
+            truth[TWIN] = fuse_twin(method or self._method(task), task.case, truth, fused, task.seed)
+            self.stage("score")
+        return truth
+
+    def _set_up(self, reader: Metric, case: Case) -> Trial:
+        """The case as readers see it, once for all methods; the metrics of a protocol share one."""
+        key = f"{case.dataset} {case.id} {case.fingerprint}"
+        if self._trial is None or self._trial[0] != key:
+            if reader.trial is None:
+                raise InputError(
+                    f"{reader.info.name} needs a trial and sets none up: @metric(..., trial=...)"
+                )
+            self._trial = key, reader.trial(case)
+        return self._trial[1]
+
+    def _fused_with(self, task: Task, trial: Trial, fused: Image, method: Method | None) -> Image | None:
+        """What the method makes of the sources with findings; None where files do not have it."""
+        if task.image:
+            return None if task.image_with in ("", MISSING) else fused_image(task, findings=True)
+        self.stage("fuse")
+        pair = trial.a_with, trial.b_with
+        with_ = fuse_again(method or self._method(task), task.case, pair, fused, task.seed, self._given_with)
+        self.stage("score")
+        if task.save:
+            save_findings(task, trial, with_)
+        return with_
 
 
 class Given:
@@ -255,28 +298,40 @@ def fuse(
 
 
 def fuse_twin(method: Method, case: Case, truth: Mapping[str, Image], fused: Image, seed: int = 0) -> Image:
-    """Fuse a case without its lesion; of a 2D method only the slices in which the inputs differ.
+    """Fuse a case without its lesion: ``truth["mri_twin"]`` and ``["pet_twin"]``; see `fuse_again`."""
+    return fuse_again(method, case, (truth["mri_twin"], truth["pet_twin"]), fused, seed)
+
+
+def fuse_again(
+    method: Method,
+    case: Case,
+    pair: tuple[Image, Image],
+    fused: Image,
+    seed: int = 0,
+    given: Given | None = None,
+) -> Image:
+    """Fuse a changed case; of a 2D method only the slices in which the inputs differ.
 
     Parameters
     ----------
     method : Method
         Set up.
     case : Case
-        With the lesion.
-    truth : mapping
-        ``mri_twin`` and ``pet_twin``, the pair without it.
+        As it was fused before.
+    pair : tuple of ndarray
+        The changed sources.
     fused : ndarray, shape (D, H, W), float32 in [0, 1]
         What `method` made of `case`.
-    seed : int
+    seed, given
         As for `fuse`.
 
     Returns
     -------
     ndarray, shape (D, H, W), float32 in [0, 1]
     """
-    a, b = truth["mri_twin"], truth["pet_twin"]
+    a, b = pair
     if not (isinstance(method, SliceMethod) and method.by_axial_slice):
-        return fuse(method, a, b, seed)[0]
+        return fuse(method, a, b, seed, given)[0]
     differs = ((a != case.a.data) | (b != case.b.data)).any((1, 2))
     out = fused.copy()
     if differs.any():
@@ -332,70 +387,3 @@ def describe(error: BaseException) -> str:
         place = f" ({Path(code.co_filename).name}:{trace.tb_lineno})"
         trace = trace.tb_next
     return f"{type(error).__name__}: {text}{place}"
-
-
-# -- stored volumes ------------------------------------------------------------------------------
-
-
-def _save(task: Task, fused: Image, case: Case, made: Mapping[str, Any]) -> None:
-    path = Path(task.fused_path)
-    try:
-        _store(path, fused, case.a, task.fuse_key, made)
-        if fused.shape[0] == 1:  # a picture, in the colours of its functional source
-            from ..images.read_write import write_image
-
-            write_image(path.with_name(path.name.removesuffix(".nii.gz") + ".png"), fused, like=case.b)
-        _store_sources(path.parent, case)
-    except OSError as error:
-        # The folder of all volumes: the same words for every task, so that they are said once.
-        raise FuseBenchError(
-            f"{path.parents[2]}: {error.strerror}; what was stored is kept: "
-            "make room and run the same command"
-        ) from None
-
-
-def _store(
-    path: Path, data: NDArray[Any], like: Volume, key: str, made: Mapping[str, Any] | None = None
-) -> None:
-    """Write NIfTI with the content key, and what making it took, in its header."""
-    import nibabel as nib  # half a second, for runs that keep volumes
-
-    image = nib.Nifti1Image(np.ascontiguousarray(data.T), like.affine)
-    image.header["descrip"] = f"fusebench {key}".encode()
-    note = nib.nifti1.Nifti1Extension("comment", json.dumps(made or {}).encode())
-    image.header.extensions.append(note)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(_gzip(image.to_bytes()))
-
-
-def _gzip(content: bytes) -> bytes:
-    """Gzip by run lengths: files as small as at level 1 (air packs, noise does not) in half the time."""
-    packer = zlib.compressobj(1, zlib.DEFLATED, 16 + zlib.MAX_WBITS, 9, zlib.Z_RLE)
-    return packer.compress(content) + packer.flush()
-
-
-def _store_sources(folder: Path, case: Case) -> None:
-    for name, volume in (("mri", case.a), ("pet", case.b)):
-        path = folder / "sources" / f"{name}.nii.gz"
-        if _read_stored(path, case.fingerprint) is None:
-            _store(path, volume.data, volume, case.fingerprint)
-            if volume.chroma is not None:  # for showing results in colour
-                _store(path.with_name("chroma.nii.gz"), volume.chroma, volume, case.fingerprint)
-
-
-def _read_stored(path: Path, key: str) -> tuple[Image, dict[str, Any]] | None:
-    """Voxels, and what making them took, of a volume stored under `key`."""
-    if not path.is_file():
-        return None
-    import nibabel as nib
-
-    try:
-        image = nib.Nifti1Image.from_filename(path)
-        if image.header["descrip"].item().decode(errors="replace") != f"fusebench {key}":
-            return None
-        made = json.loads(image.header.extensions[0].get_content())
-        return np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0), made
-    # A damaged file is not an answer; the volume is simply made again.
-    except (OSError, EOFError, ValueError, IndexError, nib.filebasedimages.ImageFileError):
-        return None

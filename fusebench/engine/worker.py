@@ -31,7 +31,7 @@ from ..registry import module_from_path, module_name
 if TYPE_CHECKING:
     from ..case import Case
     from ..store.rows import Row, Status
-    from .plan import Task
+    from .spec import Task
 
 POLL_SECONDS = 0.1
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -151,6 +151,7 @@ class IsolatedWorker:
         self._process = subprocess.Popen(
             [
                 sys.executable,
+                "-P",  # not the modules of the folder this was started in: a random.py is the user's
                 "-m",
                 "fusebench.engine.worker",
                 str(child_reads),

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..case import Case, Pair, Volume
-from ..engine.plan import MethodSpec, Score, Task
+from ..engine.spec import MethodSpec, Score, Task
 from ..engine.task import RANGE_TOLERANCE, TaskRunner, describe
 from ..errors import InputError
 from ..files import file_sha256

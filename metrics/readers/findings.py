@@ -17,8 +17,15 @@ Mask = NDArray[np.bool_]
 
 # Standard deviations in mm: a functional finding is no sharper than the PET, a structural one is focal.
 SIGMA_A, SIGMA_B = 2.6, 5.6
-# Relative change at the centre, such that the right source alone reads at .85 to .95.
-DEPTHS = {"default": (0.20, 0.28)}
+# Relative change at the centre of a structural and of a functional finding, such that the right source alone
+# reads at about .85 (a) and .9 (b).  A picture shows one slice of a finding, and needs more.
+DEPTHS = {
+    "volume": (0.20, 0.28),
+    "picture": (0.60, 0.70),
+    "MRI-PET": (0.30, 0.70),
+    "MRI-SPECT": (0.60, 0.65),
+    "CT-MRI": (0.60, 0.80),
+}
 # Distances in mm: from the border of the foreground, and between findings.
 BORDER_A, BORDER_B = 5.0, 8.0
 APART_A, APART_B, APART_AB = 12.5, 26.0, 17.0
@@ -82,6 +89,11 @@ def seed_of(fingerprint: str) -> int:
     return int.from_bytes(hashlib.sha256(f"findings {fingerprint}".encode()).digest()[:8], "big")
 
 
+def depths_of(ndim: int, modality: str = "") -> tuple[float, float]:
+    """Published depths of `DEPTHS` for volumes (`ndim` 3), or for pictures of a pair of modalities."""
+    return DEPTHS["volume"] if ndim == 3 else DEPTHS.get(modality, DEPTHS["picture"])
+
+
 def put_findings(
     a: NDArray[Any],
     b: NDArray[Any],
@@ -91,7 +103,7 @@ def put_findings(
     *,
     tissue_a: Mask | None = None,
     tissue_b: Mask | None = None,
-    depths: tuple[float, float] = DEPTHS["default"],
+    depths: tuple[float, float] = DEPTHS["volume"],
     displacement: Array | None = None,
 ) -> Findings:
     """Put structural findings into `a` and functional ones into `b`.

@@ -43,23 +43,27 @@ class Answers:
     present: Values
     absent: Values
 
-    def auc(self, internal: float = INTERNAL) -> float:
-        """Chance that a place with a finding is told from another place without."""
-        return float(self._wins(internal).mean())
-
-    def per_site(self, internal: float = INTERNAL) -> Values:
-        """Chance for each finding (N,); their mean is the AUC, and what is drawn from for an interval."""
-        out: Values = self._wins(internal).mean(axis=1)
+    def wins(self, internal: float = INTERNAL) -> Values:
+        """Chance (N, N) that finding i is told from place j without one; 0 on the diagonal, no pair."""
+        ahead = self.present[:, None] - self.absent[None, :]
+        out: Values = ndtr(ahead / np.sqrt(2 * internal)) if internal else (ahead > 0) + 0.5 * (ahead == 0)
+        np.fill_diagonal(out, 0)
         return out
 
-    def _wins(self, internal: float) -> Values:
-        ahead = self.present[:, None] - self.absent[None, :]
-        # A place is compared with others, not with itself: anatomy is clutter.  The others are those of the
-        # findings: where nothing is seen, luck with the places cancels and the AUC is 1/2.
-        own = np.eye(*ahead.shape, dtype=bool)
-        spread = np.sqrt(2 * internal)
-        wins = ndtr(ahead / spread) if spread else (ahead > 0) + 0.5 * (ahead == 0)
-        return wins[~own].reshape(len(self.present), -1)
+    def auc(self, internal: float = INTERNAL) -> float:
+        """Chance that a finding is told from another place without.
+
+        A place is compared with others, not with itself: anatomy is clutter.  The others are those of the
+        findings: where nothing is seen, luck with the places cancels and the AUC is 1/2.
+        """
+        count = len(self.present)
+        return float(self.wins(internal).sum() / (count * (count - 1)))
+
+    def bootstrap(self, draws: Values) -> Values:
+        """AUC (K,) where places count as often as `draws` (K, N) says."""
+        pairs = draws.sum(axis=1) ** 2 - (draws**2).sum(axis=1)
+        out: Values = np.einsum("ki,ij,kj->k", draws, self.wins(), draws) / pairs
+        return out
 
 
 def shrunk_covariance(x: Values) -> Values:
@@ -78,11 +82,17 @@ def shrunk_covariance(x: Values) -> Values:
     return out
 
 
+def blocks_of(places: NDArray[np.intp], spacing: Sequence[float], shape: Sequence[int]) -> NDArray[np.intp]:
+    """Block of space (N, ndim) that each place lies in; the middle of the image is a corner."""
+    middle = (np.asarray(shape) - 1) / 2
+    out: NDArray[np.intp] = np.floor((places - middle) * np.asarray(spacing) / BLOCK).astype(np.intp)
+    return out
+
+
 def folds_of(places: NDArray[np.intp], spacing: Sequence[float], shape: Sequence[int]) -> NDArray[np.intp]:
     """Fold of each place: blocks in space, dealt out so that neighbours are in different folds."""
-    middle = (np.asarray(shape) - 1) / 2
-    block = np.floor((places - middle) * np.asarray(spacing) / BLOCK).astype(np.intp)
-    out: NDArray[np.intp] = (block * np.arange(1, places.shape[1] + 1)).sum(axis=1) % FOLDS
+    blocks = blocks_of(places, spacing, shape)
+    out: NDArray[np.intp] = (blocks * np.arange(1, places.shape[1] + 1)).sum(axis=1) % FOLDS
     return out
 
 

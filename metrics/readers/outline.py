@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .observer import FOLDS, Values, folds_of, shrunk_covariance
+from .observer import FOLDS, Values, blocks_of, folds_of, shrunk_covariance
 
 # Tissue classes, from dark to bright in T1.
 CLASSES = ("csf", "gm", "wm")
@@ -70,14 +71,49 @@ def draw_voxels(
     return np.concatenate(places), np.concatenate(classes)
 
 
-def balanced_accuracy(
+@dataclass(frozen=True, eq=False)
+class Told:
+    """How two classes were told apart.
+
+    Attributes
+    ----------
+    right : ndarray, shape (N,)
+        1 for a voxel that was put into its class, 0 for one that was not, 1/2 for undecided.
+    high : ndarray of bool, shape (N,)
+        The voxels of the second class.
+    blocks : ndarray of int, shape (N,)
+        Block of space that a voxel lies in.
+    """
+
+    right: Values
+    high: NDArray[np.bool_]
+    blocks: NDArray[np.intp]
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over the two classes of the share that was told right."""
+        return float((self.right[self.high].mean() + self.right[~self.high].mean()) / 2)
+
+    def bootstrap(self, draws: Values) -> Values:
+        """`accuracy` (K,) where block j counts as often as ``draws[k, j]`` says; NaN without a class."""
+        size = draws.shape[1]
+        out = np.zeros(len(draws))
+        for chosen in (self.high, ~self.high):
+            hits = np.bincount(self.blocks[chosen], self.right[chosen], size)
+            counts = np.bincount(self.blocks[chosen], minlength=size)
+            with np.errstate(invalid="ignore"):
+                out += (draws @ hits) / (draws @ counts) / 2
+        return out
+
+
+def tell_apart(
     features: NDArray[Any],
     classes: NDArray[np.uint8],
     places: NDArray[np.intp],
     spacing: Sequence[float],
     shape: Sequence[int],
-) -> dict[tuple[str, str], float]:
-    """Cross-validated balanced accuracy of a linear discriminant for each pair of classes that is there.
+) -> dict[tuple[str, str], Told]:
+    """Cross-validated linear discriminant for each pair of classes that is there.
 
     Parameters
     ----------
@@ -89,16 +125,21 @@ def balanced_accuracy(
         Of the image.
     """
     x = np.asarray(features, np.float64)
+    blocks = blocks_of(places, spacing, shape)
     folds = folds_of(places, spacing, shape)
-    out: dict[tuple[str, str], float] = {}
+    number = np.unique(blocks, axis=0, return_inverse=True)[1].ravel()
+    out: dict[tuple[str, str], Told] = {}
     present = [k for k in range(1, len(CLASSES) + 1) if (classes == k).sum() >= FEWEST]
     for low, high in combinations(present, 2):
         pair = (classes == low) | (classes == high)
-        out[CLASSES[low - 1], CLASSES[high - 1]] = _pair(x[pair], classes[pair] == high, folds[pair])
+        truth = classes[pair] == high
+        out[CLASSES[low - 1], CLASSES[high - 1]] = Told(
+            _right(x[pair], truth, folds[pair]), truth, number[pair]
+        )
     return out
 
 
-def _pair(x: Values, truth: NDArray[np.bool_], folds: NDArray[np.intp]) -> float:
+def _right(x: Values, truth: NDArray[np.bool_], folds: NDArray[np.intp]) -> Values:
     said = np.zeros(len(x), np.float64)
     for fold in range(FOLDS):
         held = folds == fold
@@ -114,4 +155,4 @@ def _pair(x: Values, truth: NDArray[np.bool_], folds: NDArray[np.intp]) -> float
         weights = np.linalg.solve(covariance, (means[1] - means[0]) / scale) / scale
         said[held] = (x[held] - (means[0] + means[1]) / 2) @ weights
     right = (said > 0) + 0.5 * (said == 0)
-    return float((right[truth].mean() + (1 - right[~truth]).mean()) / 2)
+    return np.where(truth, right, 1 - right)

@@ -8,7 +8,7 @@ of both fail one of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,13 +16,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fusebench.case import Case
+
 from . import observer, outline, uptake
 from .channels import Array, channel_maps, channel_values, displayed
-from .findings import DEPTHS, Findings, Mask, Sites, put_findings
+from .findings import DEPTHS, Findings, Mask, Sites, depths_of, implant, put_findings, seed_of
+from .observer import Answers, Values
+from .outline import Told
 
 # A source that reads no better than this over chance is not one to be compared with.
 SEEN = 0.1
 CHANCE = 0.5
+SIGNS = (1, -1)
 SHARED = ("cho_auc.a", "cho_auc.b", "outline")
 # Findings lie where the functional image has this share of its 99th percentile, unless tissue is known.
 ACTIVE = 0.2
@@ -41,13 +46,16 @@ class Reading:
         of a fused image ``share.<id>`` and ``reading``.  What could not be read is left out.
     reasons : mapping
         Why a value is left out, by metric id.
-    sites : mapping
-        Per finding, the chance that the observer tells it from another place: by ``cho_auc.a|b``.
+    answers : mapping
+        By ``cho_auc.a`` and ``cho_auc.b``: what the observer answered on bright and on dark findings.
+    pairs : mapping
+        How each pair of tissue classes was told apart.
     """
 
     values: Mapping[str, float]
     reasons: Mapping[str, str] = field(default_factory=dict)
-    sites: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    answers: Mapping[str, tuple[Answers, ...]] = field(default_factory=dict)
+    pairs: Mapping[tuple[str, str], Told] = field(default_factory=dict)
 
 
 class Game:
@@ -63,6 +71,8 @@ class Game:
         Voxel size in mm per axis.
     seed : int
         Places of the findings, see `findings.seed_of`.
+    reference : ndarray, optional
+        The functional image where it belongs, if `b` is not: what the right source would have been.
     truth : mapping, optional
         ``gm``, ``wm``, ``csf`` (fractions), ``uptake``, ``misalignment`` of simulated data.  Without it the
         tissue classes are three grey-value classes of `a`, and there is no `uptake_r2`.
@@ -83,8 +93,9 @@ class Game:
         spacing: Sequence[float],
         seed: int,
         *,
+        reference: NDArray[Any] | None = None,
         truth: Mapping[str, Any] | None = None,
-        depths: tuple[float, float] = DEPTHS["default"],
+        depths: tuple[float, float] = DEPTHS["volume"],
     ) -> None:
         self.shape = a.shape
         flat = a.ndim == 3 and a.shape[0] == 1
@@ -109,6 +120,10 @@ class Game:
             depths=depths,
             displacement=shift,
         )
+        self._right = self.b, found.b_with
+        if reference is not None:
+            right = self._flat(reference)
+            self._right = right, implant(right, found.b, self.spacing)
         self._box = self._crop()
         self._corner = np.array([s.start for s in self._box])
         self._voxels, self._classes = outline.draw_voxels(self.labels, self.mask, seed)
@@ -133,7 +148,9 @@ class Game:
         bright, middle = self.labels >= 2, self.labels == 2
         if self.truth is None or "gm" not in self.truth:
             # Not in the scalp: a relative change of what takes up nothing is no finding.
-            taken_up = self.b > ACTIVE * np.percentile(self.b[self.mask], 99) if self.mask.any() else self.mask
+            taken_up = (
+                self.b > ACTIVE * np.percentile(self.b[self.mask], 99) if self.mask.any() else self.mask
+            )
             bright, middle = bright & taken_up, middle & taken_up
         return (bright, middle) if middle.any() else (None, None)
 
@@ -148,6 +165,26 @@ class Game:
             margin = int(np.ceil(_MARGIN / step))
             box.append(slice(max(0, int(inside[0]) - margin), int(inside[-1]) + margin + 1))
         return tuple(box)
+
+    @property
+    def a_with(self) -> Array:
+        """Structural source with findings, of the shape of the case."""
+        return self.findings.a_with
+
+    @property
+    def b_with(self) -> Array:
+        """Functional source with findings."""
+        return self.findings.b_with
+
+    def table(self) -> list[dict[str, Any]]:
+        """Findings as rows: kind (a, b), sign, depth, sigma in mm, voxel indices d, h, w."""
+        rows: list[dict[str, Any]] = []
+        for kind, sites in (("a", self.findings.a), ("b", self.findings.b)):
+            for place, sign in zip(sites.places, sites.signs, strict=True):
+                d, h, w = [0] * (3 - len(place)) + [int(p) for p in place]
+                facts = {"kind": kind, "sign": int(sign), "depth": sites.depth, "sigma": sites.sigma}
+                rows.append({**facts, "d": d, "h": h, "w": w})
+        return rows
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -168,7 +205,7 @@ class Game:
 
         values: dict[str, float] = {}
         reasons: dict[str, str] = {}
-        sites: dict[str, NDArray[np.float64]] = {}
+        answers: dict[str, tuple[Answers, ...]] = {}
         if with_findings is not None:
             change = displayed(self._flat(with_findings)) - levels
             for key, found in (("cho_auc.a", self.findings.a), ("cho_auc.b", self.findings.b)):
@@ -176,17 +213,17 @@ class Game:
                 if few:
                     reasons[key] = few
                 else:
-                    sites[key] = self._detect(at, change, found)
-                    values[key] = float(sites[key].mean())
+                    answers[key] = tuple(self._detect(at, change, found, sign) for sign in SIGNS)
+                    values[key] = float(np.mean([x.auc() for x in answers[key]]))
             if {"cho_auc.a", "cho_auc.b"} <= values.keys():
                 values["cho_auc.worst"] = min(values["cho_auc.a"], values["cho_auc.b"])
             else:
                 reasons["cho_auc.worst"] = next(iter(reasons.values()))
         voxels = tuple(self._voxels.T)
         features = np.column_stack([at(self._voxels), levels[voxels]])
-        pairs = outline.balanced_accuracy(features, self._classes, self._voxels, self.spacing, self._view)
+        pairs = outline.tell_apart(features, self._classes, self._voxels, self.spacing, self._view)
         if len(pairs) == math.comb(len(outline.CLASSES), 2):
-            values["outline"] = min(pairs.values())
+            values["outline"] = min(told.accuracy for told in pairs.values())
         else:
             reasons["outline"] = "the structural image has no three tissue classes of 50 voxels"
         if self.truth is not None and "uptake" in self.truth:
@@ -198,29 +235,21 @@ class Game:
                 reasons["uptake_r2"] = "too few regions of grey matter"
         else:
             reasons["uptake_r2"] = "needs ground truth, which this case does not have"
-        return Reading(values, reasons, sites)
+        return Reading(values, reasons, answers, pairs)
 
-    def _detect(self, at: Any, change: Array, found: Sites) -> NDArray[np.float64]:
-        """Chances (N,) of the findings of one kind, bright and dark ones each with their own template."""
-        background = at(found.background)
+    def _detect(self, at: Any, change: Array, found: Sites, sign: int) -> Answers:
+        """Read the findings of one kind and sign, which have a template of their own."""
+        places = found.places[found.signs == sign]
+        absent = at(places)
+        present = absent + channel_values(change, places, self.spacing)
+        folds = observer.folds_of(places, self.spacing, self._view)
         folds_there = observer.folds_of(found.background, self.spacing, self._view)
-        out = np.empty(len(found))
-        for sign in (1, -1):
-            chosen = found.signs == sign
-            places = found.places[chosen]
-            absent = at(places)
-            present = absent + channel_values(change, places, self.spacing)
-            folds = observer.folds_of(places, self.spacing, self._view)
-            out[chosen] = observer.observe(present, absent, background, folds, folds_there).per_site()
-        return out
+        return observer.observe(present, absent, at(found.background), folds, folds_there)
 
     @cached_property
     def sources(self) -> dict[str, Reading]:
-        """Readings of the two sources, which play the same game: ``a`` and ``b``."""
-        return {
-            "a": self.look(self.a, self.findings.a_with),
-            "b": self.look(self.b, self.findings.b_with),
-        }
+        """Readings of the two sources, which play the same game: ``a`` and ``b``, where `b` belongs."""
+        return {"a": self.look(self.a, self.findings.a_with), "b": self.look(*self._right)}
 
     @cached_property
     def best(self) -> dict[str, float]:
@@ -255,12 +284,65 @@ class Game:
             reasons["reading"] = f"{missing[0]}: {why}"
         else:
             values["reading"] = min(values[f"share.{k}"] for k in SHARED)
-        return Reading(values, reasons, seen.sites)
+        return Reading(values, reasons, seen.answers, seen.pairs)
+
+    def standard_errors(self, reading: Reading, draws: int = 200) -> dict[str, float]:
+        """Bootstrap standard errors of ``cho_auc.a``, ``cho_auc.b``, ``outline`` and ``reading``.
+
+        Findings are drawn within kind and sign, voxels by blocks of space; the same ones for the image and
+        for the source that it is compared with.
+        """
+        rng = np.random.default_rng(0)
+        out: dict[str, float] = {}
+        shares = []
+
+        def take(key: str, redo: Callable[[Reading], Values]) -> None:
+            """Errors and shares of one reading, which `redo` makes of an image (K,)."""
+            values = redo(reading)
+            best = max(self.sources.values(), key=lambda r: r.values.get(key, 0.0))
+            out[key] = float(np.nanstd(values))
+            shares.append((values - CHANCE) / np.maximum(redo(best) - CHANCE, SEEN / 2))
+
+        for key, answers in reading.answers.items():
+            counts = [len(x.present) for x in answers]
+            drawn = [rng.multinomial(n, np.full(n, 1 / n), draws).astype(np.float64) for n in counts]
+            take(
+                key,
+                lambda r, key=key, drawn=drawn: np.mean(  # type: ignore[misc]
+                    [x.bootstrap(d) for x, d in zip(r.answers[key], drawn, strict=True)], axis=0
+                ),
+            )
+        if "outline" in reading.values:
+            size = 1 + max(int(told.blocks.max()) for told in reading.pairs.values())
+            drawn = rng.multinomial(size, np.full(size, 1 / size), draws).astype(np.float64)
+            take("outline", lambda r: np.min([told.bootstrap(drawn) for told in r.pairs.values()], axis=0))
+        if "reading" in reading.values:
+            out["reading"] = float(np.nanstd(np.min(shares, axis=0)))
+        return out
+
+
+def game_of(case: Case) -> Game:
+    """The game of a case: places from its fingerprint, depths by its modalities, truth where it has one."""
+    flat = case.a.shape[0] == 1
+    truth = case.truth
+    reference = case.reference.data
+    if truth is not None and "pet_aligned" in truth:
+        reference = truth["pet_aligned"]
+    return Game(
+        case.a.data,
+        case.b.data,
+        case.mask,
+        case.a.spacing,
+        seed_of(case.fingerprint),
+        reference=reference,
+        truth=truth,
+        depths=depths_of(2 if flat else 3, str(case.meta.get("modality", ""))),
+    )
 
 
 def _too_few(found: Sites) -> str:
     """Why findings of one kind cannot be read, or ""."""
-    least = min(int((found.signs == sign).sum()) for sign in (1, -1))
+    least = min(int((found.signs == sign).sum()) for sign in SIGNS)
     if least >= observer.FEWEST:
         return ""
     return f"room for {len(found)} findings only; {2 * observer.FEWEST} are the fewest to read"

@@ -173,7 +173,7 @@ def test_ablations_are_told_from_their_weights(without, tmp_path):
     expected = network(x, y, align=float(moved), strength=method.strength, balance=plugin.BALANCE)[0, 0]
     torch.testing.assert_close(method.fuse(a, b), expected)
     assert method.info.weights is None
-    assert "w.safetensors" in method.info.trained_on
+    assert "w.safetensors" in method.describe().trained_on
 
 
 def test_parts_switched_off():

@@ -77,7 +77,7 @@ def test_addition_is_the_published_arithmetic(file):
     expected = decode(state, (encode(state, 255 * b) + encode(state, 255 * a)) / 2)
     assert 1 < expected.mean() < 254
     method = make(file)
-    assert method.info.trained_on.startswith("authors' weights")
+    assert method.describe().trained_on.startswith("authors' weights")
     assert torch.allclose(255 * method.fuse_slices(a, b), expected, atol=5e-3)
     assert torch.equal(make(file, compat=True).fuse_slices(a, b), method.fuse_slices(a, b))
 

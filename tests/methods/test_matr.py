@@ -111,7 +111,7 @@ def test_the_published_program(method, side):
     expected = torch.cat([reference(state, torch.cat([b, a], 1)[i : i + 1]) for i in range(2)])
     assert expected.abs().max() > 0.1
     assert torch.allclose(method.fuse_slices(a, b), expected.clamp(0, 1), atol=1e-5)
-    assert method.info.trained_on == "authors' weights (model_10.pth)"
+    assert method.describe().trained_on == "authors' weights (model_10.pth)"
 
 
 def test_the_shipped_weights_are_not_for_the_published_program():

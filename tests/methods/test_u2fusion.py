@@ -67,7 +67,7 @@ def test_the_authors_network(files):
     method = make(weights=files[0])
     assert torch.allclose(method.fuse_slices(a, b), expected, atol=2e-6)
     assert expected.std() > 0.05
-    assert method.info.trained_on == "authors' weights (tf.npz)"
+    assert method.describe().trained_on == "authors' weights (tf.npz)"
 
 
 def test_the_port(files):
@@ -75,7 +75,7 @@ def test_the_port(files):
     expected = reference(kernels(), torch.cat([2 * b - 1, 2 * a - 1], 1), new_first=False, mode="constant")
     method = make(weights=files[1], variant="port")
     assert torch.allclose(method.fuse_slices(a, b), (expected + 1) / 2, atol=2e-6)
-    assert method.info.trained_on == "port's weights (port.pth)"
+    assert method.describe().trained_on == "port's weights (port.pth)"
 
 
 def test_a_file_of_the_other_variant_is_refused(files):

@@ -11,11 +11,14 @@ from torch import Tensor
 
 import fusebench.engine.task
 from fusebench.case import Case, Pair, Volume
-from fusebench.engine.plan import Options, make_plan, method_specs, metric_infos
+from fusebench.engine.plan import Options, make_plan
+from fusebench.engine.spec import Choice, method_specs
 from fusebench.engine.task import Given, MethodFault, TaskRunner, describe, fuse, fuse_twin
 from fusebench.errors import InputError
 from fusebench.method import MethodInfo, SliceMethod
 from fusebench.plugins import find_plugins
+from fusebench.scoring.select import metric_infos
+from fusebench.store.folder import RunFolder
 
 from ..conftest import Bench
 
@@ -176,10 +179,10 @@ def test_fusing_the_twin_is_timed_as_fusing(tmp_path: Path) -> None:
     (task,) = make_plan(
         plugins,
         [next(c for c in cases if c.truth and c.truth["lesion"].any())],
-        method_specs(plugins, ["average"], {}),
-        metric_infos(plugins, [name]),
+        method_specs(plugins, [Choice("average", "average", {})]),
+        metric_infos(plugins.metrics, [name]),
         Options(run="r", metrics=(name,)),
-        tmp_path,
+        RunFolder(tmp_path),
     )
     (row,) = TaskRunner(stages.append).run(task)
     assert row.status == "ok", row.reason

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
 import os
 import time
@@ -12,8 +11,10 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from .case import Case
-from .errors import FuseBenchError, InputError
+from fusebench.case import Case
+from fusebench.errors import FuseBenchError, InputError
+
+from . import pipeline, quality
 
 Result = dict[str, Any]
 _FIGURES = ("overlap", "information_before", "information_after", "moved_mm", "mask_share", "pet_frames")
@@ -28,8 +29,6 @@ def prepare_case(case: Case, images: Path | None) -> Result:
     images : Path, optional
         Folder for its quality PNG.
     """
-    quality = importlib.import_module("fusebench.datasets.preprocessing.quality")
-    pipeline = importlib.import_module("fusebench.datasets.preprocessing.pipeline")
     start = time.perf_counter()
     png = None if images is None else images / f"{case.id}.png"
     cached = pipeline.is_prepared(case.fingerprint)

@@ -1,0 +1,318 @@
+"""The public functions: `run`, `load_run`, `fuse`, `load_case`, and `Run`, what a run leaves behind.
+
+They lie above the core and the leaderboard, beside the command line, which calls them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .engine.manifest import protocol_order, read_manifest
+from .engine.pool import LocalPool
+from .engine.run import Observer, Outcome, Planned, Request, execute, first_workers, plan_run
+from .errors import InputError
+from .store.folder import RunFolder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .case import Case
+    from .leaderboard.board import Board
+
+
+class Run:
+    """A run folder: rows, boards, failures.
+
+    Parameters
+    ----------
+    folder : path
+    outcome : Outcome, optional
+        Of the run that was just made; else everything is read from the folder.
+
+    Attributes
+    ----------
+    folder : Path
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], outcome: Outcome | None = None) -> None:
+        self.folder = Path(folder)
+        self._outcome = outcome
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """Newest row of every method, case, protocol and metric."""
+        if self._outcome is not None:
+            return self._outcome.table
+        from .store.rows import as_table, read_rows
+
+        return as_table(read_rows(self.folder))
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """Versions, options, hardware and plugins behind the rows."""
+        return dict(read_manifest(self.folder))
+
+    @property
+    def protocols(self) -> list[str]:
+        """Protocols with rows, in the order in which they were asked for."""
+        return protocol_order(self.rows["protocol"], self.manifest)
+
+    @cached_property
+    def failures(self) -> pd.DataFrame:
+        """Rows without a value that have a failure as their reason; a skip is none."""
+        if self._outcome is not None:
+            return self._outcome.failures()
+        return self.rows[~self.rows["status"].isin(["ok", "skip"])]
+
+    @cached_property
+    def boards(self) -> dict[str, Board]:
+        """The leaderboard of every protocol."""
+        from .leaderboard import publish
+
+        outcome = self._outcome
+        asked = outcome.planned.request.metrics if outcome else ()
+        return publish.boards(
+            RunFolder(self.folder),
+            self.rows,
+            outcome.planned.found.metrics if outcome and asked else (),
+            outcome.notes if outcome else (),
+        )
+
+    def board(self, protocol: str | None = None, metrics: Sequence[str] | None = None) -> Board:
+        """The leaderboard of one protocol.
+
+        Parameters
+        ----------
+        protocol : str, optional
+            Default: the first.
+        metrics : sequence of str, optional
+            Ids to show and rank on; default: as the run asked.
+
+        Raises
+        ------
+        InputError
+            No rows of that protocol.
+        """
+        from .leaderboard import publish
+
+        protocols = self.protocols
+        name = protocols[0] if protocol is None else protocol
+        if name not in protocols:
+            raise InputError(f"{self.folder}: no rows of protocol {name!r}; there are {', '.join(protocols)}")
+        if metrics is None:
+            return self.boards[name]
+        return publish.boards(RunFolder(self.folder), self.rows, metrics)[name]
+
+    def publish(self) -> list[Path]:
+        """Write the boards and the contact sheet into the folder; returns the paths of all its files."""
+        from .leaderboard import publish
+
+        paths: list[Path] = publish.write(RunFolder(self.folder), self.boards)
+        return paths
+
+    def __repr__(self) -> str:
+        rows = self.rows
+        return (
+            f"Run({str(self.folder)!r}: {rows['method'].nunique()} methods, {rows['case'].nunique()} cases, "
+            f"{len(rows)} rows, {len(self.failures)} failed)"
+        )
+
+    def _repr_html_(self) -> str:
+        return "".join(f"<h4>{name}</h4>{board._repr_html_()}" for name, board in self.boards.items())
+
+
+def run(
+    methods: str | Sequence[str] = "all",
+    *,
+    dataset: Any = "phantom",
+    cases: int | None = None,
+    protocols: str | Sequence[str] = (),
+    metrics: str | Sequence[str] = (),
+    data_dir: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    progress: Observer | Callable[[str], None] | None = None,
+    **options: Any,
+) -> Run:
+    """Run methods on a dataset, store the rows, write the boards: what ``run_bench.py`` does.
+
+    Parameters
+    ----------
+    methods : str or sequence of str
+        Names, ``name@variant``, shell wildcards or ``all``; commas separate them.
+    dataset : str or Dataset
+    cases : int, optional
+        The first so many of the split.
+    protocols, metrics : str or sequence of str
+        As ``--protocol`` and ``--metrics``.
+    data_dir, out : path, optional
+        Where the data lies; the run folder (default ``runs/<dataset>-<split>``).
+    progress : callable or Observer, optional
+        Called with a line after each fusion; an `Observer` hears more.
+    **options
+        The other fields of `fusebench.engine.run.Request`: ``split``, ``jobs``, ``device``, ``settings``,
+        ``results_dir`` and so on.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    InputError
+        Something that was asked for is not there or does not fit.
+
+    Examples
+    --------
+    >>> import fusebench
+    >>> fusebench.run(["average", "dwt"], cases=2).board().to_markdown()  # doctest: +SKIP
+    """
+    request = Request(
+        methods=_listed(methods),
+        dataset=dataset,
+        cases=cases,
+        protocols=_listed(protocols),
+        metrics=_listed(metrics),
+        data_dir=None if data_dir is None else Path(data_dir),
+        out=None if out is None else Path(out),
+        **options,
+    )
+    observer = progress if isinstance(progress, Observer) else _Lines(progress)
+    return run_request(request, observer)
+
+
+def run_request(request: Request, observer: Observer | None = None) -> Run:
+    """`run` with its options as one object."""
+    # First of all: workers import torch while this process, which never does, finds out what to run.
+    with LocalPool(first_workers(request), request.threads) as pool:
+        planned = plan_run(request, pool, observer)
+        return finish(planned, pool, observer)
+
+
+def finish(planned: Planned, pool: LocalPool, observer: Observer | None = None) -> Run:
+    """Execute a planned run and write its boards."""
+    with ThreadPoolExecutor(1) as aside:
+        if planned.jobs:  # the leaderboard takes a second to import, in which this process has nothing to do
+            for module in ("fusebench.leaderboard.publish", "pyarrow.parquet"):
+                aside.submit(import_module, module)
+        outcome = execute(planned, pool, observer)
+    result = Run(planned.folder.path, outcome)
+    result.publish()
+    return result
+
+
+def load_run(folder: str | os.PathLike[str]) -> Run:
+    """The `Run` of a run folder.
+
+    Raises
+    ------
+    InputError
+        The folder has no rows.
+    """
+    found = Run(folder)
+    _ = found.rows, found.manifest
+    return found
+
+
+def fuse(a: Any, b: Any = None, method: str = "average", *, device: str = "cpu", **parameters: Any) -> Any:
+    """Fuse one pair.
+
+    Parameters
+    ----------
+    a, b : array or tensor, shape (D, H, W) or (H, W), values in [0, 1]
+        Structural and functional image; or `a` a `Case` and `b` left out.
+    method : str
+        Name or ``name@variant``.
+    **parameters
+        Of the method.
+
+    Returns
+    -------
+    ndarray
+        Of the shape of `a`, float32 in [0, 1].
+
+    Raises
+    ------
+    InputError
+        Images that do not fit each other or [0, 1], an unknown method or parameter.
+    """
+    import numpy as np
+
+    from .case import Case, Pair
+    from .engine.task import fuse as fuse_pair
+    from .plugins import find_plugins, make_method
+
+    if isinstance(a, (Case, Pair)):
+        if isinstance(b, str):
+            method, b = b, None
+        a, b = a.a.data, a.b.data
+    if b is None:
+        raise InputError("fuse needs two images, or a case")
+    first, second = (np.asarray(x, dtype=np.float32) for x in (a, b))
+    if first.shape != second.shape or first.ndim not in (2, 3):
+        raise InputError(
+            f"two images (D, H, W) or (H, W) of one shape are needed, got {first.shape} and {second.shape}"
+        )
+    for name, image in (("a", first), ("b", second)):
+        if not (np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1):
+            raise InputError(f"image {name} has values outside [0, 1]; scale it first")
+    made = make_method(find_plugins(), method, parameters)
+    made.setup(device)
+    shape = first.shape if first.ndim == 3 else (1, *first.shape)
+    fused, _ = fuse_pair(made, first.reshape(shape), second.reshape(shape))
+    return fused.reshape(first.shape)
+
+
+def load_case(
+    mri: str | os.PathLike[str],
+    pet: str | os.PathLike[str],
+    *,
+    id: str | None = None,
+    **options: Any,
+) -> Case:
+    """A case from two files, prepared as ``--dataset pairs`` does.
+
+    Parameters
+    ----------
+    mri, pet : path
+        Structural and functional image.
+    id : str, optional
+        Default: from the name of `mri`.
+    **options
+        Of the dataset ``pairs``: ``recipe="native"`` and so on.
+
+    Raises
+    ------
+    InputError
+        A file that cannot be read, or two that do not fit.
+    """
+    from dataclasses import replace
+
+    from .plugins import create_dataset
+
+    case: Case = create_dataset("pairs", mri=Path(mri), pet=Path(pet), **options).every_case()[0]
+    return case if id is None else replace(case, id=id)
+
+
+class _Lines(Observer):
+    """Hands a line per task to a callable."""
+
+    def __init__(self, tell: Callable[[str], None] | None) -> None:
+        self.tell = tell or (lambda text: None)
+
+    def note(self, text: str) -> None:
+        self.tell(text)
+
+    def finished(self, task: Any, rows: Sequence[Any]) -> None:
+        bad = dict.fromkeys(f"{r.status}: {r.reason}" for r in rows if r.status not in ("ok", "skip"))
+        self.tell("; ".join([task.label, *bad]))
+
+
+def _listed(texts: str | Sequence[str]) -> tuple[str, ...]:
+    several = [texts] if isinstance(texts, str) else texts
+    return tuple(part.strip() for text in several for part in text.split(",") if part.strip())

@@ -1,0 +1,91 @@
+"""The data of a run: opening a dataset with a user's options, its cases, and what it leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..case import Case
+from ..dataset import Dataset, fingerprint_of
+from ..errors import InputError
+from ..parameters import create
+from ..plugins import Plugins
+
+
+def open_dataset(
+    plugins: Plugins, name: str, data_dir: Path | None = None, options: Mapping[str, Any] | None = None
+) -> Dataset:
+    """Make the dataset called `name`.
+
+    Parameters
+    ----------
+    data_dir : Path, optional
+        Where the data lies.
+    options : mapping, optional
+        Its parameters; dashes in names are read as underscores.
+
+    Raises
+    ------
+    InputError
+        No such folder, one is needed, or a parameter does not fit.
+    """
+    cls = plugins.datasets.load(name)
+    given = {key.replace("-", "_"): value for key, value in (options or {}).items()}
+    if data_dir is not None:
+        if not data_dir.exists():
+            raise InputError(f"--data-dir {data_dir}: no such folder")
+        given["data_dir"] = data_dir.resolve()  # workers may run in another folder
+    elif cls.info.needs_dir and not given:
+        raise InputError(f"dataset {name} needs --data-dir PATH. {cls.info.obtain}".strip())
+    return create(name, cls, given)
+
+
+def check_split(dataset: Dataset, split: str) -> None:
+    """Raise `InputError` for a split that the dataset does not have."""
+    if split not in (*dataset.info.splits, "all"):
+        known = ", ".join(dataset.info.splits)
+        raise InputError(f"dataset {dataset.info.name} has no split {split!r}; it has {known}, all")
+
+
+def split_cases(dataset: Dataset, split: str) -> list[Case]:
+    """The cases of a split, or of all; where there are none, the error says where there are."""
+    check_split(dataset, split)
+    cases = list(dataset.every_case() if split == "all" else dataset.cases(split))
+    if not cases:
+        counts = {other: _count(dataset, other) for other in dataset.info.splits}
+        have = ", ".join(f"{other} {count}" for other, count in counts.items())
+        most = max(counts, key=lambda other: counts[other])
+        remedy = f"try --split {most}" if counts[most] else "check --data-dir and --data-option"
+        raise InputError(
+            f"dataset {dataset.info.name} has no cases in split {split!r} (cases: {have}); {remedy}"
+        )
+    return cases
+
+
+def _count(dataset: Dataset, split: str) -> int:
+    try:
+        return len(dataset.cases(split))
+    except InputError:  # how some datasets say that there are none
+        return 0
+
+
+def left_out(dataset: Dataset) -> str:
+    """One line on what the dataset found and cannot use; "" where that is nothing."""
+    found = dataset.left_out()
+    if not found:
+        return ""
+    first = found[0] + (", ..." if len(found) > 1 else "")
+    return f"{len(found)} left out ({first}); `prepare --dataset {dataset.info.name} --report` says why"
+
+
+def dataset_facts(dataset: Dataset, split: str, cases: Sequence[Case], count: int) -> dict[str, Any]:
+    """The manifest's entry on the data: `cases` of the split, of which `count` are run."""
+    return {
+        "split": split,
+        "fingerprint": fingerprint_of(cases),
+        "cases": count,
+        "left_out": left_out(dataset),
+        **asdict(dataset.describe()),
+    }

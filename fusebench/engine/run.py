@@ -1,0 +1,374 @@
+"""One run, from what was asked for to stored rows: plan, execute, resume.
+
+`plan_run` and `execute` are the whole way; `fusebench.run` and the command line both go it.  Fused images
+come from methods, or from files made elsewhere (`Request.results_dir`); everything else is the same for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..case import Case
+from ..dataset import Dataset
+from ..errors import InputError, WorkerDied
+from ..plugins import Plugins, find_plugins, require_plugins
+from ..scoring.protocol import PROTOCOLS, default_protocols
+from ..store.folder import RunFolder
+from ..store.rows import Row, RunStore
+from .data import check_split, dataset_facts, left_out, open_dataset, split_cases
+from .manifest import describe_run, git_state, write_manifest
+from .plan import Options, make_plan, pending
+from .pool import LocalPool, Result, default_jobs, default_memory_mb, may_have_gpu, run_here
+from .spec import Choice, Task
+from .survey import Question, Survey, survey, survey_apart
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Execute = Callable[[Sequence[Task]], Iterator[Result]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be run, and how; the fields are the options of ``run_bench.py run``.
+
+    Attributes
+    ----------
+    methods, exclude : sequence of str
+        Names, ``name@variant``, shell wildcards or ``all``.
+    choices : sequence of Choice
+        Further entries: a method under a label of the user's, with parameters (``--method-as``).
+    settings : mapping
+        Method name to constructor arguments.
+    dataset : str or Dataset
+    data_dir : Path, optional
+    data_options : mapping
+    split : str
+    cases : int, optional
+        The first so many only.
+    protocols : sequence of str
+        None: `scoring.protocol.default_protocols`.
+    metrics : sequence of str
+        Ids and wildcards; none for the default ones.
+    plugins : sequence of str
+        Plugin files and folders.
+    device : str
+    jobs : int, optional
+        Worker processes; 0 runs in this process, None takes one per core.
+    threads : int
+        Per worker.
+    executor : {"local", "dask"}
+    scheduler : str
+        Address of a running Dask scheduler.
+    timeout : float, optional
+        Seconds for one fuse.
+    memory : float, optional
+        Limit per worker in MB.
+    repeats, seed : int
+    out : Path, optional
+        Run folder; None: ``runs/<dataset>-<split>``.
+    save : {"first", "all", "none"}
+        Fused volumes to keep.
+    reuse : {"resume", "force", "collect"}
+        Run what is missing or changed, everything, or nothing.
+    results_dir : Path, optional
+        Fused images in place of methods: one sub-folder per entry, one image per case.
+    entry : str
+        Name of the entry where `results_dir` holds the images itself.
+    fused_range : (float, float), optional
+        Values for 0 and 1 in those images; None: as the files say.
+    command : sequence of str
+        For the manifest.
+    """
+
+    methods: Sequence[str] = ("all",)
+    exclude: Sequence[str] = ()
+    choices: Sequence[Choice] = ()
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    dataset: str | Dataset = "phantom"
+    data_dir: Path | None = None
+    data_options: Mapping[str, Any] = field(default_factory=dict)
+    split: str = "test"
+    cases: int | None = None
+    protocols: Sequence[str] = ()
+    metrics: Sequence[str] = ()
+    plugins: Sequence[str] = ()
+    device: str = "auto"
+    jobs: int | None = None
+    threads: int = 1
+    executor: Literal["local", "dask"] = "local"
+    scheduler: str = ""
+    timeout: float | None = 900.0
+    memory: float | None = None
+    repeats: int = 1
+    seed: int = 0
+    out: Path | None = None
+    save: Literal["first", "all", "none"] = "first"
+    reuse: Literal["resume", "force", "collect"] = "resume"
+    results_dir: Path | None = None
+    entry: str = ""
+    fused_range: tuple[float, float] | None = None
+    command: Sequence[str] = ()
+
+
+class Observer:
+    """Told how a run goes; this one says nothing.  The command line's draws a bar."""
+
+    def note(self, text: str) -> None:
+        """A line for the user."""
+
+    def begin(self, planned: Planned, todo: Sequence[Task], stored: int) -> None:
+        """`todo` is about to be executed; `stored` results stand already."""
+
+    def finished(self, task: Task, rows: Sequence[Row]) -> None:
+        """A task's rows are stored."""
+
+    def end(self) -> None:
+        """Nothing more is executed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A run that is ready to be executed.
+
+    Attributes
+    ----------
+    request : Request
+    plugins : Plugins
+    dataset : Dataset
+    listed : list of Case
+        The whole split, of which the run takes the first `Request.cases`.
+    found : Survey
+    options : Options
+    tasks : list of Task
+    folder : RunFolder
+    jobs : int
+    notes : tuple of str
+        Lines for the board.
+    manifest : dict
+    """
+
+    request: Request
+    plugins: Plugins
+    dataset: Dataset
+    listed: list[Case]
+    found: Survey
+    options: Options
+    tasks: list[Task]
+    folder: RunFolder
+    jobs: int
+    notes: tuple[str, ...]
+    manifest: dict[str, Any]
+
+    @property
+    def cases(self) -> list[Case]:
+        """The cases of the run."""
+        return self.listed[: self.request.cases]
+
+    def stored_rows(self) -> list[Row]:
+        """Rows of earlier runs into the folder."""
+        from ..store.rows import read_rows
+
+        return read_rows(self.folder.path) if self.folder.rows.exists() else []
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A finished run: the newest rows as a table, notes for its boards, and the tasks that were planned."""
+
+    planned: Planned
+    table: pd.DataFrame
+    notes: tuple[str, ...]
+
+    def failures(self) -> pd.DataFrame:
+        """Rows that were planned and have no value through a failure; a skip is none."""
+        wanted = {
+            (t.method.name, t.case.dataset, t.case.id, s.protocol, s.metric)
+            for t in self.planned.tasks
+            for s in t.scores
+        }
+        failed = self.table[~self.table["status"].isin(["ok", "skip"])]
+        columns = (failed[c] for c in ("method", "dataset", "case", "protocol", "metric"))
+        return failed[[identity in wanted for identity in zip(*columns, strict=True)]]
+
+
+def first_workers(request: Request) -> int:
+    """Workers to start before anything is known; how many it takes is known when one has looked for a GPU."""
+    if request.jobs == 0:
+        return 0
+    if request.executor == "dask" or request.scheduler or request.reuse == "collect":
+        return 1
+    if request.jobs is not None:
+        return request.jobs
+    return default_jobs("cuda" if request.device == "auto" and may_have_gpu() else request.device)
+
+
+def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None) -> Planned:
+    """Find out what is to be run; imports no plugin of methods or metrics into this process.
+
+    Parameters
+    ----------
+    pool : LocalPool
+        Its workers are asked for what has to be imported to be known.
+
+    Raises
+    ------
+    InputError
+        Something that was asked for is not there or does not fit.
+    """
+    observer = observer or Observer()
+    plugins = find_plugins(tuple(request.plugins))
+    require_plugins(plugins, request.plugins)
+    protocols = tuple(request.protocols) or default_protocols(request.metrics)
+    for protocol in protocols:
+        if protocol not in PROTOCOLS:
+            raise InputError(f"no protocol is called {protocol!r}; there are {', '.join(PROTOCOLS)}")
+    choices = [] if request.results_dir else _choices(plugins, request)
+    dataset = request.dataset
+    if isinstance(dataset, str):
+        dataset = open_dataset(plugins, dataset, request.data_dir, request.data_options)
+    check_split(dataset, request.split)
+    listed = split_cases(dataset, request.split)
+    cases = listed[: request.cases]
+    lost = left_out(dataset)
+    if lost:
+        observer.note(f"note: {lost}")
+    folder = RunFolder(request.out or Path("runs") / f"{dataset.info.name}-{request.split}")
+    if request.reuse == "collect" and not folder.rows.exists():
+        raise InputError(f"{folder.path}: no stored rows; give the --out of a run, or leave out --collect")
+    results = None
+    if request.results_dir:
+        from .from_files import find_results
+
+        results = find_results(request.results_dir, cases, plugins, request.entry)
+    question = Question(
+        plugins.paths,
+        tuple(choices),
+        tuple(request.metrics),
+        protocols,
+        any(c.truth_loader for c in cases),
+        request.device,
+    )
+    answer = pool.ask(partial(survey, question))
+    git = git_state()
+    try:
+        found = answer()
+    except WorkerDied:
+        found = survey_apart(pool, question)
+    options = Options(
+        run=datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"),
+        metrics=found.metrics,
+        protocols=protocols,
+        seed=request.seed,
+        device=found.device,
+        threads=request.threads,
+        repeats=request.repeats,
+        timeout=request.timeout or None,
+        save=request.save,
+    )
+    if results is not None and request.results_dir:
+        from .from_files import file_specs, file_tasks
+
+        found = replace(found, methods=file_specs(results, request.results_dir, request.fused_range))
+        tasks = make_plan(plugins, cases, found.methods, found.infos, options, folder)
+        tasks = file_tasks(tasks, results, found.infos, request.fused_range)
+    else:
+        tasks = make_plan(plugins, cases, found.methods, found.infos, options, folder)
+    jobs = default_jobs(found.device) if request.jobs is None else request.jobs
+    manifest = describe_run(
+        run=options.run,
+        command=request.command,
+        options={**asdict(options), "jobs": jobs},
+        methods=found.methods,
+        metrics=found.infos,
+        dataset=dataset_facts(dataset, request.split, listed, len(cases)),
+        hardware=found.hardware,
+        git=git,
+    )
+    if results is not None:
+        for facts in manifest["methods"].values():
+            facts["dims"] = None  # slices or volumes: the images do not say
+    notes = (lost,) if lost else ()
+    return Planned(request, plugins, dataset, listed, found, options, tasks, folder, jobs, notes, manifest)
+
+
+def execute(planned: Planned, pool: LocalPool, observer: Observer | None = None) -> Outcome:
+    """Run what has no valid row yet; rows are stored as they come.
+
+    Raises
+    ------
+    InputError
+        The folder cannot be written or is in use; what was stored before stays.
+    """
+    observer = observer or Observer()
+    request, folder = planned.request, planned.folder
+    with RunStore(folder.path) as store:
+        for note in store.notes:
+            observer.note(f"note: {note}")
+        if request.reuse == "force":
+            todo = [replace(task, reuse=False) for task in planned.tasks]
+        else:
+            todo = [task for task, _ in pending(planned.tasks, store.latest())]
+        stored = sum(len(t.scores) for t in planned.tasks) - sum(len(t.scores) for t in todo)
+        if request.reuse == "collect":
+            todo = []
+        write_manifest(folder.path, planned.manifest)
+        observer.begin(planned, todo, stored)
+        try:
+            for task, rows in _executor(planned, pool)(todo) if todo else ():
+                store.append(rows)
+                observer.finished(task, rows)
+        finally:
+            observer.end()
+        table = store.consolidate(planned.listed)
+        if table.empty:
+            raise InputError(" ".join([f"{folder.path}: no stored rows of these data.", *store.outdated]))
+        return Outcome(planned, table, (*planned.notes, *store.outdated))
+
+
+def _choices(plugins: Plugins, request: Request) -> list[Choice]:
+    """The entries that methods, exclusions, settings and labels of a request make."""
+    names = plugins.methods.select(request.methods, request.exclude) if request.methods else []
+    settings = {plugins.methods.entry(n).name: (n, dict(given)) for n, given in request.settings.items()}
+    for name, (typed, given) in settings.items():
+        if name not in names:
+            parameter, value = next(iter(given.items()), ("", ""))
+            option = f"--weights {typed}={value}" if parameter == "weights" else f"--set {typed}.{parameter}"
+            raise InputError(f"{option}: {typed} is not among the methods to run")
+    choices = [Choice(name, name, settings.get(name, ("", {}))[1]) for name in names]
+    for choice in request.choices:
+        if choice.label in names or choice.label in plugins.methods:
+            raise InputError(f"{choice.label}: the label is a method's name; give another")
+        plugins.methods.entry(choice.method)
+    choices += request.choices
+    labels = [choice.label for choice in choices]
+    twice = next((label for label in labels if labels.count(label) > 1), "")
+    if twice:
+        raise InputError(f"{twice}: two entries have this label; give each its own")
+    if not choices:
+        raise InputError("no method is left to run; see `list methods`")
+    return choices
+
+
+def _executor(planned: Planned, pool: LocalPool) -> Execute:
+    """The runner of tasks: this machine's cores, Dask, or this process."""
+    request, jobs = planned.request, planned.jobs
+    if request.executor == "dask" or request.scheduler:
+        from .dask import run_dask
+
+        pool.stop()  # it has answered; Dask's workers do the rest
+        return partial(
+            run_dask,
+            scheduler=request.scheduler or None,
+            jobs=jobs or 1,
+            threads=request.threads,
+            memory_mb=request.memory,
+        )
+    if not jobs:
+        return run_here
+    return partial(pool.run, jobs=jobs, memory_mb=request.memory or default_memory_mb(jobs))

@@ -1,0 +1,172 @@
+"""What a worker is told: `MethodSpec` (an entry of the board), `Score` (a row to be) and `Task`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..case import Case
+from ..errors import PluginError
+from ..method_info import MethodInfo
+from ..plugins import Plugins, make_method
+from ..store.keys import digest, method_key
+from ..store.rows import Row, Status
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """An entry of the board: a method with its parameters, enough for a worker to make it.
+
+    Attributes
+    ----------
+    name : str
+        On the board: the method's, ``name@variant``, or the user's label.
+    parameters : mapping
+        Constructor arguments; of a variant its own, then the user's.
+    key : str
+        Content key of the method as it is set.
+    info : MethodInfo
+        Of the instance.
+    plugin : str
+        Registered name; "" for fused images from files.
+    origin : str
+        Where the plugin lies.
+    broken : str
+        The reason where the plugin cannot be made; its rows are then errors.
+    """
+
+    name: str
+    parameters: Mapping[str, Any]
+    key: str
+    info: MethodInfo
+    plugin: str = ""
+    origin: str = ""
+    broken: str = ""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One row to be: protocol, metric id, content key; `skip` holds the reason for no value."""
+
+    protocol: str
+    metric: str
+    key: str
+    skip: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One method on one case: fuse once, then score.
+
+    Attributes
+    ----------
+    image : str
+        A fused image made elsewhere, which is read instead of fusing; ":" where the case has none.
+    image_with : str
+        The same made of the sources with findings; ":" where there is none.
+    image_range : (float, float), optional
+        Its values for 0 and 1; None: as the file says.
+    """
+
+    run: str
+    method: MethodSpec
+    case: Case
+    scores: tuple[Score, ...]
+    seed: int = 0
+    device: str = "cpu"
+    repeats: int = 1
+    timeout: float | None = None
+    fuse_key: str = ""
+    fused_path: str = ""
+    save: bool = False
+    reuse: bool = True  # take the fused volume from `fused_path` where it is stored under `fuse_key`
+    plugins: tuple[str, ...] = ()
+    image: str = ""
+    image_with: str = ""
+    image_range: tuple[float, float] | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.method.name} on {self.case.id}"
+
+    def row(self, score: Score, **values: Any) -> Row:
+        """The result row of one score."""
+        return Row(
+            run=self.run,
+            key=score.key,
+            method=self.method.name,
+            dataset=self.case.dataset,
+            case=self.case.id,
+            group=self.case.group,
+            protocol=score.protocol,
+            metric=score.metric,
+            device=self.device,
+            seed=self.seed,
+            fingerprint=self.case.fingerprint,
+            **values,
+        )
+
+    def failed(self, status: Status, reason: str) -> list[Row]:
+        """The rows where nothing of the task came back; what was to be skipped is still a skip."""
+        return [
+            self.row(s, status="skip", reason=s.skip) if s.skip else self.row(s, status=status, reason=reason)
+            for s in self.scores
+        ]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A method that the user asked for.
+
+    Attributes
+    ----------
+    label : str
+        On the board.
+    method : str
+        Registered name, or ``name@variant``.
+    parameters : mapping
+        Constructor arguments given by the user.
+    """
+
+    label: str
+    method: str
+    parameters: Mapping[str, Any]
+
+
+def method_specs(plugins: Plugins, choices: Iterable[Choice]) -> list[MethodSpec]:
+    """Make each method once to learn its facts and key; a broken plugin becomes a spec that says so.
+
+    Raises
+    ------
+    InputError
+        A parameter that the method does not take or refuses, or a file that is missing.
+    """
+    specs = []
+    for choice in choices:
+        entry = plugins.methods.entry(choice.method)
+        try:
+            cls = plugins.methods.load(choice.method)
+        except PluginError as error:
+            specs.append(broken_spec(choice, entry.origin, str(error)))
+            continue
+        method = make_method(plugins, choice.method, choice.parameters)
+        preset = cls.variants[entry.variant] if entry.variant else {}
+        key = method_key(cls, dict(method.parameters()), method.files())
+        specs.append(
+            MethodSpec(
+                choice.label,
+                {**preset, **choice.parameters},
+                key,
+                method.describe(),
+                entry.name.partition("@")[0],
+                entry.origin,
+            )
+        )
+    return specs
+
+
+def broken_spec(choice: Choice, origin: str, reason: str) -> MethodSpec:
+    """Spec of a method that cannot be loaded."""
+    info = MethodInfo(name=choice.method, summary="cannot be loaded")
+    return MethodSpec(choice.label, choice.parameters, digest(reason), info, choice.method, origin, reason)

@@ -1,0 +1,56 @@
+"""Files of a finished run: its boards as CSV, Markdown and LaTeX, and the contact sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from fusebench.engine.manifest import protocol_order, read_manifest
+from fusebench.files import atomic_path
+from fusebench.store.folder import RunFolder
+
+from . import contact
+from .board import Board
+from .tables import build
+
+
+def boards(
+    folder: RunFolder, table: pd.DataFrame, metrics: Sequence[str] = (), notes: Sequence[str] = ()
+) -> dict[str, Board]:
+    """The leaderboard of every protocol with rows, by protocol, in the order of the run.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Newest rows of the folder.
+    metrics : sequence of str
+        Ids to rank on; none: the ranking set among those stored.
+    notes : sequence of str
+        Lines below every board, behind its own.
+    """
+    manifest = read_manifest(folder.path)
+    found: dict[str, Board] = {}
+    for protocol in protocol_order(table["protocol"], manifest):
+        present = set(table[table["protocol"] == protocol]["metric"])
+        wanted = [m for m in metrics if m in present]
+        board = build(table, manifest, protocol, wanted or None)
+        found[protocol] = replace(board, notes=(*board.notes, *notes))
+    return found
+
+
+def write(folder: RunFolder, found: dict[str, Board]) -> list[Path]:
+    """Write boards and the contact sheet; returns the paths, tables of the run last."""
+    paths: list[Path] = []
+    for index, (protocol, board) in enumerate(found.items()):
+        stem = folder.board(protocol if index else "")
+        texts = {"csv": board.to_csv(), "md": board.to_markdown(), "tex": board.to_latex()}
+        for suffix, text in texts.items():
+            path = stem.with_name(f"{stem.name}.{suffix}")
+            with atomic_path(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+            paths.append(path)
+    sheet = contact.of_run(folder.path)
+    return [*paths, *([sheet] if sheet else []), folder.csv, folder.parquet, folder.manifest]
