@@ -270,6 +270,7 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
         repeats=request.repeats,
         timeout=request.timeout or None,
         save=request.save,
+        split=request.split,
     )
     if results is not None and request.results_dir:
         from .from_files import file_specs, file_tasks

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
-from ..engine.task import describe
+from ..engine.fusing import describe
 from ..errors import InputError
 
 Status = Literal["pass", "fail", "skip", "blocked", "xfail", "xpass"]

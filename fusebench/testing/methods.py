@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from ..case import Case, Pair, Volume
+from ..engine.fusing import RANGE_TOLERANCE, describe
 from ..engine.spec import MethodSpec, Score, Task
-from ..engine.task import RANGE_TOLERANCE, TaskRunner, describe
+from ..engine.task import TaskRunner
 from ..errors import InputError
 from ..files import file_sha256
 from ..method import Method, MethodInfo, SliceMethod

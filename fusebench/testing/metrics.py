@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import ndimage
 
-from ..engine.task import describe
+from ..engine.fusing import describe
 from ..errors import InputError
 from ..metric import Metric, MetricId, MetricInfo
 from ..plugins import create_dataset

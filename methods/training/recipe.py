@@ -174,6 +174,10 @@ class Recipe(ABC):
                 total[f"val_{key}"] = total.get(f"val_{key}", 0.0) + float(value) / self.val_batches
         return total
 
+    def picture(self, model: nn.Module, subjects: Subjects) -> Tensor | None:
+        """A grey picture (H, W) in [0, 1] of what `model` makes of the val split, kept at each validation."""
+        return None
+
     def optimizer(self, model: nn.Module, hyper: Hyperparameters) -> torch.optim.Optimizer:
         """AdamW on everything; the loop sets the learning rate of every group."""
         return torch.optim.AdamW(model.parameters(), lr=hyper.lr, weight_decay=hyper.weight_decay)
