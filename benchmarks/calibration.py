@@ -170,7 +170,7 @@ class Comparison:
 
     @property
     def within(self) -> bool:
-        """Whether the values agree; where the program is NaN (0/0) any finite value does."""
+        """Tell if the values agree; where the program is NaN (0/0) any finite value does."""
         return math.isfinite(self.ours) if math.isnan(self.theirs) else self.difference <= self.tolerance
 
 
