@@ -45,8 +45,8 @@ def test_plugin_folders_reach_others_only_through_the_core(folder: str) -> None:
             assert level or not sideways, f"{path.relative_to(ROOT)} imports {module}"
 
 
-# Above the core and the plugin folders: the public functions, the command line that calls them, and the writer of
-# new plugins, which imports none.
+# Above the core and the plugin folders: the public functions, the command line that calls them, and the
+# writer of new plugins, which imports none.
 ABOVE = {"api.py", "cli", "scaffold.py"}
 
 

@@ -150,7 +150,7 @@ class PairDataset(Dataset):
     def every_case(self) -> Sequence[Case]:
         return self.cases("all")
 
-    def counts(self) -> Mapping[str, Any]:
+    def count_cases(self) -> Mapping[str, Any]:
         pairs, left_out = self.found
         where = self.split_of()
         counts = {s: sum(where.get(p.group) == s for p in pairs) for s in SPLITS}
