@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import fusebench
-from fusebench.engine.task import fuse
 from fusebench.scoring.protocol import READINGS
 
 # Half of the edge of a picture in mm.
@@ -33,12 +33,12 @@ def table(run: fusebench.api.Run) -> pd.DataFrame:
 
 
 def clearest(game: Any) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The dark structural finding and the dark functional one that lie nearest to the middle of the head."""
+    """The dark structural and the dark functional finding with the most even surroundings in their source."""
     places = []
-    for sites in (game.findings.a, game.findings.b):
+    for image, sites, radius in ((game.a, game.findings.a, 4), (game.b, game.findings.b, 6)):
         dark = sites.places[sites.signs < 0]
-        away = np.linalg.norm(dark - np.array(game.a.shape) / 2, axis=1)
-        places.append(dark[away.argmin()])
+        boxes = [image[tuple(slice(p - radius, p + radius + 1) for p in place)] for place in dark]
+        places.append(dark[int(np.argmin([box.std() / box.mean() for box in boxes]))])
     return places[0], places[1]
 
 
@@ -52,13 +52,15 @@ def picture(case: fusebench.Case, names: list[str]) -> Figure:
     for name in names:
         method = fusebench.create_method(name)
         method.setup("cpu")
-        images[name] = tuple(
-            fuse(method, a, b)[0] for a, b in ((case.a.data, case.b.data), (game.a_with, game.b_with))
-        )
+        pairs = (case.a.data, case.b.data), (game.a_with, game.b_with)
+        with torch.inference_mode():
+            plain, with_ = (method.fuse(*(torch.from_numpy(np.array(x)) for x in pair)) for pair in pairs)
+        images[name] = plain.numpy(), with_.numpy()
     rows = [(kind, place, k) for kind, place in zip("ab", clearest(game), strict=True) for k in (0, 1)]
     figure = Figure(figsize=(2 * len(images), 8.4))
     axes = figure.subplots(len(rows), len(images))
-    for line, (kind, place, index) in zip(axes, rows, strict=True):
+    for number, (kind, place, index) in enumerate(rows):
+        line = axes[number]
         z, *centre = place
         half = [round(HALF / s) for s in case.a.spacing[1:]]
         box = tuple(slice(max(0, c - h), c + h + 1) for c, h in zip(centre, half, strict=True))
@@ -66,10 +68,10 @@ def picture(case: fusebench.Case, names: list[str]) -> Figure:
             axis.imshow(pair[index][z][box], cmap="gray", vmin=0, vmax=1, origin="lower")
             axis.set_xticks([])
             axis.set_yticks([])
-            if line is axes[0]:
+            if not number:
                 axis.set_title(title)
             if index:
-                axis.plot(half[1], half[0], "o", ms=26, mfc="none", mec="tab:orange", mew=0.8)
+                axis.plot(half[1], half[0], "o", ms=26, mfc="none", mec="tab:orange", mew=0.8, alpha=0.7)
         what = "structural" if kind == "a" else "functional"
         line[0].set_ylabel(f"{what}, {'with' if index else 'without'}")
     figure.tight_layout(pad=0.4)
