@@ -17,9 +17,9 @@ from fusebench.text import plural
 
 from . import charts, volumes
 from .board import Board, Column
-from .published import NOTE, number, paper_table
+from .columns import facts_of
+from .paper_values import NOTE, number, paper_table
 from .runs import Runs
-from .tables import facts_of
 
 SITE = Path(__file__).parent / "site"
 

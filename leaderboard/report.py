@@ -16,8 +16,8 @@ from fusebench.scoring.select import metric_registry
 from . import charts, runs
 from .board import Board, Column
 from .pages import SITE, Pages, Section, Span, Status, slug
-from .published import paper_markdown, paper_table
-from .tables import build
+from .paper_values import paper_markdown, paper_table
+from .tables import MAIN, READERS, boards_of, build
 
 FOLDERS = ("tables", "figures", "static", "data", "methods", "metrics", "cases")
 MARKER = ".fusebench-report"
@@ -30,6 +30,8 @@ def write(
     metrics: Sequence[str] | None = None,
     viewer_cases: int = 8,
     figures: bool = True,
+    rank_by: str = "",
+    test: str = "permutation",
 ) -> list[Path]:
     """Write tables, figures and the site of some run folders.
 
@@ -45,6 +47,8 @@ def write(
         At most so many cases with stored volumes get an image viewer.
     figures : bool
         Draw the figures; they take most of the time.
+    rank_by, test : str
+        As of `tables.build`.
 
     Returns
     -------
@@ -63,9 +67,9 @@ def write(
     for file in (SITE / "static").iterdir():
         shutil.copyfile(file, out / "static" / file.name)
     sections = [
-        _section(found, dataset, protocol, metrics, out, figures)
+        _section(found, dataset, protocol, metrics, out, figures, rank_by, test)
         for dataset in found.datasets
-        for protocol in found.protocols
+        for protocol in boards_of(found.protocols)
         if ((found.rows["dataset"] == dataset) & (found.rows["protocol"] == protocol)).any()
     ]
     Pages(found, sections, out).write(viewer_cases)
@@ -99,10 +103,18 @@ def _clear(out: Path) -> None:
 
 
 def _section(
-    found: runs.Runs, dataset: str, protocol: str, metrics: Sequence[str] | None, out: Path, draw: bool
+    found: runs.Runs,
+    dataset: str,
+    protocol: str,
+    metrics: Sequence[str] | None,
+    out: Path,
+    draw: bool,
+    rank_by: str,
+    test: str,
 ) -> Section:
-    rows = found.rows[(found.rows["dataset"] == dataset) & (found.rows["protocol"] == protocol)]
-    board = build(rows, found.manifest_of(dataset), protocol, metrics)
+    parts = [MAIN, READERS] if protocol == MAIN else [protocol]
+    rows = found.rows[(found.rows["dataset"] == dataset) & found.rows["protocol"].isin(parts)]
+    board = build(rows, found.manifest_of(dataset), protocol, metrics, rank_by=rank_by, test=test)
     name = slug(f"{dataset}-{protocol}")
     tables = {
         f"{name}.csv": board.to_csv(),

@@ -13,6 +13,8 @@ from scipy import stats
 from .conftest import make_run
 
 ranking = importlib.import_module("fusebench.leaderboard.ranking")
+intervals = importlib.import_module("fusebench.leaderboard.intervals")
+scoring = importlib.import_module("fusebench.leaderboard.scores")
 significance = importlib.import_module("fusebench.leaderboard.significance")
 
 # Demšar 2006, table 6: AUC of C4.5 with and without tuned m and cf on 14 datasets.
@@ -32,14 +34,14 @@ def scores_of(rows: pd.DataFrame, manifest: dict) -> object:  # type: ignore[typ
     names = list(manifest["methods"])
     metrics = list(dict.fromkeys(rows["metric"]))
     directions = {m: manifest["metrics"][m]["direction"] for m in metrics}
-    return ranking.Scores.from_rows(rows, names, metrics, directions)
+    return scoring.Scores.from_rows(rows, names, metrics, directions)
 
 
 def demsar_scores() -> object:
     long = DEMSAR.rename_axis("case").reset_index().melt("case", var_name="method")
     long = long.assign(dataset="uci", group=long["case"].map("{:02d}".format), metric="auc", status="ok")
     long["case"] = long["group"]
-    return ranking.Scores.from_rows(long, list(DEMSAR), ["auc"], {"auc": "higher"})
+    return scoring.Scores.from_rows(long, list(DEMSAR), ["auc"], {"auc": "higher"})
 
 
 def test_demsar_average_ranks() -> None:
@@ -118,12 +120,12 @@ def coverage(subjects: int, effects: np.ndarray, boards: int) -> float:
         # Difficulty is common to all methods and must not matter.
         values += rng.normal(scale=3, size=(1, subjects, metrics))
         names = tuple(str(i) for i in range(max(subjects, 9)))
-        scores = ranking.Scores(
+        scores = scoring.Scores(
             names[: len(effects)], names[:subjects], tuple("xyz"), ("higher",) * 3, names[:subjects],
-            np.arange(subjects), values, np.ones((subjects, metrics), bool),
+            np.arange(subjects), values, np.ones((subjects, metrics), bool), np.ones(values.shape, bool),
         )  # fmt: skip
         r = scores.subject_ranks
-        low, high, _ = ranking.bootstrap_mean(r.T, np.ones_like(r.T), resamples=999, seed=board)
+        low, high, _ = intervals.bootstrap_mean(r.T, np.ones_like(r.T), resamples=999, seed=board)
         hits.append((low <= truth) & (truth <= high))
     return float(np.mean(hits))
 
@@ -180,15 +182,15 @@ def test_a_method_never_gains_by_failing() -> None:
 def test_bootstrap_is_by_subject() -> None:
     # 10 cases per subject that hardly differ: an interval by case would be far too short.
     effects = {"a": 0.0, "b": 0.0}
-    one = ranking.summarise(scores_of(*make_run(effects, cases=8, per_subject=1, metrics=["psnr"])))
-    ten = ranking.summarise(scores_of(*make_run(effects, cases=80, per_subject=10, metrics=["psnr"])))
+    one = intervals.summarise(scores_of(*make_run(effects, cases=8, per_subject=1, metrics=["psnr"])))
+    ten = intervals.summarise(scores_of(*make_run(effects, cases=80, per_subject=10, metrics=["psnr"])))
     width = [(t["high"] - t["low"]).mean() for t in (one, ten)]
     assert width[1] == pytest.approx(width[0], rel=0.5)
 
 
 def test_no_interval_for_one_subject() -> None:
     scores = scores_of(*make_run({"a": 1.0, "b": 0.0, "c": 0.5}, cases=5, per_subject=5))
-    summary, result = ranking.summarise(scores), ranking.rank(scores)
+    summary, result = intervals.summarise(scores), ranking.rank(scores)
     assert summary[["low", "high"]].isna().all(axis=None)
     assert result.table[["low", "high", "best", "worst"]].isna().all(axis=None)
     assert (result.table["group"] == "").all() and result.friedman is None
@@ -197,7 +199,7 @@ def test_no_interval_for_one_subject() -> None:
 
 def test_summary_agrees_with_pandas() -> None:
     rows, manifest = make_run({"a": 1.0, "b": 0.0}, cases=9, fail={"b": [4]})
-    summary = ranking.summarise(scores_of(rows, manifest))
+    summary = intervals.summarise(scores_of(rows, manifest))
     ours = summary.loc[("b", "ssim")]
     theirs = rows[(rows["method"] == "b") & (rows["metric"] == "ssim")]["value"].astype(float)
     assert ours["mean"] == pytest.approx(theirs.mean())
@@ -214,7 +216,7 @@ def test_controls_are_ranked_apart_and_flag_metrics() -> None:
     result = ranking.rank(scores, ["copy", "noise"])
     assert result.order == ["a", "b"]
     assert result.controls.to_dict() == {"copy": 1.0, "noise": 3.0}
-    assert ranking.gameable(ranking.summarise(scores), scores, ["copy", "noise"]) == {
+    assert ranking.gameable(scores, ["copy", "noise"]) == {
         "psnr": "copy",
         "nabf": "copy",
     }
@@ -222,7 +224,7 @@ def test_controls_are_ranked_apart_and_flag_metrics() -> None:
 
 def test_an_oracle_free_board_flags_nothing() -> None:
     scores = scores_of(*make_run({"a": 1.0, "noise": -3.0}, cases=8))
-    assert ranking.gameable(ranking.summarise(scores), scores, ["noise"]) == {}
+    assert ranking.gameable(scores, ["noise"]) == {}
 
 
 def test_a_later_row_replaces_an_earlier_one() -> None:
