@@ -17,13 +17,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fusebench.engine.plan import Options, make_plan, method_specs, metric_infos
+from fusebench.engine.plan import Options, make_plan
 from fusebench.engine.pool import LocalPool
+from fusebench.engine.spec import Choice, method_specs
 from fusebench.plugins import find_plugins
+from fusebench.scoring.select import metric_infos
+from fusebench.store.folder import RunFolder
 from fusebench.store.rows import Row, RunStore
 
 ROOT = Path(__file__).resolve().parents[1]
-PLUGINS = (str(ROOT / "tests" / "core" / "engine_plugins.py"),)
+PLUGINS = (str(ROOT / "tests" / "fusebench" / "engine_plugins.py"),)
 METRICS = ("psnr", "rmse", "psnr.a", "psnr.b")
 FIRST = 5  # tasks left out at the beginning and at the end of the no-op run
 
@@ -32,9 +35,11 @@ def plan(folder: Path, cases: int) -> list:
     """`cases` tasks of a method that does nothing, on cubes of 2 voxels a side."""
     plugins = find_plugins(PLUGINS)
     dataset = plugins.datasets.load("tiny")(count=cases, size=2)
-    specs = method_specs(plugins, ["healthy"], {})
-    infos = metric_infos(plugins, METRICS)
-    return make_plan(plugins, dataset.cases(), specs, infos, Options(run="r", metrics=METRICS), folder)
+    specs = method_specs(plugins, [Choice("healthy", "healthy", {})])
+    infos = metric_infos(plugins.metrics, METRICS)
+    return make_plan(
+        plugins, dataset.cases(), specs, infos, Options(run="r", metrics=METRICS), RunFolder(folder)
+    )
 
 
 @pytest.mark.benchmark(group="engine", min_rounds=3)

@@ -43,7 +43,7 @@ def images(size: tuple[int, ...]) -> tuple[Image, Image, Image]:
 def all_metrics() -> list[str]:
     """Every metric that needs no ground truth and no extra."""
     registry = metric_registry()
-    return [n for n in registry.names() if not registry.load(n).info.needs_truth and n != "vif_wavelet"]
+    return [n for n in registry.names() if registry.load(n).info.of_images and n != "vif_wavelet"]
 
 
 def rivals(size: tuple[int, ...]) -> dict[str, dict[str, Call]]:

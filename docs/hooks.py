@@ -146,7 +146,7 @@ def rewards_table() -> str:
     rows = []
     for name, metric in _load("metrics"):
         subject = MetricSubject(metric)
-        if subject.info.needs_truth or subject.info.direction == "none":
+        if not subject.info.of_images or subject.info.direction == "none":
             continue
         cells, misled = [], False
         for values in degradation_trends(subject, (1.0,)).values():

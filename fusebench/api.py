@@ -56,7 +56,7 @@ class Run:
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """Versions, options, hardware and plugins behind the rows."""
-        return read_manifest(self.folder)
+        return dict(read_manifest(self.folder))
 
     @property
     def protocols(self) -> list[str]:
@@ -120,7 +120,8 @@ class Run:
         """Write the boards and the contact sheet into the folder; returns the paths of all its files."""
         from .leaderboard import publish
 
-        return publish.write(RunFolder(self.folder), self.boards)
+        paths: list[Path] = publish.write(RunFolder(self.folder), self.boards)
+        return paths
 
     def __repr__(self) -> str:
         rows = self.rows
@@ -138,7 +139,7 @@ def run(
     *,
     dataset: Any = "phantom",
     cases: int | None = None,
-    protocols: str | Sequence[str] = ("volume",),
+    protocols: str | Sequence[str] = (),
     metrics: str | Sequence[str] = (),
     data_dir: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -250,7 +251,7 @@ def fuse(a: Any, b: Any = None, method: str = "average", *, device: str = "cpu",
     import numpy as np
 
     from .case import Case, Pair
-    from .engine.task import fuse as fuse_pair
+    from .engine.fusing import fuse as fuse_pair
     from .plugins import find_plugins, make_method
 
     if isinstance(a, (Case, Pair)):
@@ -269,8 +270,8 @@ def fuse(a: Any, b: Any = None, method: str = "average", *, device: str = "cpu",
             raise InputError(f"image {name} has values outside [0, 1]; scale it first")
     made = make_method(find_plugins(), method, parameters)
     made.setup(device)
-    volumes = (x if x.ndim == 3 else x[None] for x in (first, second))
-    fused, _ = fuse_pair(made, *volumes)
+    shape = first.shape if first.ndim == 3 else (1, *first.shape)
+    fused, _ = fuse_pair(made, first.reshape(shape), second.reshape(shape))
     return fused.reshape(first.shape)
 
 

@@ -1,4 +1,4 @@
-"""What is fused: `Volume` (one image) and `Case` (one structural + functional pair, read lazily).
+"""The data of one fusion: `Volume` (one image) and `Case` (one structural + functional pair, read lazily).
 
 Axis order, once for the whole project: ``data[d, h, w]`` in RAS+, so ``w`` runs left to right, ``h``
 posterior to anterior, ``d`` inferior to superior, and ``data[d]`` is an axial slice.  An affine is
@@ -19,7 +19,7 @@ from .errors import InputError
 
 
 def is_file_name(text: str) -> bool:
-    """Whether `text` can name a file in any folder and nothing outside it, on every system."""
+    """True if `text` can name a file in any folder and nothing outside it, on every system."""
     return text not in ("", ".", "..") and not set(text) & {"/", "\\", "\0"}
 
 
@@ -64,11 +64,16 @@ class Volume:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """The loaded images of one case: `a` structural, `b` functional, `mask` foreground (bool)."""
+    """The loaded images of one case: `a` structural, `b` functional, `mask` foreground (bool).
+
+    `reference` is the functional image that results are scored against where it is not the one that is fused:
+    of a simulated head whose PET was displaced, the PET where it belongs.
+    """
 
     a: Volume
     b: Volume
     mask: NDArray[np.bool_]
+    reference: Volume | None = None
 
     def __post_init__(self) -> None:
         if not self.a.shape == self.b.shape == self.mask.shape:
@@ -130,6 +135,11 @@ class Case:
     def b(self) -> Volume:
         """Functional image (PET, SPECT)."""
         return self.pair.b
+
+    @property
+    def reference(self) -> Volume:
+        """Functional image that results are scored against: `b`, unless the pair has another."""
+        return self.pair.reference or self.pair.b
 
     @property
     def mask(self) -> NDArray[np.bool_]:

@@ -63,7 +63,7 @@ class Dataset:
         """All cases, also those in no split; ``--split all``."""
         return [case for split in self.info.splits for case in self.cases(split)]
 
-    def counts(self) -> Mapping[str, Any]:
+    def count_cases(self) -> Mapping[str, Any]:
         """Number of cases by split under ``cases``, and whatever else there is to count."""
         return {"cases": {s: len(self.cases(s)) for s in self.info.splits}}
 

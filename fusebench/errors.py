@@ -11,6 +11,10 @@ class InputError(FuseBenchError):
     """A file, array or option from the user is unusable; the message names it and says what to do."""
 
 
+class Undefined(FuseBenchError):
+    """A metric has no value for this case, which is no failure; the message says why."""
+
+
 class UnknownNameError(FuseBenchError):
     """A plugin name that no origin provides; the message offers near names."""
 
@@ -31,4 +35,4 @@ class PluginError(FuseBenchError):
 
 
 class WorkerDied(FuseBenchError):
-    """A question ended the process it was put to; the message says how that ended."""
+    """A worker process ended while it answered a question of the runner; the message says how it ended."""

@@ -37,5 +37,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, target)
+    except OSError as error:
+        # Libraries do not always say which file; nobody knows the temporary one.
+        if error.filename in (None, str(temporary), temporary):
+            error.filename, error.filename2 = str(target), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)

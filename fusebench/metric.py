@@ -9,13 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .case import Case
     from .triple import Triple
 
 Direction = Literal["higher", "lower", "zero", "none"]
@@ -55,6 +59,12 @@ class MetricInfo:
     needs_twin : bool
         It also needs ``truth["fused_twin"]``: what the same method makes of ``truth["mri_twin"]`` and
         ``truth["pet_twin"]``, the case without its lesion, under the same seed.
+    needs_trial : bool
+        A reader: it needs ``truth["trial"]``, the case as `Metric.trial` sets it up; scored in protocol
+        ``readers``, with the ground truth where the case has one.
+    needs_findings : bool
+        It also needs ``truth["fused_with"]``: what the same method makes of the sources with findings,
+        `Trial.a_with` and `Trial.b_with`, under the same seed.
     symmetric : bool
         Swapping the sources leaves the default value unchanged.
     """
@@ -74,8 +84,15 @@ class MetricInfo:
     ranked: bool = False
     needs_truth: bool = False
     needs_twin: bool = False
+    needs_trial: bool = False
+    needs_findings: bool = False
     symmetric: bool = True
     notes: str = ""
+
+    @property
+    def of_images(self) -> bool:
+        """True if sources and fused image are all that it needs."""
+        return not (self.needs_truth or self.needs_trial)
 
 
 @dataclass(frozen=True)
@@ -109,6 +126,21 @@ class MetricId:
         return self.name + part + (f"@{self.variant}" if self.variant else "")
 
 
+class Trial(Protocol):
+    """A case set up by a metric that puts findings into its sources; what else it holds is the metric's."""
+
+    @property
+    def a_with(self) -> NDArray[np.float32]:
+        """Structural source with findings, of the shape of the case."""
+
+    @property
+    def b_with(self) -> NDArray[np.float32]:
+        """Functional source with findings."""
+
+    def table(self) -> Sequence[Mapping[str, Any]]:
+        """The findings, one a row, as they are stored and shown."""
+
+
 Core = Callable[["Triple", str, str], "Tensor"]
 
 
@@ -120,11 +152,14 @@ class Metric:
     info : MetricInfo
     core : callable
         ``core(triple, part, variant)`` returns a tensor ``(N,)``, one value per image of the batch.
+    trial : callable, optional
+        ``trial(case)`` sets up the `Trial` of a metric that ``needs_trial``.
     """
 
-    def __init__(self, info: MetricInfo, core: Core) -> None:
+    def __init__(self, info: MetricInfo, core: Core, trial: Callable[[Case], Trial] | None = None) -> None:
         self.info = info
         self.core = core
+        self.trial = trial
         self.__name__ = info.name
         self.__doc__ = core.__doc__
 
@@ -181,13 +216,13 @@ class Metric:
         return self.core(triple, part, variant)
 
     def by_slices(self, triple: Triple) -> bool:
-        """Whether a triple is a volume and the definition is 2D only."""
-        return triple.dims not in self.info.dims and not self.info.needs_truth
+        """True if a triple is a volume and the definition is 2D only."""
+        return triple.dims not in self.info.dims and self.info.of_images
 
     def __repr__(self) -> str:
         return f"<metric {self.info.name}: {self.info.title}>"
 
 
-def metric(info: MetricInfo) -> Callable[[Core], Metric]:
-    """Make a `Metric` of a core function: ``@metric(MetricInfo(name="psnr", ...))``."""
-    return lambda core: Metric(info, core)
+def metric(info: MetricInfo, *, trial: Callable[[Case], Trial] | None = None) -> Callable[[Core], Metric]:
+    """Make a `Metric` of a core: ``@metric(MetricInfo(name="psnr", ...))``; `trial` as of `Metric`."""
+    return lambda core: Metric(info, core, trial)

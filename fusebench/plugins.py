@@ -16,7 +16,7 @@ from .errors import InputError
 from .files import plugin_folder
 from .method_info import MethodInfo
 from .metric import MetricInfo
-from .parameters import create
+from .parameters import create, user_path
 from .registry import Registry
 
 if TYPE_CHECKING:  # torch
@@ -72,7 +72,7 @@ def find_plugins(paths: tuple[str, ...] = ()) -> Plugins:
 def _files(paths: Iterable[str]) -> Iterable[Path]:
     seen: set[Path] = set()
     for text in paths:
-        path = Path(text).expanduser().resolve()
+        path = user_path(text).resolve()
         if not path.exists():
             raise InputError(f"plugin {text}: no such file or folder")
         for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
@@ -85,7 +85,7 @@ def require_plugins(found: Plugins, paths: Iterable[str]) -> None:
     """Raise `InputError` for a file or folder that a user named and that offers nothing; imports nothing."""
     known = {r.entry(n).path for r in (found.methods, found.metrics, found.datasets) for n in r}
     for text in paths:
-        path = Path(text).expanduser().resolve()
+        path = user_path(text).resolve()
         if path.is_file():
             try:
                 ast.parse(path.read_bytes())

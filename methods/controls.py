@@ -28,6 +28,21 @@ class SourcePET(Method):
         return b.clone().clamp_(0, 1)
 
 
+class Interleave(Method):
+    """A checkerboard of both sources: every other voxel is the structural one's.
+
+    Both are in it in full contrast, and similarity metrics and statistics of grey values see them; an eye
+    averages over the squares.
+    """
+
+    info = MethodInfo(name="interleave", summary="checkerboard of the sources, voxel by voxel", control=True)
+
+    def fuse(self, a: Tensor, b: Tensor) -> Tensor:
+        axes = [torch.arange(n, device=a.device) for n in a.shape]
+        place = torch.stack(torch.meshgrid(*axes, indexing="ij")).sum(0)
+        return torch.where(place % 2 == 1, b, a).clamp_(0, 1)
+
+
 class Noise(Method):
     """Average plus white noise: entropy, gradient and frequency scores rise, the image is worse.
 

@@ -44,13 +44,28 @@ def _bell(sigma: float) -> tuple[float, ...]:
     )
 
 
-def _masked_contrast(t: Triple, name: str) -> Tensor:
-    """Contrast of an image as the eye sees it: CSF filter, local contrast, masking."""
+# A difference of one grey level leaves so much in the mean after the filter: a mean below it is black.
+_LEVEL = 1 - 0.7622
+# Masked contrasts that are smaller than this are the same: nobody sees a contrast of 0.05 %.
+_UNSEEN = 1e-6
+
+
+def _masked_contrast(t: Triple, name: str, floor: float) -> Tensor:
+    """Contrast of an image as the eye sees it: CSF filter, local contrast, masking.
+
+    Parameters
+    ----------
+    floor : float
+        Contrast is taken against a local mean of at least this size.  With 0 it is 0 / 0 on a black
+        background, and what rounding makes of that; where rounding gives an exact 0, there is no contrast.
+    """
     r = _radius((t.shape[0], t.shape[1]), 30.0, t.device)
     transfer = torch.exp(-((r / 15.3870) ** 2)) - 0.7622 * torch.exp(-((r / 1.3456) ** 2))
     x = functional.pad(_filtered(stretched(t, name), transfer), (15, 15, 15, 15))
-    wide = separable(x, [_bell(4.0)] * 2)
-    c = torch.where(wide == 0, 0.0, separable(x, [_bell(2.0)] * 2) / wide - 1).abs_()
+    narrow, wide = (separable(x, [_bell(sigma)] * 2) for sigma in (2.0, 4.0))
+    size = wide.abs()
+    size = size.clamp_min(floor) if floor else torch.where(size == 0, torch.inf, size)
+    c = (narrow - wide).abs_() / size
     square = c * c
     return square * c / (square + 0.0001)
 
@@ -65,20 +80,25 @@ def _masked_contrast(t: Triple, name: str) -> Tensor:
         high=1.0,
         dims=(2,),
         paper="Chen and Blum 2009, Image and Vision Computing 27, 1421-1432; code metricChenBlum",
-        notes="Images stretched to 0..255, DoG contrast sensitivity. The contrast of a black background is "
-        "the ratio of two rounding errors, in this as in the published program: values agree to about 3e-4. "
-        "Where neither image has contrast it counts as kept. F = A = B gives 1.",
+        variants={
+            "liu": "contrast of a black background is the ratio of two rounding errors: equal to 0.004 from "
+            "one processor to the next (Liu's metricChenBlum, VIFB)"
+        },
+        notes="Images stretched to 0..255, DoG contrast sensitivity. Contrast is taken against a local mean "
+        "of at least one grey level, and masked contrasts below 1e-6 count as equal: where neither image "
+        "has contrast, as on a black background, it is kept (1), whatever the rounding. F = A = B gives 1.",
     )
 )
 def q_cb(t: Triple, part: str, variant: str) -> Tensor:
     """Masked contrast of the sources kept in F, weighted by its saliency."""
-    a, b, f = (_masked_contrast(t, name) for name in ("a", "b", "fused"))
+    floor, unseen = (0.0, 0.0) if variant == "liu" else (_LEVEL, _UNSEEN)
+    a, b, f = (_masked_contrast(t, name, floor) for name in ("a", "b", "fused"))
 
     def kept(c: Tensor) -> Tensor:
-        high = torch.maximum(c, f)
-        return torch.where(high > 0, torch.minimum(c, f) / high, 1.0)
+        high = torch.maximum(c, f) + unseen
+        return torch.where(high > 0, (torch.minimum(c, f) + unseen) / high, 1.0)
 
-    aa, bb = a * a, b * b
+    aa, bb = a * a + unseen**2, b * b + unseen**2
     share = torch.where(aa + bb > 0, aa / (aa + bb), 0.5)
     return t.map_mean(torch.lerp(kept(b), kept(a), share), (0, 0))
 

@@ -2,7 +2,7 @@
 
 Each reads arrays of ``truth`` by name, of the shape of the images:
 
-``gm``, ``wm``
+``gm``, ``wm``, ``csf``
     Tissue fractions.
 ``uptake``, ``lesion``, ``lesion_depth``
     True uptake on the scale of the functional image, lesion mask (bool), relative loss of uptake.
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 from fusebench.errors import InputError
@@ -35,6 +36,8 @@ from .fidelity import correlation, decibel
 _PURE = 0.8
 # Healthy grey matter lost less than this share of the greatest loss.
 _HEALTHY = 0.05
+# A voxel without this much fluid in it or beside it is away from fluid.
+_DRY = 0.1
 
 
 def _truth(t: Triple, name: str) -> NDArray[Any]:
@@ -170,14 +173,19 @@ def gm_wm_auc(t: Triple, part: str, variant: str) -> Tensor:
         needs_truth=True,
         symmetric=False,
         notes="Correlation of the gradient magnitude of F with that of the true white-matter fraction in the "
-        "foreground. F without any edge gives 0.",
+        "foreground, away from fluid: the rim of the brain, the strongest edge of most images, is no border "
+        "of the white matter. The structural image has .9; F without any edge gives 0.",
     )
 )
 def wm_edge(t: Triple, part: str, variant: str) -> Tensor:
-    """Correlation of the edges of F with the true border of the white matter."""
+    """Correlation of the edges of F with the true border between grey and white matter."""
     wm = torch.from_numpy(np.ascontiguousarray(_truth(t, "wm"), dtype=np.float32)).to(t.a)[None]
     border = norm([derivative(wm, k, t.scale, "replicate") for k in range(t.dims)])
-    x = torch.stack([t.pick(border)[0], t.pick(magnitude(t, "fused", "replicate"))[0]]).double()
+    dry = torch.from_numpy(ndimage.maximum_filter(_truth(t, "csf"), 3) < _DRY).to(t.device)[None]
+    kept = t.pick(dry)[0]
+    x = torch.stack([t.pick(border)[0][kept], t.pick(magnitude(t, "fused", "replicate"))[0][kept]]).double()
+    if x.shape[1] < 2:
+        return _value(t, float("nan"))
     x = x - x.mean(1, keepdim=True)
     c = (x @ x.mT / x.shape[1]).cpu().numpy()[None]
     r = correlation(c[:, 0, 1], c[:, 0, 0], c[:, 1, 1], np.array([1e-9]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,8 +45,19 @@ def test_plugin_folders_reach_others_only_through_the_core(folder: str) -> None:
             assert level or not sideways, f"{path.relative_to(ROOT)} imports {module}"
 
 
+# Above the core and the plugin folders: the public functions, the command line that calls them, and the
+# writer of new plugins, which imports none.
+ABOVE = {"api.py", "cli", "scaffold.py"}
+
+
+def core_files() -> list[Path]:
+    """Files of the core: all of `fusebench/` but what lies above it."""
+    top = ROOT / "fusebench"
+    return [p for p in sorted(top.rglob("*.py")) if not ABOVE & {*p.relative_to(top).parts}]
+
+
 def test_core_imports_no_plugin_folder() -> None:
-    for path in sorted((ROOT / "fusebench").rglob("*.py")):
+    for path in core_files():
         package = path.relative_to(ROOT).parts[:-1]
         for level, module in imports(path):
             target = (
@@ -56,6 +68,58 @@ def test_core_imports_no_plugin_folder() -> None:
             assert not inside or target[1:] == ["metrics"], (
                 f"{path.relative_to(ROOT)} imports {'.'.join(target)}"
             )
+
+
+def test_core_names_no_module_of_a_plugin_folder_in_a_string() -> None:
+    inside = re.compile(rf"fusebench\.({'|'.join(FOLDERS)})\.\w")
+    for path in core_files():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        documentation = {
+            id(node.body[0].value)
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+            and node.body
+            and isinstance(node.body[0], ast.Expr)
+        }
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.Constant)
+                and isinstance(node.value, str)
+                and id(node) not in documentation
+            ):
+                assert not inside.search(node.value), f"{path.relative_to(ROOT)}:{node.lineno} {node.value!r}"
+
+
+def test_core_has_no_import_circle() -> None:
+    """Imports at the top of files, those for type checkers left out, form no circle."""
+    graph = {path: top_imports(path) for path in sorted((ROOT / "fusebench").rglob("*.py"))}
+    done: set[Path] = set()
+
+    def visit(path: Path, trail: tuple[Path, ...]) -> None:
+        assert path not in trail, " -> ".join(str(p.relative_to(ROOT)) for p in (*trail, path))
+        if path not in done:
+            for other in graph[path] & graph.keys():
+                visit(other, (*trail, path))
+            done.add(path)
+
+    for path in graph:
+        visit(path, ())
+
+
+def top_imports(path: Path) -> set[Path]:
+    """Files of the package that a file imports when it is imported itself."""
+    found: set[Path] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        if node.level:
+            base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+        elif (node.module or "").startswith("fusebench."):
+            base = ROOT.joinpath(*(node.module or "").split("."))
+        else:
+            continue
+        found |= {base.with_suffix(".py"), *(base / f"{a.name}.py" for a in node.names)}
+    return {p for p in found if p.is_file()} - {path}
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

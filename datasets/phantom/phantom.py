@@ -11,7 +11,7 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import scipy
@@ -24,7 +24,7 @@ from fusebench.store.cache import cache_dir, cached_arrays
 from fusebench.store.keys import content_key
 
 _HERE = Path(__file__).parent
-# What the voxels depend on.
+# The voxels depend on these files.
 _SOURCES = ("fields.py", "anatomy.py", "mri.py", "pet.py", "subject.py")
 _DEFAULT_SUBJECTS = {"train": 64, "val": 8, "test": 8}
 
@@ -63,6 +63,7 @@ class Phantom(Dataset):
         counts: float = 240.0,
         misalign: float = 0.0,
         subjects: int | None = None,
+        reference: Literal["given", "aligned"] = "given",
     ) -> None:
         _check("size", size, int, 16, 512)
         _check("fwhm", fwhm, (int, float), 2, 20)
@@ -70,7 +71,9 @@ class Phantom(Dataset):
         _check("misalign", misalign, (int, float), 0, 20)
         if subjects is not None:
             _check("subjects", subjects, int, 1, 1000)
-        self.size, self.subjects = size, subjects
+        if reference not in ("given", "aligned"):
+            raise InputError(f"phantom: reference={reference!r} is not given or aligned")
+        self.size, self.subjects, self.reference = size, subjects, reference
         self.fwhm, self.counts, self.misalign = float(fwhm), float(counts), float(misalign)
 
     def cases(self, split: str = "test") -> Sequence[Case]:
@@ -92,12 +95,13 @@ class Phantom(Dataset):
             "misalign": self.misalign,
         }
         key = phantom_key(parameters)
+        aligned = self.reference == "aligned" and self.misalign > 0
         return Case(
             id=subject,
             dataset=self.info.name,
             group=subject,
-            fingerprint=key,
-            loader=partial(load_pair, key, parameters),
+            fingerprint=f"{key}-aligned" if aligned else key,
+            loader=partial(load_pair, key, parameters, aligned),
             truth_loader=partial(Truth, key, parameters),
             meta={"lesion": lesion, "seed": seed, "misalign": self.misalign},
         )
@@ -130,7 +134,7 @@ def _stored(key: str, parameters: Mapping[str, Any], names: Sequence[str]) -> di
     def make() -> dict[str, NDArray[Any]]:
         subject = make_subject(**parameters)
         images = {"a": subject.a, "b": subject.b, **subject.truth}
-        # What equals another array is not stored; see Truth.
+        # An array that equals another one is not stored; see Truth.
         packed = {n: quantise(x, n) for n, x in images.items() if n in STEPS and not _same_as(n, parameters)}
         return {**packed, "mask": subject.mask, "lesion": subject.truth["lesion"]}
 
@@ -144,13 +148,20 @@ def _same_as(name: str, parameters: Mapping[str, Any]) -> str:
     return ("a" if name == "mri_twin" else "b") if same.get(name) else ""
 
 
-def load_pair(key: str, parameters: Mapping[str, Any]) -> Pair:
-    """Images of one subject, from the cache where they are there."""
+def load_pair(key: str, parameters: Mapping[str, Any], aligned: bool = False) -> Pair:
+    """Images of one subject, from the cache where they are there.
+
+    Parameters
+    ----------
+    aligned : bool
+        Results are to be scored against the functional image before it was displaced.
+    """
     from .subject import affine
 
-    arrays = _stored(key, parameters, ("a", "b", "mask"))
+    arrays = _stored(key, parameters, ("a", "b", "mask", *(["pet_aligned"] if aligned else [])))
     grid = affine(parameters["size"])
-    return Pair(Volume(arrays["a"], grid), Volume(arrays["b"], grid), arrays["mask"])
+    reference = Volume(arrays["pet_aligned"], grid) if aligned else None
+    return Pair(Volume(arrays["a"], grid), Volume(arrays["b"], grid), arrays["mask"], reference)
 
 
 class Truth(Mapping[str, NDArray[Any]]):

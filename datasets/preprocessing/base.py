@@ -15,6 +15,7 @@ from typing import Any
 from fusebench.case import Case
 from fusebench.dataset import Dataset
 from fusebench.errors import InputError
+from fusebench.parameters import user_path
 
 from .pipeline import PairSource, make_case, steps_of
 
@@ -68,7 +69,7 @@ class PairDataset(Dataset):
     ) -> None:
         if self.info.needs_dir and data_dir is None:
             raise InputError(f"dataset {self.info.name} needs --data-dir PATH ({self.info.obtain})")
-        self.data_dir = None if data_dir is None else Path(data_dir).expanduser()
+        self.data_dir = None if data_dir is None else user_path(data_dir)
         if self.data_dir is not None and not self.data_dir.exists():
             raise InputError(f"--data-dir {data_dir}: no such folder; check the path")
         self.recipe = recipe or self.default_recipe
@@ -114,7 +115,7 @@ class PairDataset(Dataset):
             return {g: split_by_hash(g) for g in groups}
         if self.split == "stratified":
             return stratified(groups)
-        return read_splits(Path(self.split).expanduser())
+        return read_splits(user_path(self.split))
 
     def cases(self, split: str = "test") -> Sequence[Case]:
         sources = self.sources(split)
@@ -149,7 +150,7 @@ class PairDataset(Dataset):
     def every_case(self) -> Sequence[Case]:
         return self.cases("all")
 
-    def counts(self) -> Mapping[str, Any]:
+    def count_cases(self) -> Mapping[str, Any]:
         pairs, left_out = self.found
         where = self.split_of()
         counts = {s: sum(where.get(p.group) == s for p in pairs) for s in SPLITS}

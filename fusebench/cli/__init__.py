@@ -15,14 +15,15 @@ import os
 import pkgutil
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 from .. import __version__
-from ..errors import FuseBenchError
+from ..errors import FuseBenchError, InputError
 from ..parameters import user_path
+from ._console import tolerant_streams
 
 PROGRAM = "run_bench.py"
 
@@ -66,26 +67,62 @@ def _commands() -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    with tolerant_streams() as out, _safe_path():
+        code = _main(list(sys.argv[1:] if arguments is None else arguments))
+        out.flush()
+        if out.problem:
+            print(f"{PROGRAM}: error: standard output cannot be written ({out.problem})", file=sys.stderr)
+            code = code or 2
+    return code
+
+
+def _main(given: list[str]) -> int:
     if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help", "--version")):
         given.insert(0, "run")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # tables make small products, that threads slow down
     args = build_parser(given[0]).parse_args(given)
     if not faulthandler.is_enabled():
-        with contextlib.suppress(OSError):  # where stderr is no file
+        with contextlib.suppress(OSError, ValueError):  # where stderr is no file
             faulthandler.enable()  # names the plugin whose compiled code ends this process
     atexit.register(gc.freeze)  # spares a search through all that was imported, a quarter of a second
     try:
+        _check_folder()
         code: int = args.run(args)
     except FuseBenchError as error:
-        if args.debug:
-            traceback.print_exc()
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
+        return _failed(args, str(error))
     except KeyboardInterrupt:
         print(f"\n{PROGRAM}: interrupted; {args.again}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `list methods | head`
-        sys.stderr.close()
-        return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _failed(args, f"{where}{error.strerror or error} ({args.again})")
     return code
+
+
+def _failed(args: argparse.Namespace, message: str) -> int:
+    """Say in one line what ended the command; with ``--debug`` also where."""
+    if args.debug:
+        traceback.print_exc()
+    print(f"{PROGRAM}: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+@contextlib.contextmanager
+def _safe_path() -> Iterator[None]:
+    """Keep children from importing a ``random.py`` that lies in the folder this was started in."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
+def _check_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError:
+        raise InputError("the folder this was started in no longer exists; change to one that does") from None

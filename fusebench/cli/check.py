@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ._console import make_console
 from ._options import add_device_option, add_plugin_option, device_of, parameters_of, plugins_of, weights_path
 
 _STYLES = {
@@ -21,7 +21,7 @@ _STYLES = {
     "skip": "dim",
     "blocked": "dim",
 }
-_WORDS = {"skip": "n/a", "blocked": "not tried", "xfail": "expected", "xpass": "no longer fails"}
+_STATUS_WORDS = {"skip": "n/a", "blocked": "not tried", "xfail": "expected", "xpass": "no longer fails"}
 
 
 def add(subparsers: Any) -> None:
@@ -54,9 +54,9 @@ def run(args: argparse.Namespace) -> int:
         table.add_column(header, no_wrap=bool(header), overflow="fold")
     for outcome in outcomes:
         text = outcome.message or (rules[outcome.check] if args.verbose else "")
-        word = _WORDS.get(outcome.status, outcome.status)
+        word = _STATUS_WORDS.get(outcome.status, outcome.status)
         table.add_row(outcome.check, f"[{_STYLES[outcome.status]}]{word}[/]", escape(text))
-    console = Console()
+    console = make_console()
     console.print(table)
     failed = sum(not o.ok for o in outcomes)
     passed = sum(o.status == "pass" for o in outcomes)

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..case import Pair
+from ._console import make_console
 from ._options import add_device_option, add_plugin_option, parameters_of, plugins_of, weights_path
 
 
@@ -45,7 +45,7 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..engine.task import fuse
+    from ..engine.fusing import fuse
     from ..errors import InputError
     from ..images.raw import NIFTI, extension
     from ..images.read_write import read_pair, write_image
@@ -75,14 +75,16 @@ def run(args: argparse.Namespace) -> int:
         intensity=pair.a.intensity,
         dtype=args.dtype,
     )
-    Console().print(f"{args.output}: {args.method}, {seconds:.2f} s", highlight=False, soft_wrap=True)
+    make_console().print(
+        f"{args.output}: {args.method}, {seconds:.2f} s", markup=False, highlight=False, soft_wrap=True
+    )
     return 0
 
 
 @contextmanager
 def slices_shown(method: Any) -> Iterator[None]:
     """Show a bar while a 2D method goes through the slices of a volume."""
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -103,7 +105,7 @@ def aligned_pair(mri: Path, pet: Path) -> Pair:
     from ..datasets.preprocessing import pipeline
 
     pair, state = pipeline.align_files(mri, pet)
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     figures = state.numbers
     console.print(
         f"registered: moved by {figures['moved_mm']:.1f} mm, mutual information "

@@ -15,6 +15,7 @@ from ..errors import PluginError
 from ..metric import ARROWS
 from ..parameters import signature
 from ..registry import Registry
+from ._console import make_console
 from ._options import add_plugin_option, plugins_of, split_commas
 
 Cells = Callable[[Any], list[str]]
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
             broken += 1
             place = f"cannot be loaded: {error.reason} ({error.origin})"
             table.add_row(f"[red]{name}[/red]", *[""] * (len(headers) - 1), f"[red]{escape(place)}[/red]")
-    console = Console()
+    console = make_console()
     console.print(table)
     note = f", {broken} cannot be loaded" if broken else ""
     console.print(f"{len(names)} {args.what}{note}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from ._console import make_console
 from ._options import plugins_of
 
 
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     made = write_plugin(
         args.kind, args.name, plugins_of(args), out=args.out, dims=args.dims, learned=args.learned
     )
-    say = Console(highlight=False, soft_wrap=True, markup=False).print
+    say = partial(make_console().print, markup=False, highlight=False, soft_wrap=True)
     written = [(made.plugin, f"the {args.kind}: start here"), (made.test, "its test")]
     written += [(made.card, "its card: what a reader should know")]
     written += [(made.weights, "initial weights")] if made.weights else []

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     path = _write_csv(rows, out / "report.csv")
     splits = _write_splits(rows, out / "splits.csv")
     for made in (path, splits):
-        console.print(str(made), highlight=False, soft_wrap=True)
+        console.print(str(made), markup=False, highlight=False, soft_wrap=True)
     return int(failed > 0)
 
 
@@ -116,7 +116,7 @@ def _print_table(rows: list[dict[str, Any]], console: Console, most: int = 60) -
     table = Table(box=None, header_style="bold")
     for name in ("subject", "case", "status", "split", "why"):
         table.add_column(name, overflow="fold")
-    # What needs attention comes first where the table is cut; the CSV holds everything.
+    # Rows that need attention come first where the table is cut; the CSV holds everything.
     order = {"error": 0, "left out": 1}
     shown = sorted(rows, key=lambda r: order.get(str(r["status"]), 2)) if len(rows) > most else rows
     for row in shown[:most]:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
+from ..errors import InputError
 from ._options import (
     add_device_option,
     add_plugin_option,
     at_least,
-    device_of,
-    literal,
+    choices_of,
     parameters_of,
-    plugins_of,
     split_commas,
+    writing,
 )
-from .run import chosen_metrics
 
 
 def add(subparsers: Any) -> None:
@@ -25,14 +24,14 @@ def add(subparsers: Any) -> None:
         "robustness",
         help="misaligned phantoms scored against the aligned sources, with a chart",
         description="Fuse phantoms whose PET is displaced by a known amount; score against the aligned "
-        "sources, recover lesions where they are, and measure consistency from slice to slice.",
+        "sources, recover lesions where they are, and measure consistency from slice to slice.  One run per "
+        "displacement, below --out; an interrupted command resumes.",
     )
     parser.add_argument(
         "--methods", action="append", metavar="NAMES", help="names or wildcards (default dcfb,average)"
     )
     parser.add_argument(
-        "--with",
-        dest="extra",
+        "--method-as",
         action="append",
         default=[],
         metavar="LABEL=METHOD,PARAM=VALUE",
@@ -49,8 +48,10 @@ def add(subparsers: Any) -> None:
         help="a parameter of the phantom, e.g. size=64 (repeatable)",
     )
     parser.add_argument("--metrics", action="append", metavar="IDS", help="metric ids or wildcards")
+    parser.add_argument("--protocol", action="append", metavar="NAMES", help="as for run (default volume)")
     parser.add_argument("--out", type=Path, default=Path("runs/robustness"), metavar="DIR")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=at_least(0), metavar="N", help="worker processes, as for run")
     add_device_option(parser)
     add_plugin_option(parser)
     parser.set_defaults(run=run)
@@ -67,46 +68,50 @@ def _amounts(text: str) -> list[float]:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
+    from ..api import run_request
+    from ..engine.run import Request
+    from ..leaderboard import robustness
+    from ._progress import Shown
+    from .run import console_of
 
-    from ..errors import InputError
-    from ..parameters import create
-
-    robustness = importlib.import_module("fusebench.leaderboard.robustness")
-    console = Console()
-    plugins = plugins_of(args)
-    names = plugins.methods.select(split_commas(args.methods or ["dcfb,average"]))
-    methods = {n: plugins.methods.load(n)() for n in names}
-    for item in args.extra:
-        label, equals, rest = item.partition("=")
-        name, *pairs = rest.split(",")
-        given = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
-        if not (equals and label and name and len(given) == len(pairs)):
-            raise InputError(f"--with {item}: the form is LABEL=METHOD,PARAM=VALUE,...")
-        methods[label] = create(name, plugins.methods.load(name), {k: literal(v) for k, v in given.items()})
-    for method in methods.values():
-        method.setup(device_of(args))
-    options = {} if args.misalign is None else {"misalign": args.misalign}
+    console = console_of()
     phantom = parameters_of(args.data_option, "--data-option")
     if "misalign" in phantom:
         raise InputError("--data-option misalign: give the amounts with --misalign MM,MM")
-    create("phantom", plugins.datasets.load("phantom"), phantom)
-    rows = robustness.measure(
-        methods,
-        **options,
-        split=args.split,
-        cases=args.cases,
-        phantom=phantom,
-        metrics=chosen_metrics(plugins, args.metrics) if args.metrics else robustness.METRICS,
-        seed=args.seed,
-        progress=lambda line: console.print(line, highlight=False),
-    )
-    args.out.mkdir(parents=True, exist_ok=True)
-    rows.to_csv(args.out / "robustness.csv", index=False)
+    choices = choices_of(args.method_as, "--method-as")
+    chosen = split_commas(args.methods or [])
+    runs = {}
+    failed = False
+    for amount in args.misalign or robustness.MISALIGN:
+        console.print(f"displacement {amount:g} mm", highlight=False)
+        asked = Request(
+            methods=chosen or ([] if choices else ["dcfb", "average"]),
+            choices=choices,
+            dataset="phantom",
+            data_options={**phantom, "misalign": float(amount), "reference": "aligned"},
+            split=args.split,
+            cases=args.cases,
+            protocols=split_commas(args.protocol or ["volume"]),
+            metrics=split_commas(args.metrics) if args.metrics else robustness.METRICS,
+            plugins=tuple(args.plugin),
+            device=args.device,
+            jobs=args.jobs,
+            seed=args.seed,
+            out=args.out / f"{amount:g}mm",
+            command=sys.argv,
+        )
+        result = run_request(asked, Shown(console))
+        runs[float(amount)] = result.rows
+        failed |= not result.failures.empty
+    rows = robustness.collect(runs)
+    if rows.empty:
+        raise InputError(f"{args.out}: no method gave a value; the lines above say why")
     table = robustness.table(rows)
-    table.round(5).to_csv(args.out / "robustness_means.csv")
-    figures = robustness.chart(rows, args.out / "robustness")
+    with writing(args.out):
+        rows.to_csv(args.out / "robustness.csv", index=False)
+        table.round(5).to_csv(args.out / "robustness_means.csv")
+        figures = robustness.chart(rows, args.out / "robustness")
     console.print(table.round(4).to_string(), highlight=False, soft_wrap=True)
     for path in (args.out / "robustness.csv", args.out / "robustness_means.csv", *figures):
         console.print(str(path), highlight=False, soft_wrap=True)
-    return 0
+    return int(failed)

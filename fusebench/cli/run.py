@@ -12,6 +12,7 @@ from rich.console import Console
 
 from ..errors import InputError
 from ..parameters import user_path
+from ._console import make_console
 from ._options import (
     add_board_options,
     add_data_options,
@@ -58,7 +59,12 @@ def add(subparsers: Any) -> None:
         metavar="IDS",
         help="metric ids, wildcards, or all (default: the ranking set)",
     )
-    what.add_argument("--protocol", action="append", metavar="NAMES", help="volume (default), slices, paper")
+    what.add_argument(
+        "--protocol",
+        action="append",
+        metavar="NAMES",
+        help="volume, readers (both by default), slices, paper",
+    )
     add_plugin_option(parser)
     add_data_options(parser)
     how = parser.add_argument_group("how")
@@ -138,7 +144,7 @@ def request_of(args: argparse.Namespace) -> Request:
         choices=choices,
         settings=settings,
         **data_of(args),
-        protocols=split_commas(args.protocol or ["volume"]),
+        protocols=split_commas(args.protocol or []),
         metrics=split_commas(args.metrics or []),
         device=args.device,
         jobs=args.jobs,
@@ -159,7 +165,7 @@ def request_of(args: argparse.Namespace) -> Request:
 
 def console_of(*, wide: bool = False) -> Console:
     """The console of a board: of the terminal's width; in a file 100 columns, or room for all of them."""
-    return Console(width=None if sys.stdout.isatty() else 250 if wide else 100)
+    return make_console(columns=250 if wide else 100)
 
 
 def show(result: Run, console: Console, *, wide: bool = False) -> int:

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ..errors import FuseBenchError, InputError
 from ..images.raw import EXTENSIONS, folder_images, stem
 from ..metric import ARROWS, MetricId
 from ..parameters import user_path
-from ..scoring.protocol import PROTOCOLS, Scene
+from ..scoring.protocol import PROTOCOLS, READERS, Scene
 from ..scoring.select import select_metrics
+from ._console import make_console
 from ._options import add_data_options, add_plugin_option, data_of, plugins_of, split_commas, writing
 from .run import console_of, show
 
@@ -81,9 +83,9 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--protocol",
         choices=list(PROTOCOLS),
-        default="volume",
         help="as in a run. volume: in 3D inside the mask (default); slices: mean of the unmasked 2D scores "
-        "of the axial slices with foreground; paper: the central slice, with metrics of its own",
+        "of the axial slices with foreground; paper: the central slice, with metrics of its own; readers "
+        "(a default, too, of --results-dir): what can still be seen",
     )
     parser.add_argument(
         "--fused-range",
@@ -120,9 +122,15 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("give --mri, --pet and --fused; or --results-dir with --dataset")
     plugins = plugins_of(args)
     chosen = select_metrics(plugins.metrics, split_commas([args.metrics]), with_truth=False)
-    ids = PROTOCOLS[args.protocol].metrics(chosen)
+    protocol = PROTOCOLS[args.protocol or "volume"]
+    if protocol.name == READERS:
+        raise InputError(
+            f"--protocol {READERS} reads a second image, made of sources with findings; use --results-dir "
+            "with --dataset, which takes <case>+findings beside <case>"
+        )
+    ids = protocol.metrics(chosen)
     items = list(_items(args))
-    console = Console()
+    console = make_console()
     rows: list[tuple[Item, dict[str, Any]]] = []
     failures: list[str] = []
     for item in items:
@@ -164,7 +172,7 @@ def score_results(args: argparse.Namespace) -> int:
         results_dir=args.results_dir,
         entry=args.name,
         fused_range=_fused_range(args),
-        protocols=(args.protocol,),
+        protocols=(args.protocol,) if args.protocol else (),
         metrics=split_commas([args.metrics]),
         device="cpu",
         out=args.out,
@@ -267,7 +275,7 @@ def _score(item: Item, ids: Sequence[str], args: argparse.Namespace, plugins: Pl
         mask = foreground(a.data)
     ta, tb, tf = (torch.from_numpy(image.data) for image in (a, b, fused))
     scene = Scene(ta, tb, tf, None if mask is None else torch.from_numpy(mask), a.spacing)
-    return PROTOCOLS[args.protocol].score(scene, ids, None, plugins)
+    return PROTOCOLS[args.protocol or "volume"].score(scene, ids, None, plugins)
 
 
 # -- output --------------------------------------------------------------------------------------
@@ -292,7 +300,7 @@ def _print(
     table = Table()
     table.add_column("metric")
     for method in methods:
-        table.add_column(method, justify="right")
+        table.add_column(escape(method), justify="right")
     for i in ids:
         means = [_mean([v[i] for item, v in rows if item.method == m]) for m in methods]
         table.add_row(f"{i} {arrow[i]}".strip(), *(_text(m) for m in means))

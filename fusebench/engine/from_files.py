@@ -1,8 +1,9 @@
 """Entries from files: fused images made elsewhere become entries of a board.
 
 A folder holds one sub-folder per method, named as the entry, and in it one image per case, named by the
-case's id; any format that `fusebench.imageio` reads.  Rows are those of a run: same protocols, same
-metrics, same store.  A case without a usable image is a row that says why.
+case's id; any format that `fusebench.imageio` reads.  ``<case>+findings`` is what the method makes of the
+sources with findings (``run --save-fused`` writes these), for the protocol ``readers``.  Rows are those of a
+run: same protocols, same metrics, same store.  A case without a usable image is a row that says why.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ from .spec import MethodSpec, Task
 
 # `Task.image` of a case without an image.
 MISSING = ":"
+# Follows the case's id in the name of an image that was made of the sources with findings.
+WITH_FINDINGS = "+findings"
 
 # Entry -> case id -> image.
 Results = Mapping[str, Mapping[str, Path]]
 Range = tuple[float, float]
 
-# What a network overshoots [0, 1] by through rounding; as for the metrics themselves.
+# A network overshoots [0, 1] by so much through rounding; as for the metrics themselves.
 _SLACK = 1e-4
 
 
@@ -58,9 +61,10 @@ def find_results(folder: Path, cases: Sequence[Case], plugins: Plugins, name: st
     if name and not is_file_name(name):
         raise InputError(f"--name {name}: cannot name a file; leave out / and \\")
     wanted = {case.id for case in cases}
+    named = wanted | {case + WITH_FINDINGS for case in wanted}
     folders = entry_folders(folder, wanted)
     results = {
-        (name or folder.resolve().name) if path == folder else path.name: folder_images(path, wanted)
+        (name or folder.resolve().name) if path == folder else path.name: folder_images(path, named)
         for path in folders
     }
     for entry in results:
@@ -133,26 +137,42 @@ def file_tasks(
     for task in tasks:
         path = results[task.method.name].get(task.case.id)
         content = "".join(map(file_sha256, image_files(path))) if path else "missing"
+        second = results[task.method.name].get(task.case.id + WITH_FINDINGS)
+        content_with = "".join(map(file_sha256, image_files(second))) if second else "missing"
         scores = []
         for score in task.scores:
-            skip = score.skip
-            if not skip and infos[MetricId.parse(score.metric).name].needs_twin:
+            skip, key = score.skip, digest(score.key, content)
+            info = infos[MetricId.parse(score.metric).name]
+            if info.needs_findings:
+                key = digest(key, content_with)
+            if not skip and info.needs_twin:
                 skip = "needs the method itself, not only its images"
-            scores.append(replace(score, key=digest(score.key, content), skip=skip))
+            elif not skip and info.needs_findings and path and not second:
+                skip = (
+                    f"needs {task.case.id}{WITH_FINDINGS}.nii.gz, made of the sources with findings; `run "
+                    "--save-fused` writes these to fused/.../findings"
+                )
+            scores.append(replace(score, key=key, skip=skip))
         found.append(
             replace(
                 task,
                 scores=tuple(scores),
                 fuse_key=digest(task.fuse_key, content),
                 image=str(path.resolve()) if path else MISSING,
+                image_with=str(second.resolve()) if second else MISSING,
                 image_range=wanted,
             )
         )
     return found
 
 
-def fused_image(task: Task) -> NDArray[np.float32]:
+def fused_image(task: Task, *, findings: bool = False) -> NDArray[np.float32]:
     """The image of a task that reads one: (D, H, W) in [0, 1] on the grid of the case.
+
+    Parameters
+    ----------
+    findings : bool
+        The one made of the sources with findings.
 
     Raises
     ------
@@ -161,7 +181,8 @@ def fused_image(task: Task) -> NDArray[np.float32]:
     """
     if task.image == MISSING:
         raise InputError(f"no image of this case; add {task.case.id}.nii.gz (or .png, .tif)")
-    return read_result(Path(task.image), task.case.a, f"case {task.case.id}", task.image_range).data
+    path = Path(task.image_with if findings else task.image)
+    return read_result(path, task.case.a, f"case {task.case.id}", task.image_range).data
 
 
 def read_result(path: Path, like: Volume, source: object, wanted: Range | None = None) -> Volume:

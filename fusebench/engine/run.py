@@ -17,7 +17,7 @@ from ..case import Case
 from ..dataset import Dataset
 from ..errors import InputError, WorkerDied
 from ..plugins import Plugins, find_plugins, require_plugins
-from ..scoring.protocol import PROTOCOLS
+from ..scoring.protocol import PROTOCOLS, default_protocols
 from ..store.folder import RunFolder
 from ..store.rows import Row, RunStore
 from .data import check_split, dataset_facts, left_out, open_dataset, split_cases
@@ -35,7 +35,7 @@ Execute = Callable[[Sequence[Task]], Iterator[Result]]
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is to be run, and how; the fields are the options of ``run_bench.py run``.
+    """The order for a run; the fields are the options of ``run_bench.py run``.
 
     Attributes
     ----------
@@ -52,6 +52,7 @@ class Request:
     cases : int, optional
         The first so many only.
     protocols : sequence of str
+        None: `scoring.protocol.default_protocols`.
     metrics : sequence of str
         Ids and wildcards; none for the default ones.
     plugins : sequence of str
@@ -96,7 +97,7 @@ class Request:
     data_options: Mapping[str, Any] = field(default_factory=dict)
     split: str = "test"
     cases: int | None = None
-    protocols: Sequence[str] = ("volume",)
+    protocols: Sequence[str] = ()
     metrics: Sequence[str] = ()
     plugins: Sequence[str] = ()
     device: str = "auto"
@@ -226,7 +227,8 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
     observer = observer or Observer()
     plugins = find_plugins(tuple(request.plugins))
     require_plugins(plugins, request.plugins)
-    for protocol in request.protocols:
+    protocols = tuple(request.protocols) or default_protocols(request.metrics)
+    for protocol in protocols:
         if protocol not in PROTOCOLS:
             raise InputError(f"no protocol is called {protocol!r}; there are {', '.join(PROTOCOLS)}")
     choices = [] if request.results_dir else _choices(plugins, request)
@@ -251,7 +253,7 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
         plugins.paths,
         tuple(choices),
         tuple(request.metrics),
-        tuple(request.protocols),
+        protocols,
         any(c.truth_loader for c in cases),
         request.device,
     )
@@ -264,13 +266,14 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
     options = Options(
         run=datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"),
         metrics=found.metrics,
-        protocols=tuple(request.protocols),
+        protocols=protocols,
         seed=request.seed,
         device=found.device,
         threads=request.threads,
         repeats=request.repeats,
         timeout=request.timeout or None,
         save=request.save,
+        split=request.split,
     )
     if results is not None and request.results_dir:
         from .from_files import file_specs, file_tasks
@@ -336,9 +339,11 @@ def _choices(plugins: Plugins, request: Request) -> list[Choice]:
     """The entries that methods, exclusions, settings and labels of a request make."""
     names = plugins.methods.select(request.methods, request.exclude) if request.methods else []
     settings = {plugins.methods.entry(n).name: (n, dict(given)) for n, given in request.settings.items()}
-    for name, (typed, _) in settings.items():
+    for name, (typed, given) in settings.items():
         if name not in names:
-            raise InputError(f"{typed}: parameters are set, but it is not among the methods to run")
+            parameter, value = next(iter(given.items()), ("", ""))
+            option = f"--weights {typed}={value}" if parameter == "weights" else f"--set {typed}.{parameter}"
+            raise InputError(f"{option}: {typed} is not among the methods to run")
     choices = [Choice(name, name, settings.get(name, ("", {}))[1]) for name in names]
     for choice in request.choices:
         if choice.label in names or choice.label in plugins.methods:

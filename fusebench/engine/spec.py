@@ -1,4 +1,4 @@
-"""What a worker is told: `MethodSpec` (an entry of the board), `Score` (a row to be) and `Task`."""
+"""Orders to a worker: `MethodSpec` (an entry of the board), `Score` (a row to be) and `Task`."""
 
 from __future__ import annotations
 
@@ -63,6 +63,8 @@ class Task:
     ----------
     image : str
         A fused image made elsewhere, which is read instead of fusing; ":" where the case has none.
+    image_with : str
+        The same made of the sources with findings; ":" where there is none.
     image_range : (float, float), optional
         Its values for 0 and 1; None: as the file says.
     """
@@ -81,7 +83,9 @@ class Task:
     reuse: bool = True  # take the fused volume from `fused_path` where it is stored under `fuse_key`
     plugins: tuple[str, ...] = ()
     image: str = ""
+    image_with: str = ""
     image_range: tuple[float, float] | None = None
+    split: str = ""
 
     @property
     def label(self) -> str:
@@ -101,6 +105,7 @@ class Task:
             device=self.device,
             seed=self.seed,
             fingerprint=self.case.fingerprint,
+            split=self.split,
             **values,
         )
 

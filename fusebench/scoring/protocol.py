@@ -1,4 +1,4 @@
-"""How a fused image is scored: `volume`, `slices` and `paper`.
+"""How a fused image is scored: `volume`, `slices`, `paper` and `readers`.
 
 * ``volume``: native 3D metrics inside the foreground mask (2D metrics of a 2D case).  Most of a head
   volume is air, and unmasked PSNR and SSIM are flattered by it.
@@ -6,10 +6,13 @@
   This is how 2D papers compare.
 * ``paper``: what the DC2Fusion authors did (arXiv 2310.06291): the central axial slice, data range 1,
   mean over the two sources.
+* ``readers``: what can still be seen.  Findings are put into the sources, the method fuses those as well, and
+  observers read the fused images as displayed.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,12 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..case import Case
-from ..metric import MetricInfo
+from ..metric import MetricId, MetricInfo
 from ..plugins import Plugins
 from .evaluate import evaluate, evaluate_slices
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+READERS = "readers"
+# Worst first: what a place is given by.
+READINGS = ("reading", "cho_auc.a", "cho_auc.b", "cho_auc.worst", "outline", "uptake_r2", "reading_se")
 
 Scores = dict[str, Any]  # metric id -> float, or the exception that it raised
 Truth = Mapping[str, Any] | None
@@ -31,7 +38,7 @@ Truth = Mapping[str, Any] | None
 
 @dataclass(frozen=True)
 class Scene:
-    """What is scored: sources, fused image and foreground as tensors (D, H, W) on one device.
+    """The images of one score: sources, fused image and foreground as tensors (D, H, W) on one device.
 
     Without a mask, everything is foreground.
     """
@@ -49,7 +56,7 @@ class Scene:
 
         a, b, f, mask = (
             torch.from_numpy(np.require(x, requirements="W")).to(device)
-            for x in (case.a.data, case.b.data, fused, case.mask)
+            for x in (case.a.data, case.reference.data, fused, case.mask)
         )
         return cls(a, b, f, mask, case.a.spacing)
 
@@ -72,13 +79,15 @@ class Protocol:
     fixed: tuple[str, ...] = ()
 
     def metrics(self, asked: Sequence[str]) -> tuple[str, ...]:
-        """Metric ids to score: the prescribed ones, else those asked for."""
-        return self.fixed or tuple(asked)
+        """Metric ids to score: the prescribed ones, else those asked for that are no readings."""
+        return self.fixed or tuple(m for m in asked if not is_reading(m))
 
     def reason_to_skip(self, info: MetricInfo, case_has_truth: bool) -> str | None:
         """Why a metric has no value under this protocol, or None."""
         if info.needs_truth and not case_has_truth:
             return "needs ground truth, which this case does not have"
+        if info.needs_trial:
+            return None if self.name == READERS else f"scored in protocol {READERS} only"
         if info.needs_truth and self.name != "volume":
             return "scored in protocol volume only"
         return None
@@ -117,5 +126,19 @@ PROTOCOLS = {
         Protocol("volume", _volume),
         Protocol("slices", _slices),
         Protocol("paper", _paper, ("psnr@paper", "ssim@torchmetrics", "nmi@dc2fusion", "mi@dc2fusion")),
+        Protocol(READERS, _volume, READINGS),
     )
 }
+
+
+def default_protocols(metrics: Sequence[str]) -> tuple[str, ...]:
+    """Protocols where none is asked for: ``volume`` and ``readers``, or those that score the `metrics`."""
+    if not metrics or "all" in metrics:
+        return "volume", READERS
+    reads = [is_reading(text) for text in metrics]
+    return (*([] if all(reads) else ["volume"]), *([READERS] if any(reads) else []))
+
+
+def is_reading(metric: str) -> bool:
+    """True if a metric id is one that the protocol ``readers`` prescribes."""
+    return re.split(r"[.@]", metric)[0] in {MetricId.parse(m).name for m in READINGS}

@@ -31,7 +31,7 @@ def ranking_set(registry: Registry[Metric] | None = None) -> list[str]:
     """
     registry = registry or metric_registry()
     infos = [registry.load(name).info for name in registry.names()]
-    ids = [i.name for i in infos if i.ranked and not i.needs_truth]
+    ids = [i.name for i in infos if i.ranked and i.of_images]
     return ids + [f"{name}.worst" for name in ("psnr", "ssim") if name in ids]
 
 
@@ -40,7 +40,7 @@ def default_metrics(registry: Registry[Metric], with_truth: bool) -> list[str]:
     ids = [*ranking_set(registry), *(name for name in ("mi",) if name in registry)]
     if with_truth:
         infos = (registry.load(name).info for name in registry.names())
-        ids += [info.name for info in infos if info.ranked and info.needs_truth]
+        ids += [info.name for info in infos if info.ranked and info.needs_truth and not info.needs_trial]
     return ids
 
 
@@ -66,7 +66,9 @@ def select_metrics(registry: Registry[Metric], asked: Sequence[str] | None, with
     for text in asked:
         if text == "all" or set(text) & set("*?["):
             found = registry.select([text])
-            ids += [n for n in found if with_truth or not registry.load(n).info.needs_truth]
+            infos = [registry.load(n).info for n in found]
+            # Readers have a protocol of their own.
+            ids += [i.name for i in infos if i.of_images or (with_truth and not i.needs_trial)]
         else:
             ids.append(text)
     metric_infos(registry, ids)

@@ -20,19 +20,25 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def cache_dir(*parts: str) -> Path:
-    """Folder for cached files: ``$FUSEBENCH_CACHE``, else the user's cache folder; not created here."""
+    """Folder for cached files: ``$FUSEBENCH_CACHE``, else the user's cache folder; not created here.
+
+    Where there is neither that variable nor a home (a container's user without an account), a folder that
+    cannot be made: then nothing is kept, and a warning names the variable.
+    """
     root = os.environ.get("FUSEBENCH_CACHE")
-    if root:
-        return Path(root).expanduser().joinpath(*parts)
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser().joinpath("fusebench", *parts)
+    folder = os.path.expanduser(root or os.path.join(base, "fusebench"))
+    # expanduser leaves the ~ where it knows no home; a folder of that name is not what anybody wants.
+    return Path(os.devnull if folder.startswith("~") else folder).joinpath(*parts)
 
 
 @contextlib.contextmanager
 def _exclusive(path: Path) -> Iterator[None]:
     """Hold a lock file, so that two processes do not both do the work."""
     with open(path, "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        # Some network file systems have no locks: then both do it, and each writes a whole file.
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
@@ -87,5 +93,9 @@ def cached_arrays(
             except OSError as error:
                 problem = error
     if problem is not None:
-        warnings.warn(f"cache {path.parent} is not writable ({problem}); nothing is kept", stacklevel=2)
+        warnings.warn(
+            f"cache {path.parent} is not writable ({problem.strerror or problem}); nothing is kept; "
+            "FUSEBENCH_CACHE names another folder",
+            stacklevel=2,
+        )
     return stored if wanted is None else {name: stored[name] for name in wanted}

@@ -271,7 +271,7 @@ def unknown_split_refused(s: DatasetSubject) -> None:
 @check("cases_listed")
 def describes(s: DatasetSubject) -> None:
     """`describe` tells the number of cases by split."""
-    counts = s.dataset.counts().get("cases")
+    counts = s.dataset.count_cases().get("cases")
     if counts != {split: len(cases) for split, cases in s.splits.items()}:
         raise CheckFailed(f"describe()['cases'] is {counts}; give the number of cases by split")
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import ndimage
 
-from ..engine.task import describe
+from ..engine.fusing import describe
 from ..errors import InputError
 from ..metric import Metric, MetricId, MetricInfo
 from ..plugins import create_dataset
@@ -64,10 +64,17 @@ class MetricSubject(Subject):
     @cached_property
     def images(self) -> tuple[Image, Image, Mask, Mapping[str, Any] | None]:
         """Sources, foreground and, for a task metric, the ground truth."""
-        if not self.info.needs_truth:
+        if self.info.of_images:
             return (*head(SIZE), None)
-        case = next(c for c in create_dataset("phantom", size=32).cases() if c.meta.get("lesion"))
-        return case.a.data, case.b.data, case.mask, case.truth
+        # A reader wants places for findings, and tissue that can be told from tissue.
+        size = 64 if self.info.needs_trial else 32
+        case = next(c for c in create_dataset("phantom", size=size).cases() if c.meta.get("lesion"))
+        truth = dict(case.truth or {})
+        if self.info.needs_trial:
+            if self.plugin.trial is None:
+                raise CheckFailed("needs_trial without a trial; give @metric(..., trial=function of a case)")
+            truth["trial"] = self.plugin.trial(case)
+        return case.a.data, case.b.data, case.mask, truth
 
     def fuse(self, a: Image, b: Image) -> Image:
         """A fair fusion: the mean; for task metrics closer to the MRI, as a mean cancels tissue contrast."""
@@ -80,19 +87,23 @@ class MetricSubject(Subject):
 
     def value(self, a: Any, b: Any, fused: Any, **options: Any) -> float:
         """The metric; ground truth is added where it needs one."""
-        truth = self.images[3]
-        if truth is not None and "truth" not in options:
-            options["truth"] = {**truth, "fused_twin": self.fuse(truth["mri_twin"], truth["pet_twin"])}
+        if self.images[3] is not None and "truth" not in options:
+            options["truth"] = self._truth(lambda a, b, f: f)
         return float(self.plugin(a, b, fused, **options))
 
     def judged(self, change: Callable[[Image, Image, Image], Image]) -> float:
-        """Value of ``change(a, b, fair fusion)``; the same is done to the twin without lesion."""
+        """Value of ``change(a, b, fair fusion)``; the same is done to the other images of the case."""
         a, b, mask, truth = self.images
-        options: dict[str, Any] = {}
-        if truth is not None:
-            twins = truth["mri_twin"], truth["pet_twin"]
-            options["truth"] = {**truth, "fused_twin": change(*twins, self.fuse(*twins))}
+        options: dict[str, Any] = {} if truth is None else {"truth": self._truth(change)}
         return self.value(a, b, change(a, b, self.fused), mask=mask, **options)
+
+    def _truth(self, change: Callable[[Image, Image, Image], Image]) -> Mapping[str, Any]:
+        """Ground truth with what ``change(a, b, fair fusion)`` makes of the twin, or of the trial."""
+        truth = self.images[3] or {}
+        trial = truth.get("trial")
+        name = "fused_with" if trial else "fused_twin"
+        pair = (trial.a_with, trial.b_with) if trial else (truth["mri_twin"], truth["pet_twin"])
+        return {**truth, name: change(*pair, self.fuse(*pair))}
 
     def goodness(self, value: float) -> float:
         """`value` turned so that more is better."""
@@ -203,7 +214,7 @@ def direction_true(s: MetricSubject) -> None:
 @check("inputs_unchanged")
 def identity_best(s: MetricSubject) -> None:
     """With a = b the same image scores better than an unrelated one."""
-    if s.info.direction == "none" or s.info.needs_truth:
+    if s.info.direction == "none" or not s.info.of_images:
         raise NotApplicable("no direction, or measured against ground truth")
     a, b, mask, _ = s.images
     other = head(SIZE, seed=3)[0]
@@ -241,7 +252,7 @@ def range_true(s: MetricSubject) -> None:
 @check("inputs_unchanged")
 def symmetry_true(s: MetricSubject) -> None:
     """Where `symmetric` says so, swapping the sources changes nothing."""
-    if s.info.needs_truth or not s.info.symmetric:
+    if not s.info.of_images or not s.info.symmetric:
         raise NotApplicable("measured against ground truth, or not declared symmetric")
     a, b, mask, _ = s.images
     fused = (0.7 * a + 0.3 * b).astype(np.float32)
@@ -255,7 +266,7 @@ def symmetry_true(s: MetricSubject) -> None:
 @check("inputs_unchanged")
 def scale_rule(s: MetricSubject) -> None:
     """uint8 images and the same images as floats in [0, 1] give one number."""
-    if s.info.needs_truth:
+    if not s.info.of_images:
         raise NotApplicable("ground truth is floating point")
     a, b, mask, _ = s.images
     eight = [np.rint(x * 255).astype(np.uint8) for x in (a, b, s.fused)]
@@ -269,8 +280,8 @@ def scale_rule(s: MetricSubject) -> None:
 
 @check("inputs_unchanged")
 def masked_is_cropped(s: MetricSubject) -> None:
-    """What lies outside the mask does not count: exactly for pixel-wise metrics, far away for all."""
-    if s.info.needs_truth:
+    """Points outside the mask do not count: exactly for pixel-wise metrics, far away for all."""
+    if not s.info.of_images:
         raise NotApplicable("the region comes from the ground truth")
     a, b, _, _ = s.images
     full = np.ones(SIZE, bool)
@@ -305,7 +316,7 @@ def masked_is_cropped(s: MetricSubject) -> None:
 @check("inputs_unchanged")
 def no_nan(s: MetricSubject) -> None:
     """Constant, identical and tiny images give a number, or are refused with InputError."""
-    if s.info.needs_truth:
+    if not s.info.of_images:
         raise NotApplicable("measured against ground truth")
     a, b, _, _ = s.images
     zero, half = np.zeros(SIZE, np.float32), np.full(SIZE, 0.5, np.float32)
@@ -364,7 +375,7 @@ def inputs_unchanged(s: MetricSubject) -> None:
 @check("inputs_unchanged")
 def batch_equals_single(s: MetricSubject) -> None:
     """A batch of slices gives what the slices give one by one."""
-    if s.info.needs_truth:
+    if not s.info.of_images:
         raise NotApplicable("never scored in batches")
     pairs = [head(SIZE, seed=k) for k in range(3)]
     a, b, mask = (np.stack(x) for x in zip(*pairs, strict=True))
@@ -380,7 +391,7 @@ def batch_equals_single(s: MetricSubject) -> None:
 @check("inputs_unchanged")
 def volumes(s: MetricSubject) -> None:
     """Volumes give a number in range; one slice as a volume equals the slice."""
-    if s.info.needs_truth:
+    if not s.info.of_images:
         raise NotApplicable("the phantom is a volume")
     a, b, mask = head(VOLUME)
     value = s.value(a, b, (a + b) / 2, mask=mask, spacing=(2.0, 1.0, 1.0))

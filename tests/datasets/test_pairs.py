@@ -236,4 +236,4 @@ def test_changed_file_changes_the_key(tmp_path):
     key = fusebench.create_dataset("pairs", mri=a, pet=b).cases()[0].fingerprint
     picture(b, 3)
     assert fusebench.create_dataset("pairs", mri=a, pet=b).cases()[0].fingerprint != key
-    assert fusebench.create_dataset("pairs", mri=a, pet=b).counts()["cases"]["test"] == 1
+    assert fusebench.create_dataset("pairs", mri=a, pet=b).count_cases()["cases"]["test"] == 1

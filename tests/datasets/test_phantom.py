@@ -220,7 +220,7 @@ def test_splits_are_disjoint_and_balanced():
         cases = data.cases(split)
         assert len(cases) == count
         assert sum(c.meta["lesion"] for c in cases) == count // 2
-    assert data.counts()["cases"] == {"train": 64, "val": 8, "test": 8}
+    assert data.count_cases()["cases"] == {"train": 64, "val": 8, "test": 8}
 
 
 def test_case_is_lazy_picklable_and_cached():

@@ -1,4 +1,4 @@
-"""What every classical method and control keeps, and the known answers of the simplest ones."""
+"""Promises of every classical method and control, and the known answers of the simplest ones."""
 
 import importlib
 
@@ -9,7 +9,16 @@ import torch
 import fusebench
 
 FUSION = ["average", "max", "pca", "laplacian", "dwt", "swt", "guided"]
-CONTROLS = ["source-mri", "source-pet", "blend@0.20", "blend@0.35", "noise", "stretch"]
+CONTROLS = [
+    "source-mri",
+    "source-pet",
+    "blend@0.20",
+    "blend@0.35",
+    "blend@0.75",
+    "interleave",
+    "noise",
+    "stretch",
+]
 SHAPES = [(1, 1, 1), (1, 1, 7), (1, 33, 40), (5, 1, 1), (2, 3, 4), (17, 22, 31), (32, 32, 32)]
 
 

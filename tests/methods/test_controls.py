@@ -23,10 +23,16 @@ def test_sources_are_copied(sources):
     assert torch.equal(fuse("source-pet", sources), sources[1])
 
 
-@pytest.mark.parametrize(("name", "t"), [("blend@0.20", 0.2), ("blend@0.35", 0.35)])
+@pytest.mark.parametrize(("name", "t"), [("blend@0.20", 0.2), ("blend@0.35", 0.35), ("blend@0.75", 0.75)])
 def test_blend(sources, name, t):
     want = (1 - t) * sources[0].numpy() + t * sources[1].numpy()
     np.testing.assert_allclose(fuse(name, sources), want, atol=1e-6)
+
+
+def test_interleave_is_a_checkerboard(sources):
+    fused = fuse("interleave", sources)
+    odd = np.indices(fused.shape).sum(axis=0) % 2 == 1
+    np.testing.assert_array_equal(fused, np.where(odd, sources[1], sources[0]))
 
 
 def test_noise_has_its_size_and_seed(sources):

@@ -1,4 +1,4 @@
-"""What every learned 2D method keeps: shapes, ranges, batches, refusals."""
+"""Promises of every learned 2D method: shapes, ranges, batches, refusals."""
 
 from __future__ import annotations
 
@@ -160,10 +160,10 @@ def test_a_file_of_another_method_is_refused_in_one_line(method, folder, tmp_pat
 def test_given_weights_are_named_on_the_board(method):
     assert method.describe().trained_on.startswith("own weights (")
     assert method.info.name == type(method).info.name
-    plan = importlib.import_module("fusebench.engine.plan")
+    plan = importlib.import_module("fusebench.engine.spec")
     plugins = importlib.import_module("fusebench.plugins").find_plugins()
     name = method.info.name
-    (spec,) = plan.method_specs(plugins, [name], {name: {"weights": method.weights}})
+    (spec,) = plan.method_specs(plugins, [plan.Choice(name, name, {"weights": method.weights})])
     assert spec.info.trained_on == method.describe().trained_on
 
 

@@ -159,7 +159,7 @@ def test_slices_are_single_images() -> None:
     stack = [np.stack(x) for x in zip(*(triple((40, 36), seed) for seed in range(3)), strict=True)]
     mask = stack[0] > 0
     mask[1] = False
-    ids = [i for i in every_id() if not i.startswith("q_cb")]
+    ids = [i for i in every_id() if i != "q_cb@liu"]  # rounding noise, see its notes
     for given in (None, mask):
         batch = evaluate_slices(*stack, ids, mask=given)
         for n in range(3):
@@ -174,7 +174,7 @@ def test_slices_are_single_images() -> None:
 def test_2d_metrics_on_a_volume_are_the_mean_of_its_slices() -> None:
     a, b, f = triple((6, 36, 36), 4)
     mask = a > 0
-    ids = [n for n in names(dims=(2,)) if n != "q_cb"]
+    ids = names(dims=(2,))
     volume = evaluate(a, b, f, ids, mask=mask)
     slices = evaluate_slices(a, b, f, ids, mask=mask)
     for key in ids:
@@ -247,8 +247,7 @@ def test_gpu_gives_the_same_numbers(shape: tuple[int, ...]) -> None:
     wanted = evaluate(*images, names())
     got = evaluate(*(torch.from_numpy(x).cuda() for x in images), names())
     for key, value in wanted.items():
-        tolerance = 5e-3 if key == "q_cb" else 1e-5
-        assert got[key] == pytest.approx(value, rel=tolerance, abs=tolerance), key
+        assert got[key] == pytest.approx(value, rel=1e-5, abs=1e-5), key
 
 
 # -- score ---------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ def head() -> tuple[dict[str, Array], NDArray[np.bool_]]:
         **{
             "gm": gm,
             "wm": wm,
+            "csf": (r >= 14).astype(np.float32),
             "uptake": uptake,
             "lesion": lesion,
             "lesion_depth": depth,
@@ -63,7 +64,23 @@ def test_the_structural_image_does_not(head: tuple[dict[str, Array], NDArray[np.
     assert values["lesion_contrast"] == pytest.approx(0, abs=1e-6)
     assert values["lesion_auc"] == pytest.approx(0.5, abs=0.05)
     assert values["gm_wm_auc"] == 1
-    assert values["wm_edge"] > 0.3
+    assert values["wm_edge"] > 0.8
+
+
+def test_the_rim_of_the_brain_is_no_border_of_white_matter(
+    head: tuple[dict[str, Array], NDArray[np.bool_]],
+) -> None:
+    truth, mask = head
+    edges = [
+        evaluate(truth["mri"], truth["pet"], image, ["wm_edge"], mask=mask, truth=truth)["wm_edge"]
+        for image in (
+            truth["mri"],
+            truth["mri"] * np.where(truth["csf"] > 0, 0, 0.3).astype(np.float32) + 0.6,
+        )
+    ]
+    assert edges[1] == pytest.approx(edges[0], abs=0.02)
+    flat = np.where(mask, np.float32(0.9), np.float32(0))  # nothing but a rim
+    assert evaluate(truth["mri"], truth["pet"], flat, ["wm_edge"], mask=mask, truth=truth)["wm_edge"] == 0
 
 
 def test_the_average_cancels_tissue_contrast(head: tuple[dict[str, Array], NDArray[np.bool_]]) -> None:

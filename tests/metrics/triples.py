@@ -42,7 +42,7 @@ def names(**wanted: object) -> list[str]:
     return [
         i.name
         for i in infos
-        if not i.needs_truth
+        if i.of_images
         and i.name != "vif_wavelet"
         and all(getattr(i, key) == value for key, value in wanted.items())
     ]

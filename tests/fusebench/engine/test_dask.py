@@ -16,8 +16,11 @@ import pandas as pd
 import pytest
 
 from fusebench.engine.dask import _rows
-from fusebench.engine.plan import Options, make_plan, method_specs, metric_infos
+from fusebench.engine.plan import Options, make_plan
+from fusebench.engine.spec import Choice, method_specs
 from fusebench.plugins import find_plugins
+from fusebench.scoring.select import metric_infos
+from fusebench.store.folder import RunFolder
 
 from ..conftest import PLUGINS, Bench
 
@@ -106,10 +109,10 @@ def test_a_task_that_dask_gives_up_keeps_its_skips(tmp_path: Path) -> None:
     (task,) = make_plan(
         plugins,
         plugins.datasets.load("tiny")(count=1).cases(),
-        method_specs(plugins, ["healthy"], {}),
-        metric_infos(plugins, ids),
+        method_specs(plugins, [Choice("healthy", "healthy", {})]),
+        metric_infos(plugins.metrics, ids),
         Options(run="r", metrics=ids),
-        tmp_path,
+        RunFolder(tmp_path),
     )
     future = SimpleNamespace(status="error", exception=lambda: KeyError())
     psnr, lesion = _rows(future, task)

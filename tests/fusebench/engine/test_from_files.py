@@ -99,7 +99,7 @@ def test_entry_joins_the_board_of_a_run_marked(cases, tmp_path):
     assert set(manifest["methods"]) == {"average", "max", "net"}
     [(run, how)] = manifest["earlier"].items()
     assert set(rows.xs("average")["run"]) == {run} == {how["run"]["id"]}
-    assert (how["options"]["timeout"], manifest["options"]["timeout"]) == (900, None)
+    assert (how["options"]["timeout"], manifest["options"]["timeout"]) == (900, 900)
     skipped = rows[(rows.index.get_level_values("method") == "net") & (rows["status"] == "skip")]
     assert "needs the method itself, not only its images" in set(skipped["reason"])
 

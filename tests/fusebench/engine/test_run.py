@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -16,13 +17,12 @@ from rich.console import Console
 
 from fusebench.cli import main
 from fusebench.cli._options import literal
-from fusebench.engine.bench import run_tasks
+from fusebench.cli._progress import Shown
 from fusebench.engine.hardware import checked_device
-from fusebench.engine.plan import Score, Task, method_specs
+from fusebench.engine.spec import Choice, Score, Task, method_specs
 from fusebench.errors import InputError
 from fusebench.plugins import find_plugins
 from fusebench.store.keys import path_of, source_key
-from fusebench.store.rows import RunStore
 
 from ..conftest import PLUGINS, Bench
 
@@ -97,11 +97,16 @@ def test_bar_on_a_terminal_shows_ids_as_they_are(tmp_path: Path) -> None:
     plugins, text = find_plugins((str(PLUGINS),)), StringIO()
     (case,) = plugins.datasets.load("tiny")(count=1).cases()
     case = replace(case, id="scan[b]")
-    (spec,) = method_specs(plugins, ["healthy"], {})
+    (spec,) = method_specs(plugins, [Choice("healthy", "healthy", {})])
     task = Task("r", spec, case, (Score("volume", "psnr", "k"),))
-    done = [(task, [task.row(task.scores[0], value=1.0)])]
-    with RunStore(tmp_path) as store:
-        run_tasks([task], store, lambda _: iter(done), Console(file=text, force_terminal=True, width=160))
+    found = SimpleNamespace(methods=[spec], device="cpu")
+    planned = SimpleNamespace(
+        found=found, cases=[case], options=SimpleNamespace(protocols=["volume"]), jobs=0
+    )
+    shown = Shown(Console(file=text, force_terminal=True, width=160))
+    shown.begin(planned, [task], 0)
+    shown.finished(task, [task.row(task.scores[0], value=1.0)])
+    shown.end()
     assert "healthy on scan[b]" in text.getvalue()
 
 

@@ -18,11 +18,14 @@ import psutil
 import pytest
 
 from fusebench.engine.memory import PeakMemory
-from fusebench.engine.plan import Options, Task, make_plan, method_specs, metric_infos
+from fusebench.engine.plan import Options, make_plan
 from fusebench.engine.pool import CaseQueue, LocalPool
-from fusebench.engine.survey import survey
+from fusebench.engine.spec import Choice, Task, method_specs
+from fusebench.engine.survey import Question, survey
 from fusebench.errors import UnknownNameError
 from fusebench.plugins import find_plugins
+from fusebench.scoring.select import metric_infos
+from fusebench.store.folder import RunFolder
 
 from ..conftest import PLUGINS, Bench
 
@@ -55,7 +58,7 @@ def test_every_answer_belongs_to_its_question() -> None:
         answers = [pool.ask(partial(operator.add, 1, i)) for i in range(3)]
         assert answers[-1]() == 3  # earlier questions' answers are passed over
         assert pool.ask(partial(operator.add, 1, 9))() == 10
-        question = partial(survey, (), ["average"], {}, ["pnsr"], ["volume"], False, "cpu")
+        question = partial(survey, Question((), (), ("pnsr",), ("volume",), False, "cpu"))
         with pytest.raises(UnknownNameError, match="'pnsr'; did you mean psnr"):
             pool.ask(question)()
 
@@ -115,7 +118,7 @@ def test_a_hanging_worker_dies_with_a_killed_runner(tmp_path: Path) -> None:
     runner = subprocess.Popen([*command, "--out", str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
     assert runner.stdout is not None
     assert "fusions to do" in runner.stdout.readline()
-    (worker,) = [p for p in psutil.Process(runner.pid).children() if "fusebench.engine.worker" in p.cmdline()]
+    (worker,) = [p for p in psutil.Process(runner.pid).children() if "start_worker" in " ".join(p.cmdline())]
     time.sleep(1)  # into the hanging fuse
     runner.send_signal(signal.SIGKILL)
     runner.wait()
@@ -125,10 +128,15 @@ def test_a_hanging_worker_dies_with_a_killed_runner(tmp_path: Path) -> None:
 
 def plan(tmp_path: Path, cases: int) -> list[Task]:
     plugins = find_plugins((str(PLUGINS),))
-    specs = method_specs(plugins, ["healthy", "other", "noisy"], {})
+    specs = method_specs(
+        plugins,
+        [Choice("healthy", "healthy", {}), Choice("other", "other", {}), Choice("noisy", "noisy", {})],
+    )
     data = plugins.datasets.load("tiny")(count=cases)
-    infos = metric_infos(plugins, ["psnr"])
-    return make_plan(plugins, data.cases(), specs, infos, Options(run="r", metrics=("psnr",)), tmp_path)
+    infos = metric_infos(plugins.metrics, ["psnr"])
+    return make_plan(
+        plugins, data.cases(), specs, infos, Options(run="r", metrics=("psnr",)), RunFolder(tmp_path)
+    )
 
 
 def test_slow_methods_go_first_once_they_are_known(tmp_path: Path) -> None:
