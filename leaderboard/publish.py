@@ -10,11 +10,12 @@ import pandas as pd
 
 from fusebench.engine.manifest import protocol_order, read_manifest
 from fusebench.files import atomic_path
+from fusebench.scoring.protocol import READERS
 from fusebench.store.folder import RunFolder
 
 from . import contact_sheet
 from .board import Board
-from .tables import MAIN, READERS, boards_of, build
+from .tables import MAIN, boards_of, build
 
 
 def boards(

@@ -11,13 +11,14 @@ import pandas as pd
 
 from fusebench.errors import InputError
 from fusebench.metric import MetricId
+from fusebench.scoring.protocol import READERS
 from fusebench.scoring.select import metric_registry
 
 from . import charts, runs
 from .board import Board, Column
 from .pages import SITE, Pages, Section, Span, Status, slug
 from .paper_values import paper_markdown, paper_table
-from .tables import MAIN, READERS, boards_of, build
+from .tables import MAIN, boards_of, build
 
 FOLDERS = ("tables", "figures", "static", "data", "methods", "metrics", "cases")
 MARKER = ".fusebench-report"

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fusebench.scoring.protocol import READERS
 from fusebench.text import plural
 
 from .board import Board, Cell, Column, Line, Standing, known_by_files
@@ -19,8 +20,8 @@ from .notes import board_notes, reasons
 from .ranking import Ranking, gameable, rank
 from .scores import Scores
 
-# The protocol of the readings, and the one whose board they join.
-READERS, MAIN = "readers", "volume"
+# The protocol whose board the readings join.
+MAIN = "volume"
 RANK_BY = ("reading", "similarity", "all")
 
 
