@@ -342,7 +342,7 @@ def short_seconds(seconds: float) -> str:
     """Three significant digits, never in scientific notation."""
     if not np.isfinite(seconds):
         return "–"
-    return f"{seconds:.0f}" if seconds >= 100 else f"{seconds:.3g}" if seconds >= 0.001 else "<0.001"
+    return f"{seconds:.0f}" if seconds >= 100 else f"{seconds:.3g}" if seconds >= 0.001 else "<.001"
 
 
 def short_count(n: int) -> str:

@@ -48,7 +48,9 @@ def columns_of(
         direction = str(facts.get("direction", "none"))
         reading = name in READINGS or facts.get("family") == "task"
         default = name in READINGS or (
-            bool(facts.get("ranked")) and not mid.variant and mid.part in ("", "worst")
+            bool(facts.get("ranked") and not facts.get("needs_trial"))
+            and not mid.variant
+            and mid.part in ("", "worst")
         )
         columns.append(
             Column(

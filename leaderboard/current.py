@@ -29,7 +29,7 @@ def current(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> tuple[pd.DataFra
     notes = []
     split = str(manifest.get("dataset", {}).get("split") or "")
     if split and "split" in rows:
-        theirs = rows["split"].fillna("").astype(str)
+        theirs = rows["split"].astype(object).where(rows["split"].notna(), "")
         other = ~theirs.isin(["", split])
         if other.any():
             named = ", ".join(sorted(set(theirs[other])))

@@ -13,8 +13,9 @@ from fusebench.files import atomic_path
 from fusebench.scoring.protocol import READERS
 from fusebench.store.folder import RunFolder
 
-from . import contact_sheet
+from . import contact_sheet, likeness
 from .board import Board
+from .columns import READINGS
 from .tables import MAIN, boards_of, build
 
 
@@ -42,14 +43,16 @@ def boards(
         As of `tables.build`.
     """
     manifest = read_manifest(folder.path)
+    alike = likeness.equals(folder.path, manifest.get("methods", {}))
     found: dict[str, Board] = {}
     for protocol in boards_of(protocol_order(table["protocol"], manifest)):
         present = set(table[table["protocol"] == protocol]["metric"])
         wanted = [m for m in metrics if m in present]
         if wanted and protocol == MAIN:
-            # The readings have a fixed set of metrics, which is asked for by the protocol's name.
-            wanted += list(dict.fromkeys(table[table["protocol"] == READERS]["metric"]))
-        board = build(table, manifest, protocol, wanted or None, rank_by=rank_by)
+            # The readings are asked for by the name of their protocol, not among the metrics.
+            read = set(table[table["protocol"] == READERS]["metric"])
+            wanted += [m for m in READINGS if m in read and m not in wanted]
+        board = build(table, manifest, protocol, wanted or None, rank_by=rank_by, alike=alike)
         found[protocol] = replace(board, notes=(*board.notes, *notes))
     return found
 

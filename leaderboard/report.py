@@ -14,7 +14,8 @@ from fusebench.metric import MetricId
 from fusebench.scoring.protocol import READERS
 from fusebench.scoring.select import metric_registry
 
-from . import charts, runs
+from . import charts, likeness, runs
+from .agreement import agreement
 from .board import Board, Column
 from .pages import SITE, Pages, Section, Span, Status, slug
 from .paper_values import paper_markdown, paper_table
@@ -115,7 +116,9 @@ def _section(
 ) -> Section:
     parts = [MAIN, READERS] if protocol == MAIN else [protocol]
     rows = found.rows[(found.rows["dataset"] == dataset) & found.rows["protocol"].isin(parts)]
-    board = build(rows, found.manifest_of(dataset), protocol, metrics, rank_by=rank_by, test=test)
+    manifest = found.manifest_of(dataset)
+    alike = {k: v for f in found.folders for k, v in likeness.equals(f, manifest.get("methods", {})).items()}
+    board = build(rows, manifest, protocol, metrics, rank_by=rank_by, test=test, alike=alike)
     name = slug(f"{dataset}-{protocol}")
     tables = {
         f"{name}.csv": board.to_csv(),
@@ -123,6 +126,10 @@ def _section(
         f"{name}.tex": board.to_latex(),
         f"{name}-cases.csv": per_case(rows, board).to_csv(index=False, lineterminator="\n"),
     }
+    agreed = agreement(board)
+    if agreed is not None:
+        tables[f"{name}-agreement.csv"] = agreed.table().to_csv(index=False, lineterminator="\n")
+        tables[f"{name}-agreement.md"] = agreed.to_markdown()
     paper = paper_table(board) if protocol == "paper" else pd.DataFrame()
     if len(paper):
         tables[f"{name}-beside-paper.md"] = paper_markdown(paper)
@@ -135,7 +142,14 @@ def _section(
                         "svg": f"figures/{svg.name}"})  # fmt: skip
     files = [{"href": f"tables/{f}", "text": f} for f in tables]
     return Section(
-        board, name, rows, _statuses(rows), figures, files, {c.id: _span(board, c) for c in board.columns}
+        board,
+        name,
+        rows,
+        _statuses(rows),
+        figures,
+        files,
+        {c.id: _span(board, c) for c in board.columns},
+        agreed,
     )
 
 

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 # The default table is no wider than this.
 MOST_COLUMNS = 100
-# Its metrics: three readings, and what readers of papers look for.
+# Its metrics: three readings and the worst share of them, and what readers of papers look for.
+WORST = "reading"
 READINGS = ("cho_auc.a", "cho_auc.b", "outline")
+_WORST_HEAD = "worst\nshare"
 USUAL = ("psnr", "ssim", "mi", "qabf")
 
 
@@ -53,10 +55,12 @@ def print_board(board: Board, console: Console, *, wide: bool = False) -> None:
     console.print(board.title, style="bold", markup=False, highlight=False)
     for note in board.footnotes():
         console.print(f"  {note}", style="dim", markup=False, highlight=False)
-    fields = _wide(board) if wide else _narrow(board)
     width = console.width if wide else min(console.width, MOST_COLUMNS)
     names = _Field("method", [x.label + (f" ≈ {x.alike}" if x.alike else "") for x in board.lines], [])
     places = _Field("#", [x.place() for x in board.lines], [])
+    fields = _wide(board) if wide else _narrow(board)
+    if not wide and _total([places, names, *fields]) > width:
+        fields = [f for f in fields if f.head != _WORST_HEAD]  # the readings beside it say the same
     while fields:
         used, count = places.width + 1 + names.width, 0
         while count < len(fields) and (not count or used + 1 + fields[count].width <= width):
@@ -64,6 +68,10 @@ def print_board(board: Board, console: Console, *, wide: bool = False) -> None:
             count += 1
         console.print(_table(board, [places, names, *fields[:count]]))
         fields = fields[count:]
+
+
+def _total(fields: Sequence[_Field]) -> int:
+    return sum(f.width for f in fields) + len(fields) - 1
 
 
 def _plain(head: str, cells: Sequence[str]) -> _Field:
@@ -88,15 +96,16 @@ def _narrow(board: Board) -> list[_Field]:
     fields = [_plain("group", [x.group for x in lines])]
     for name in ("reading", "similarity", "all"):
         if name in board.rankings:
-            head = {"similarity": "simi-\nlarity"}.get(name, name)
+            head = {"similarity": "simil.\nrank"}.get(name, f"{name}\nrank")
             fields.append(_plain(head, [x.ranks[name].short for x in lines]))
     found = {c.id: c for c in board.columns}
-    chosen = [found[i] for i in (*READINGS, *USUAL) if i in found]
+    chosen = [found[i] for i in (WORST, *READINGS, *USUAL) if i in found]
     # A board of other metrics shows what it ranks on.
     for c in chosen or board.shown:
-        decimals = 2 if c.decimals <= 2 else 3
+        decimals = 2 if c.decimals <= 2 or c.id == WORST else 3
         cells = [x.cells[c.id].mean_text(decimals) for x in lines]
-        fields.append(_Field(_heading(c), cells, [x.cells[c.id].mark for x in lines]))
+        head = _WORST_HEAD if c.id == WORST else _heading(c)
+        fields.append(_Field(head, cells, [x.cells[c.id].mark for x in lines]))
     if any(x.ok < x.asked for x in lines):
         fields.append(_plain("n ok", [x.extras()["n ok"] for x in lines]))
     fields.append(_plain("s/case", [x.extras()["s/case"] for x in lines]))
