@@ -19,9 +19,9 @@ from statsmodels.stats.multitest import multipletests
 from fusebench.errors import InputError
 from fusebench.text import plural
 
-from .markup import markdown_text
+from .columns import facts_of
+from .escape import markdown_text
 from .runs import Runs, groups
-from .tables import facts_of
 
 Mode = Literal["auto", "exact", "test"]
 Verdict = Literal["loss", "gain", "same", "warning"]
