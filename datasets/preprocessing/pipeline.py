@@ -223,7 +223,7 @@ def read_source(source: PairSource) -> State:
 def _raw(path: Path, files: tuple[Path, ...]) -> RawImage:
     if not files:
         return read_raw(path, max_nan=0.01, frames=True)
-    from fusebench.images.dicom_itk import read_dicom
+    from fusebench.images.dicom import read_dicom
 
     return read_dicom(files, path)
 
