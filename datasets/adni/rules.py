@@ -27,7 +27,8 @@ _NOT_T1 = (
     (r"local[iy]s?z?er|scout|survey|3[- ]?plane", "a localizer"),
     (r"\bmask\b", "a mask"),
     (
-        r"normali[sz]ed|\bmasked\b|skull[- ]?strip|talairach|\bmni|template|\batlas\b|\bwarped\b",
+        r"spatial(ly)?[- ]normali|normali[sz]ed (to|in)\b|\bmasked\b|skull[- ]?strip|talairach|\bmni|"
+        r"template|\batlas\b|\bwarped\b",
         "spatially normalised or masked; download the native T1",
     ),
     (r"freesurfer|cross-sectional|longitudinal|aseg|segmentation|\bfs\b", "FreeSurfer output"),
