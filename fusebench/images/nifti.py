@@ -6,7 +6,6 @@ Other readers take truncated files silently, or prefer the qform.
 from __future__ import annotations
 
 import gzip
-import io
 import zlib
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from ..case import Volume
 from ..errors import InputError
 from . import colour
+from .packed import MAX_BYTES, TooMuch, beginning, unpack
 from .raw import (
     RawImage,
     canonical,
@@ -30,13 +30,18 @@ from .raw import (
     usable,
 )
 
-# A header that declares more than this is damaged, or too big to fuse anyway.
-MAX_BYTES = 8 << 30
+# A file may hold this much beyond what its header declares, and as much again as that, with a note.
+_SLACK = 16 << 20
 
+# NIfTI-2 says so in its first four bytes, in either byte order.
+_SECOND = (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c")
 _COLOUR = (("R", "G", "B"), ("R", "G", "B", "A"))
 
 
 def _bytes(path: Path) -> tuple[bytes, list[str]]:
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise InputError(f"{path}: holds more than {MAX_BYTES >> 30} GiB; this is no image of a head")
     raw = path.read_bytes()
     packed = raw[:2] == b"\x1f\x8b"
     notes = []
@@ -44,23 +49,38 @@ def _bytes(path: Path) -> tuple[bytes, list[str]]:
         notes.append("is named .nii.gz but is not compressed")
     if packed:
         try:
-            with gzip.open(io.BytesIO(raw)) as stream:
-                raw = stream.read(MAX_BYTES + 1)
+            declared = _declared(beginning(raw, 540))
+            most = min(MAX_BYTES, _SLACK + 2 * declared)
+            raw = unpack(raw, most)
+        except TooMuch:
+            raise InputError(
+                f"{path}: unpacks to more than {most >> 20} MiB, while its header declares {declared} bytes; "
+                "this is no image: download it again"
+            ) from None
         except (EOFError, zlib.error, OSError) as error:
             raise InputError(
                 f"{path}: compressed file truncated or damaged ({first_line(error)}); download it again"
             ) from None
-        if len(raw) > MAX_BYTES:
-            raise InputError(f"{path}: holds more than {MAX_BYTES >> 30} GiB; this is no image of a head")
     return raw, notes
+
+
+def _declared(head: bytes) -> int:
+    """Bytes of the file that a header declares; 0 where that cannot be read, which reading the image says."""
+    second = head[:4] in _SECOND
+    kind, length = (nib.Nifti2Header, 540) if second else (nib.Nifti1Header, 348)
+    try:
+        with np.errstate(all="ignore"):
+            header = kind(head[:length], check=False)
+            voxels = int(np.prod(header.get_data_shape(), dtype=object))
+            return max(0, int(header["vox_offset"])) + max(0, voxels) * header.get_data_dtype().itemsize
+    except Exception:
+        return 0
 
 
 def _image(path: Path) -> tuple[Any, list[str]]:
     """The nibabel image of a single-file NIfTI, its header checked against the bytes there are."""
     raw, notes = _bytes(path)
-    # NIfTI-2 says so in its first four bytes, in either byte order.
-    second = raw[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c")
-    kind = nib.Nifti2Image if second else nib.Nifti1Image
+    kind = nib.Nifti2Image if raw[:4] in _SECOND else nib.Nifti1Image
     # Damaged headers make nibabel raise almost anything (ValueError, struct.error, OverflowError...).
     try:
         with np.errstate(all="ignore"):
