@@ -104,7 +104,7 @@ def _stem(path: Path) -> str:
 
 
 def identity(path: Path) -> str:
-    """What is left of a name without its extension and modality words: the case's id."""
+    """A name without its extension and modality words: the case's id."""
     words = _TOKENS.sub("", _stem(path)).strip("_-. ")
     return words or _stem(path)
 

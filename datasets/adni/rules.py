@@ -36,7 +36,7 @@ _NOT_T1 = (
 
 @dataclass(frozen=True)
 class Kind:
-    """What a description says.
+    """The facts that a series description states.
 
     Attributes
     ----------

@@ -36,7 +36,7 @@ _DATES = ("%m/%d/%Y", "%Y-%m-%d", "%m/%d/%y", "%Y/%m/%d", "%Y%m%d", "%d-%b-%Y")
 
 @dataclass(frozen=True)
 class Facts:
-    """What a table says about one image or subject; empty where it says nothing."""
+    """The columns of a table on one image or subject; empty where it has no entry."""
 
     subject: str = ""
     diagnosis: str = ""

@@ -99,7 +99,7 @@ class Static:
 
 
 @dataclass(frozen=True)
-class CheckGrid:
+class CheckHead:
     """Refuse what cannot be a head: few or huge voxels; note an inverted grey scale."""
 
     min_voxels: int = 32

@@ -35,7 +35,7 @@ Execute = Callable[[Sequence[Task]], Iterator[Result]]
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is to be run, and how; the fields are the options of ``run_bench.py run``.
+    """The order for a run; the fields are the options of ``run_bench.py run``.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What a worker is told: `MethodSpec` (an entry of the board), `Score` (a row to be) and `Task`."""
+"""Orders to a worker: `MethodSpec` (an entry of the board), `Score` (a row to be) and `Task`."""
 
 from __future__ import annotations
 

@@ -204,7 +204,7 @@ class TaskRunner:
         return rows
 
     def _truth(self, task: Task, metrics: list[Metric], fused: Image, fuser: GetFuser) -> Truth:
-        """What metrics get besides the images: ground truth, the fused twin, findings."""
+        """Extras that metrics get besides the images: ground truth, the fused twin, findings."""
         infos = [metric.info for metric in metrics]
         readers = [metric for metric in metrics if metric.info.needs_trial]
         if readers:
@@ -234,7 +234,7 @@ class TaskRunner:
         return self._trial[1]
 
     def _fused_with(self, task: Task, trial: Trial, fused: Image, fuser: GetFuser) -> Image | None:
-        """What the method makes of the sources with findings; None where files do not have it."""
+        """Fuse the sources with findings; None where files do not have it."""
         if task.image:
             return None if task.image_with in ("", MISSING) else fused_image(task, findings=True)
         with_ = fuse_again(fuser(), task.case, (trial.a_with, trial.b_with), fused, task.seed)

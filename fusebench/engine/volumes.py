@@ -108,7 +108,7 @@ def read_stored(path: Path, key: str) -> tuple[Image, dict[str, Any]] | None:
     # A damaged file is not an answer, whatever reading it raises; the volume is simply made again.
     try:
         with np.errstate(all="ignore"):
-            image = nib.Nifti1Image.from_bytes(unpack(path.read_bytes(), MAX_BYTES))
+            image = nib.Nifti1Image.from_bytes(unpack(path.read_bytes(), MAX_BYTES)[0])
             if image.header["descrip"].item().decode(errors="replace") != f"fusebench {key}":
                 return None
             made = json.loads(image.header.extensions[0].get_content())

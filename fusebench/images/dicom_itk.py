@@ -1,4 +1,4 @@
-"""What nibabel and Pillow do not read: DICOM series (pydicom) and MHA/NRRD (SimpleITK).
+"""Formats that nibabel and Pillow do not read: DICOM series (pydicom) and MHA/NRRD (SimpleITK).
 
 DICOM is sorted and scaled here, slice by slice: PET stores one rescale slope per slice, and frames of a
 dynamic series share positions, which a plain file-name reader mixes up.

@@ -1,4 +1,4 @@
-"""What the readers return, the names of the formats, and the turn to RAS+."""
+"""`RawImage`, which every reader returns, the names of the formats, and the turn to RAS+."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 from ..errors import InputError
 
 NIFTI = (".nii", ".nii.gz")
-PICTURES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".gif")
+PICTURES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".gif", ".webp")
 ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
 EXTENSIONS = NIFTI + PICTURES + ITK
+
+# Voxels in mm: finer is a unit mistaken (1 mm in metres is 0.001), coarser too (1 mm in microns is 1000).
+MIN_VOXEL, MAX_VOXEL = 0.01, 50.0
 
 _DATA_FILE = re.compile(
     r"^(?:ElementDataFile\s*=|data ?file:)[ \t]*(.*?)[ \t]*$", re.IGNORECASE | re.MULTILINE
@@ -124,12 +127,35 @@ def image_files(path: Path) -> list[Path]:
 
 
 def canonical(path: Path, data: NDArray[Any], affine: NDArray[np.float64], **fields: Any) -> RawImage:
-    """Turn (x, y, z) or (x, y, z, t) data with its RAS affine to a `RawImage` in the nearest RAS+ order."""
+    """Turn (x, y, z) or (x, y, z, t) data with its RAS affine to a `RawImage` in the nearest RAS+ order.
+
+    Raises
+    ------
+    InputError
+        Voxels of a size that no scan of a head has, or slices on the axis of time.
+    """
+    _plausible(path, data.shape, affine)
     turn = turn_to_ras(affine, data.shape)
     affine = affine @ orientations.inv_ornt_aff(turn, data.shape[:3])
     order = (2, 1, 0) if data.ndim == 3 else (3, 2, 1, 0)
     data = orientations.apply_orientation(data, turn).transpose(order)
     return RawImage(path, np.ascontiguousarray(data, np.float32), affine, **fields)
+
+
+def _plausible(path: Path, shape: tuple[int, ...], affine: NDArray[np.float64]) -> None:
+    if len(shape) == 4 and 1 in shape[:3] and shape[3] > 1:
+        raise InputError(
+            f"{path}: shape {shape} has one voxel along an axis of space and {shape[3]} along the fourth, "
+            "which is time; if a converter put the slices there, save them as the third axis"
+        )
+    size = np.linalg.norm(affine[:3, :3], axis=0)
+    size = [float(v) for v, n in zip(size, shape, strict=False) if n > 1]
+    wrong = [v for v in size if not MIN_VOXEL <= v <= MAX_VOXEL]
+    if wrong:
+        raise InputError(
+            f"{path}: voxels of {wrong[0]:.3g} mm are none of a scan ({MIN_VOXEL:g} to {MAX_VOXEL:g} mm); "
+            "check the unit of length and the voxel size in its header"
+        )
 
 
 def turn_to_ras(affine: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -139,7 +165,7 @@ def turn_to_ras(affine: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[
 
 
 def usable(affine: NDArray[np.float64]) -> bool:
-    """Whether an affine is finite and spans three dimensions."""
+    """True if an affine is finite and spans three dimensions."""
     if not np.isfinite(affine).all():
         return False
     size = np.linalg.norm(affine[:3, :3], axis=0)
@@ -154,7 +180,7 @@ def corner_distance(
 
 
 def overlap(one: NDArray[np.float64], other: NDArray[np.float64], shape: tuple[int, int, int]) -> bool:
-    """Whether the boxes along the axes of space that hold a (D, H, W) grid under two affines meet."""
+    """True if the boxes along the axes of space that hold a (D, H, W) grid under two affines meet."""
     a, b = _corners(one, shape), _corners(other, shape)
     return bool((np.maximum(a.min(1), b.min(1)) <= np.minimum(a.max(1), b.max(1))).all())
 

@@ -86,7 +86,7 @@ class Row:
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """What a later row replaces: same method, dataset, case, protocol and metric."""
+        """Method, dataset, case, protocol and metric: a later row with the same ones replaces this one."""
         return tuple(getattr(self, name) for name in IDENTITY)
 
 

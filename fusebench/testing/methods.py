@@ -105,7 +105,7 @@ class MethodSubject(Subject):
 
     @property
     def sliced(self) -> bool:
-        """Whether it fuses slices."""
+        """True if it fuses slices."""
         return issubclass(self.cls, SliceMethod)
 
     def fuse(self, a: Any, b: Any, seed: int = 0, method: Method | None = None) -> Tensor:

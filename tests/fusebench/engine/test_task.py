@@ -1,4 +1,4 @@
-"""What `fuse` refuses, and what a row says of a failure."""
+"""Refusals of `fuse`, and the rows of failures."""
 
 from __future__ import annotations
 
