@@ -17,12 +17,13 @@ from fusebench.case import Case, Pair, Volume
 from fusebench.errors import InputError
 from fusebench.images import read_write
 from fusebench.images.foreground import foreground
-from fusebench.images.raw import EXTENSIONS, PICTURES, RawImage, extension, image_files
+from fusebench.images.raw import PICTURES, RawImage, extension, image_files
 from fusebench.images.read_write import check_grid, intensity_range, read_mask, read_pair, read_raw, scale
 from fusebench.store.cache import cache_dir, cached_arrays
 from fusebench.store.keys import content_key, minor_versions, remembered_sha256, source_key
 
 from .grid import Image
+from .sidecar import frame_durations, read_sidecars, sidecars
 from .steps import (
     BiasField,
     CheckHead,
@@ -141,8 +142,7 @@ def pair_key(source: PairSource, recipe: str, options: Mapping[str, Any]) -> str
 
     try:
         hashes = [key(source.mri, source.mri_files), key(source.pet, source.pet_files)]
-        if _sidecar(source.pet).is_file():
-            hashes.append("frames " + file_hash(_sidecar(source.pet)))
+        hashes += ["frames " + file_hash(path) for path in sidecars(source.pet)]
         if source.mask is not None:
             hashes.append(file_hash(source.mask))
     except OSError as error:
@@ -166,8 +166,11 @@ def pair_key(source: PairSource, recipe: str, options: Mapping[str, Any]) -> str
 def read_source(source: PairSource) -> State:
     """Read both files of a pair, each checked; up to 1 % of NaN becomes background."""
     mri, pet = (_raw(p, f) for p, f in ((source.mri, source.mri_files), (source.pet, source.pet_files)))
-    durations = _durations(source.pet, pet)
     notes = [f"{r.path.name}: {n}" for r in (mri, pet) for n in r.notes]
+    durations = tuple(pet.extra.get("frame_durations", ()))
+    if pet.data.ndim == 4 and not durations:
+        fields, more = read_sidecars(source.pet)
+        durations, notes = frame_durations(fields), notes + more
     if mri.data.ndim == 4:
         raise InputError(f"{source.mri}: the MRI is 4D ({mri.data.shape[0]} volumes); give one T1w volume")
     for raw in (mri, pet):
@@ -187,26 +190,9 @@ def read_source(source: PairSource) -> State:
 def _raw(path: Path, files: tuple[Path, ...]) -> RawImage:
     if not files:
         return read_raw(path, max_nan=0.01, frames=True)
-    from fusebench.images.dicom_itk import read_dicom
+    from fusebench.images.dicom import read_dicom
 
     return read_dicom(files, path)
-
-
-def _durations(path: Path, pet: RawImage) -> tuple[float, ...]:
-    """Frame lengths: from DICOM, or from the BIDS sidecar next to the file."""
-    known = pet.extra.get("frame_durations")
-    if known:
-        return tuple(known)
-    try:
-        values = json.loads(_sidecar(path).read_text(encoding="utf-8"))["FrameDuration"]
-        return tuple(float(v) for v in values)
-    except (OSError, ValueError, KeyError, TypeError):
-        return ()
-
-
-def _sidecar(path: Path) -> Path:
-    end = extension(path) if extension(path) in EXTENSIONS else ""
-    return path.with_name(path.name[: len(path.name) - len(end)] + ".json")
 
 
 def prepare(source: PairSource, recipe: str, options: Mapping[str, Any]) -> State:
