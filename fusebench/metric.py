@@ -226,7 +226,7 @@ class Metric:
 
     def by_slices(self, triple: Triple) -> bool:
         """True if a triple is a volume and the definition is 2D only."""
-        return triple.dims not in self.info.dims and self.info.of_images
+        return triple.dims == 3 and 3 not in self.info.dims and self.info.of_images
 
     def __repr__(self) -> str:
         return f"<metric {self.info.name}: {self.info.title}>"
