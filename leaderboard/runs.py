@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from fusebench.engine.manifest import protocol_order, read_manifest
 from fusebench.errors import InputError
+from fusebench.store.folder import RunFolder
 from fusebench.store.rows import IDENTITY, as_table, read_rows
 
 # Where a file of a history store keeps the manifest.
@@ -98,7 +99,7 @@ def _merge(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _rows(folder: Path) -> pd.DataFrame:
     if folder.suffix == ".parquet":
         return _parquet(folder)
-    log, path = folder / "rows.jsonl", folder / "rows.parquet"
+    log, path = RunFolder(folder).rows, RunFolder(folder).parquet
     # The table is consolidated at the end of a run: an older one lacks what an interrupted run added.
     if log.exists() and not (path.exists() and path.stat().st_mtime >= log.stat().st_mtime):
         return as_table(read_rows(folder))

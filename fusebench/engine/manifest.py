@@ -16,6 +16,7 @@ from .. import __version__
 from ..errors import InputError
 from ..files import ROOT, atomic_path
 from ..metric import MetricInfo
+from ..store.folder import RunFolder
 from .spec import MethodSpec
 
 _PACKAGES = ("torch", "numpy", "scipy", "nibabel", "scikit-image", "pandas", "PyWavelets", "safetensors")
@@ -64,7 +65,7 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 
     Their methods and metrics are merged; how they ran is under ``earlier``, by the run id of their rows.
     """
-    path = folder / "manifest.json"
+    path = RunFolder(folder).manifest
     merged = dict(manifest)
     if path.exists():
         before = read_manifest(folder)
@@ -78,7 +79,7 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Read ``manifest.json`` of a run folder."""
-    path = folder / "manifest.json"
+    path = RunFolder(folder).manifest
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

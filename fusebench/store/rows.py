@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from ..errors import InputError
 from ..files import atomic_path
 from ..text import printable
+from .folder import RunFolder
 
 if TYPE_CHECKING:
     import pandas as pd  # only tables need it, and workers make none
@@ -110,7 +111,7 @@ class RunStore:
         self.outdated: list[str] = []  # on rows that `consolidate` kept out of the table
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(folder / ".lock")
+            self._lock = FileLock(RunFolder(folder).lock)
             self._lock.acquire(timeout=0)
         except Timeout:
             raise InputError(
@@ -118,7 +119,7 @@ class RunStore:
             ) from None
         except OSError as error:
             raise InputError(f"--out {folder}: {error.strerror}; give a folder that can be written") from None
-        self._path = folder / "rows.jsonl"
+        self._path = RunFolder(folder).rows
         self._synced = 0.0
         try:
             self._mend()
@@ -193,9 +194,9 @@ class RunStore:
                 f"Left out, made from other data of the same cases: {named}; run these methods again."
             )
         table = as_table(rows)
-        with atomic_path(self.folder / "rows.parquet") as path:
+        with atomic_path(RunFolder(self.folder).parquet) as path:
             table.to_parquet(path, index=False)
-        with atomic_path(self.folder / "rows.csv") as path:
+        with atomic_path(RunFolder(self.folder).csv) as path:
             table.to_csv(path, index=False)
         return table
 
@@ -222,7 +223,7 @@ def read_rows(folder: Path) -> list[Row]:
     InputError
         No rows there, an unreadable line in the middle, or another schema version.
     """
-    path = folder / "rows.jsonl"
+    path = RunFolder(folder).rows
     newest: dict[tuple[str, ...], Row] = {}
     try:
         handle = path.open("rb")
