@@ -207,7 +207,7 @@ def all_ids() -> list[str]:
     ids = []
     for name in metric_registry().names():
         info = metric_registry().load(name).info
-        if not info.needs_truth:
+        if info.of_images and 2 in info.dims:
             ids += [name, *(f"{name}.{p}" for p in info.parts), *(f"{name}@{v}" for v in info.variants)]
     return ids
 
