@@ -67,6 +67,11 @@ class MetricInfo:
         `Trial.a_with` and `Trial.b_with`, under the same seed.
     symmetric : bool
         Swapping the sources leaves the default value unchanged.
+    tolerance : float
+        Largest difference, relative above 1 and absolute below, that another processor, library of linear
+        algebra, count of threads or batch makes on a CPU.  A change within it is none: see ``compare``.
+    tolerances : mapping
+        Variant name to tolerance, of the variants that have another one than `tolerance`.
     """
 
     name: str
@@ -87,6 +92,8 @@ class MetricInfo:
     needs_trial: bool = False
     needs_findings: bool = False
     symmetric: bool = True
+    tolerance: float = 1e-6
+    tolerances: Mapping[str, float] = field(default_factory=dict)
     notes: str = ""
 
     @property

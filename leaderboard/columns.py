@@ -21,13 +21,15 @@ ALSO_SHOWN = ("mi",)
 
 
 def facts_of(metric: str, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The manifest's facts for a metric id, of the id itself or of its metric, with the variant's unit."""
+    """The manifest's facts for a metric id or its metric, with the unit and tolerance of the variant."""
     known: Mapping[str, Any] = manifest.get("metrics", {})
     mid = MetricId.parse(metric)
     facts = known.get(metric) or known.get(mid.name) or {}
-    # Runs from before `units` have none.
-    units: Mapping[str, str] = facts.get("units") or {}
-    return {**facts, "unit": units.get(mid.variant, facts.get("unit", ""))}
+    # Runs from before `units` and `tolerances` have none.
+    out = dict(facts)
+    for one, several, default in (("unit", "units", ""), ("tolerance", "tolerances", 1e-6)):
+        out[one] = (facts.get(several) or {}).get(mid.variant, facts.get(one, default))
+    return out
 
 
 def columns_of(

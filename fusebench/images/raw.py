@@ -101,15 +101,20 @@ def folder_images(folder: Path, wanted: Container[str] | None = None) -> dict[st
     return found
 
 
-def image_files(path: Path) -> list[Path]:
-    """The file and, where it is an MHA or NRRD header, those of its detached data files that exist."""
-    if extension(path) not in ITK:
-        return [path]
+def header_text(path: Path) -> str:
+    """The header of an MHA or NRRD file; of an MHA the voxels behind it too, which match nothing."""
     with path.open("rb") as handle:
         head = handle.read(_HEADER_BYTES).replace(b"\r\n", b"\n")
     if head.startswith(b"NRRD"):
         head = head.split(b"\n\n")[0]  # what follows is voxels
-    text = head.decode(errors="surrogateescape")
+    return head.decode(errors="surrogateescape")
+
+
+def image_files(path: Path) -> list[Path]:
+    """The file and, where it is an MHA or NRRD header, those of its detached data files that exist."""
+    if extension(path) not in ITK:
+        return [path]
+    text = header_text(path)
     match = _DATA_FILE.search(text)
     if match is None:
         return [path]

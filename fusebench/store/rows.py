@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from ..errors import InputError
 from ..files import atomic_path
+from ..text import printable
 
 if TYPE_CHECKING:
     import pandas as pd  # only tables need it, and workers make none
@@ -239,6 +240,8 @@ def read_rows(folder: Path) -> list[Row]:
                 raise InputError(
                     f"{path}, line {number}: written by another version of FuseBench; use another --out"
                 )
+            # Reasons name files, and names of files are any bytes.
+            record["reason"] = printable(record.get("reason", ""))
             row = Row(**record)
             newest[row.identity] = row
     return list(newest.values())
