@@ -117,7 +117,8 @@ class Standing:
         """The rank; in brackets for a control."""
         if not np.isfinite(self.average):
             return "–"
-        return f"({self.average:.2f})" if self.control else f"{self.average:.2f}"
+        text = f"{self.average:.2f}" if self.average < 10 else f"{self.average:.1f}"
+        return f"({text})" if self.control else text
 
     @property
     def text(self) -> str:
