@@ -106,8 +106,10 @@ def triples() -> dict[str, NDArray[Any]]:
         return [x.astype(np.uint8) for x in (a, b, np.maximum(a, b))]
 
     def copy(shift: int) -> list[NDArray[Any]]:
+        """Constant F; F = A; a negative and F = B; with flat halves."""
         a, b, _ = full(shift)
-        return [a, b, a if shift else np.full_like(a, 128)]
+        a[:, :30], b[:, :30] = 200, 77
+        return [a, 255 - a if shift == 11 else b, {0: np.full_like(a, 128), 5: a, 11: b}[shift]]
 
     def deep(shape: tuple[int, ...], real: bool) -> NDArray[Any]:
         a, b = two(shape)
@@ -115,6 +117,7 @@ def triples() -> dict[str, NDArray[Any]]:
             return np.stack([a, b, noisy(a, b)]).astype(np.uint8)
         return (np.stack([a, b, 0.6 * a + 0.4 * b]) / 255).astype(np.float32)
 
+    flat = np.broadcast_to(batch(steps)[:, 1][:, None, ::2, ::2], (3, 14, 33, 34))
     return {
         "head": batch(head),
         "full": batch(full),
@@ -123,6 +126,8 @@ def triples() -> dict[str, NDArray[Any]]:
         "copy": batch(copy),
         "volume": deep((20, 34, 36), False),
         "float volume": deep((18, 37, 34), True),
+        "flat volume": flat.copy(),
+        "copied volume": flat[[0, 1, 0]],
     }
 
 

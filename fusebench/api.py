@@ -244,7 +244,7 @@ def fuse(a: Any, b: Any = None, method: str = "average", *, device: str = "cpu",
     import numpy as np
 
     from .case import Case, Pair
-    from .engine.task import fuse as fuse_pair
+    from .engine.fusing import fuse as fuse_pair
     from .plugins import find_plugins, make_method
 
     if isinstance(a, (Case, Pair)):

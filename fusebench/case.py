@@ -1,4 +1,4 @@
-"""What is fused: `Volume` (one image) and `Case` (one structural + functional pair, read lazily).
+"""The data of one fusion: `Volume` (one image) and `Case` (one structural + functional pair, read lazily).
 
 Axis order, once for the whole project: ``data[d, h, w]`` in RAS+, so ``w`` runs left to right, ``h``
 posterior to anterior, ``d`` inferior to superior, and ``data[d]`` is an axial slice.  An affine is
@@ -19,7 +19,7 @@ from .errors import InputError
 
 
 def is_file_name(text: str) -> bool:
-    """Whether `text` can name a file in any folder and nothing outside it, on every system."""
+    """True if `text` can name a file in any folder and nothing outside it, on every system."""
     return text not in ("", ".", "..") and not set(text) & {"/", "\\", "\0"}
 
 

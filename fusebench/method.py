@@ -121,7 +121,7 @@ class SliceMethod(Method):
 
     @property
     def by_axial_slice(self) -> bool:
-        """Whether `fuse` makes each axial slice from that slice of the inputs alone."""
+        """True if `fuse` makes each axial slice from that slice of the inputs alone."""
         return self.planes == "axial" and type(self).fuse is SliceMethod.fuse
 
     def fuse(self, a: Tensor, b: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ class MetricInfo:
 
     @property
     def of_images(self) -> bool:
-        """Whether sources and fused image are all that it needs."""
+        """True if sources and fused image are all that it needs."""
         return not (self.needs_truth or self.needs_trial)
 
 
@@ -216,7 +216,7 @@ class Metric:
         return self.core(triple, part, variant)
 
     def by_slices(self, triple: Triple) -> bool:
-        """Whether a triple is a volume and the definition is 2D only."""
+        """True if a triple is a volume and the definition is 2D only."""
         return triple.dims not in self.info.dims and self.info.of_images
 
     def __repr__(self) -> str:

@@ -1,6 +1,11 @@
-"""Numbers in sentences, and text that can be written."""
+"""Text for people: numbers in sentences, and characters that a terminal may be sent."""
 
 from __future__ import annotations
+
+import unicodedata
+
+# Control, format (right-to-left marks among them), lone surrogates, line and paragraph separators.
+_UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def plural(n: int, noun: str) -> str:
@@ -8,6 +13,17 @@ def plural(n: int, noun: str) -> str:
     return f"{n} {noun}" + ("" if n == 1 else "s")
 
 
-def printable(text: str) -> str:
-    """`text` that any file in UTF-8 can hold: the stray bytes of a file name as numbers."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\\udc", "\\x")
+def printable(text: str, keep: str = "") -> str:
+    r"""`text` with what would steer a terminal written out, as ``\\x1b``, except what is in `keep`."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        c if c in keep or unicodedata.category(c) not in _UNPRINTABLE else _written(c) for c in text
+    )
+
+
+def _written(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"

@@ -23,14 +23,14 @@ _SLACK = 1e-4
 _SNAP = 5e-5
 # Images that are smaller than this never fill the memory.
 _SMALL = 1 << 20
-# What `Triple.trim` keeps: so many bytes, or so many maps of the size of an image.
+# `Triple.trim` keeps so many bytes, or so many maps of the size of an image.
 _KEPT_BYTES, _KEPT_MAPS = 1 << 29, 12
 # Pixels worked on at once where a batch of slices is scored: bounds memory and stays near the cache.
 _CHUNK = 1 << 19
 
 
 class Triple:
-    """What every metric works on.
+    """The two sources and the fused image on which every metric works.
 
     Parameters
     ----------

@@ -88,7 +88,7 @@ def all_charts(board: Board) -> Iterator[tuple[str, str, Figure]]:
 
 
 def _finite(board: Board, column: Column, method: str) -> bool:
-    """Whether there is anything to draw: the PSNR of a copy is infinite everywhere."""
+    """True if there is anything to draw: the PSNR of a copy is infinite everywhere."""
     return bool(np.isfinite(board.scores.take([method], [column.id]).values).any())
 
 

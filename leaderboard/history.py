@@ -181,7 +181,7 @@ class Step:
 
     @property
     def worse(self) -> bool:
-        """Whether the step goes against the series' direction."""
+        """True if the step goes against the series' direction."""
         a, b = self.before, self.after
         if self.series.direction == "zero":
             a, b = abs(a), abs(b)

@@ -42,7 +42,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Status:
-    """What became of one method on one case, in words, and whether it failed."""
+    """The outcome of one method on one case, in words, and a flag for a failure."""
 
     text: str
     failed: bool
@@ -142,7 +142,7 @@ def slug(name: str) -> str:
 
 
 def _sortable(x: float | str | None) -> str:
-    """What a cell is sorted by: nothing for no value, JavaScript's spelling for an infinite one."""
+    """The sort key of a cell: nothing for no value, JavaScript's spelling for an infinite one."""
     if x is None or x != x:
         return ""
     return str(x).replace("inf", "Infinity") if isinstance(x, float) else str(x)

@@ -1,4 +1,4 @@
-"""What papers report, to stand beside our own numbers, never among them."""
+"""Numbers that papers report, to stand beside our own, never among them."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class Comparison:
 
     @property
     def lost(self) -> bool:
-        """Whether anything that gates got worse."""
+        """True if anything that gates got worse."""
         return bool(self.of("loss"))
 
     def to_json(self) -> str:
@@ -340,7 +340,7 @@ def noise_band(tables: Sequence[pd.DataFrame], kind: str) -> float:
 
 def _costs(base: Runs, new: Runs, baselines: Sequence[Runs], gate: bool, notes: list[str]) -> list[Change]:
     tables = [cost_table(r) for r in (base, *baselines)]
-    # What the new run is held against is the middle of all baselines: one may itself be off.
+    # The new run is held against the middle of all baselines: one may itself be off.
     middle = pd.concat(tables).groupby(level=["dataset", "method", "case"]).median()
     fresh = cost_table(new)
     changes = []

@@ -127,7 +127,7 @@ def _section(
 
 
 def _outcomes(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """What became of each method and case: a failure counts before a value, a value before a skip."""
+    """The outcome of each method and case: a failure counts before a value, a value before a skip."""
     weight = np.select([runs.failed(rows), rows["status"] == "ok"], [2, 1])
     ordered = rows.assign(weight=weight).sort_values("weight", kind="stable")
     return ordered.groupby(keys)[["fuse_seconds", "memory_mb", "status", "reason"]].last()

@@ -54,7 +54,7 @@ def read(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
 
 
 def geometry(path: Path) -> dict[str, Any]:
-    """What the viewer must know of a case: ``shape`` and ``spacing`` in (D, H, W), ``flat``, ``upright``."""
+    """Facts of a case for the viewer: ``shape`` and ``spacing`` in (D, H, W), ``flat``, ``upright``."""
     image: Any = nib.Nifti1Image.from_filename(path)
     w, h, d = (*image.shape, 1)[:3]
     x, y, z = (float(s) for s in np.sqrt((image.affine[:3, :3] ** 2).sum(axis=0)))

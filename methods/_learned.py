@@ -1,4 +1,4 @@
-"""What the learned 2D methods share: constructor, weights, input checks."""
+"""The base of the learned 2D methods: constructor, weights, input checks."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class LearnedSliceMethod(SliceMethod):
 
 
 def at_once(x: Tensor) -> bool:
-    """Whether slices go through a network as one batch, which fills a GPU; a CPU is faster one by one."""
+    """True if slices go through a network as one batch, which fills a GPU; a CPU is faster one by one."""
     return x.is_cuda
 
 

@@ -29,6 +29,9 @@ _ALLOWED: list[Any] = [
     *(type(np.dtype(t)) for t in ("float64", "float32", "int64", "int32")),
 ]
 
+# Beside an 8-bit tensor, what its channels are multiplied by.
+SCALE = ".scale"
+
 _FORMS = ".safetensors, .npz or PyTorch's format"
 
 
@@ -101,7 +104,35 @@ def read_state(path: str | Path) -> State:
     state = {str(k).removeprefix("module."): v for k, v in _items(found) if isinstance(v, Tensor)}
     if not state:
         raise InputError(f"weights {path}: holds no tensors; save the network's state_dict() in {_FORMS}")
-    return state
+    return full(state)
+
+
+def full(state: State) -> State:
+    """Half-precision and 8-bit tensors (of `small`) as float32, which the networks compute in."""
+    out: State = {}
+    for name, tensor in state.items():
+        if name.endswith(SCALE) and name.removesuffix(SCALE) in state:
+            continue
+        scale = state.get(name + SCALE)
+        if scale is not None and tensor.dtype == torch.int8:
+            tensor = tensor.float() * scale.float().view(-1, *[1] * (tensor.ndim - 1))
+        out[name] = tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    return out
+
+
+def small(state: Mapping[str, Tensor]) -> State:
+    """Tensors to ship: matrices and kernels as 8 bits with a scale per output channel, the rest halved."""
+    out: State = {}
+    for name, tensor in state.items():
+        if not tensor.is_floating_point():
+            out[name] = tensor
+        elif tensor.ndim < 2:
+            out[name] = tensor.half()
+        else:
+            scale = tensor.flatten(1).abs().amax(1).clamp_min(1e-7) / 127
+            out[name] = (tensor / scale.view(-1, *[1] * (tensor.ndim - 1))).round().to(torch.int8)
+            out[name + SCALE] = scale
+    return out
 
 
 def origin_of(path: str | Path, layouts: Iterable[Layout] = ()) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pywt
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,6 +21,8 @@ Feature = Callable[[Tensor], Tensor]
 
 # Windows worked on at once: their 9x9 joint tables stay in the cache.
 _CHUNK = 2048
+# Coefficients of at most this share of the largest are rounding noise.
+_NOISE = 1e-13
 
 
 def _raw(x: Tensor) -> Tensor:
@@ -42,12 +45,22 @@ def _edge(x: Tensor) -> Tensor:
     return (across | along).to(x.dtype)
 
 
+def _without_noise(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Coefficients ``(N, H, W)``, those that are rounding noise next to the largest set to 0.
+
+    A window of such noise would be stretched to full contrast.
+    """
+    size = np.abs(x)
+    x[size <= _NOISE * size.max((1, 2), keepdims=True)] = 0
+    return x
+
+
 def _dct(x: Tensor) -> Tensor:
     """Cosine transform of the whole image."""
     import scipy.fft  # a fifth of a second, for one feature
 
     y = scipy.fft.dctn(x.cpu().numpy(), axes=(1, 2), norm="ortho")
-    return torch.from_numpy(y).to(x.device)
+    return torch.from_numpy(_without_noise(y)).to(x.device)
 
 
 def _wavelet(x: Tensor) -> Tensor:

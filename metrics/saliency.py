@@ -44,7 +44,7 @@ def _bell(sigma: float) -> tuple[float, ...]:
     )
 
 
-# What a difference of one grey level leaves in the mean after the filter: a mean below it is black.
+# A difference of one grey level leaves so much in the mean after the filter: a mean below it is black.
 _LEVEL = 1 - 0.7622
 # Masked contrasts that are smaller than this are the same: nobody sees a contrast of 0.05 %.
 _UNSEEN = 1e-6

@@ -12,22 +12,16 @@ from ._gradients import derivative, norm
 from ._moments import Moments, moments
 from .structure import ssim_map
 
-# Below this share of the squared mean a local variance is rounding noise: the window is flat.
-_FLAT = {torch.float64: 1e-12, torch.float32: 1e-5}
 _TINY = 2e-16
-
-
-def _flat(m: Moments, x: str) -> Tensor:
-    return m.cov(x, x) <= _FLAT[m.cov(x, x).dtype] * (1 + m.mean(x) ** 2)
 
 
 def _variance(m: Moments, x: str) -> Tensor:
     """Local variance, 0 in flat windows."""
-    return m.triple.cached(("variance", m.margin, x), lambda: m.cov(x, x).masked_fill(_flat(m, x), 0))
+    return m.triple.cached(("variance", m.margin, x), lambda: m.cov(x, x).masked_fill(m.flat(x), 0))
 
 
 def _covariance(m: Moments, x: str, y: str) -> Tensor:
-    return m.cov(x, y).masked_fill(_flat(m, x) | _flat(m, y), 0)
+    return m.cov(x, y).masked_fill(m.flat(x) | m.flat(y), 0)
 
 
 def _shares(m: Moments) -> tuple[Tensor, Tensor]:
@@ -173,6 +167,9 @@ def q_c(t: Triple, part: str, variant: str) -> Tensor:
     m = moments(t, 1.5, 7)
     ca, cb = _covariance(m, "a", "fused"), _covariance(m, "b", "fused")
     total = ca + cb
+    # Covariances that are each other's negatives leave rounding, whose sign must not choose the source.
+    noise = 1e-9 * (ca.abs() + cb.abs()) + 1e-12 * (m.mean("a") + m.mean("b")) * m.mean("fused")
+    total = total.masked_fill(total.abs() <= noise, 0)
     share = torch.where(total == 0, torch.where(ca == 0, 0.5, torch.sign(ca) * torch.inf), ca / total)
     sa, sb = _similarity(m, "a", "fused"), _similarity(m, "b", "fused")
     clipped = share.clamp(0, 1)

@@ -65,7 +65,7 @@ def paired(text):
 
 @pytest.fixture(scope="module")
 def user(tmp_path_factory):
-    """What a reader has: two images, folders of data, results of another program."""
+    """The files of a reader: two images, folders of data, results of another program."""
     folder = tmp_path_factory.mktemp("user")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FUSEBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))

@@ -62,7 +62,7 @@ class Entry:
 
 @dataclass
 class Listing:
-    """What lies below a folder."""
+    """The files and folders below a folder."""
 
     images: dict[tuple[str, str], list[Path]] = field(default_factory=lambda: defaultdict(list))
     tables: list[Path] = field(default_factory=list)
@@ -163,7 +163,7 @@ def index(listing: Listing, root: Path, tables: Tables) -> Iterator[Entry]:
 
 
 def _read_names(files: list[Path], root: Path) -> Entry:
-    """What the path says."""
+    """The facts that the path states."""
     first = files[0]
     name = first.name
     for suffix in (".nii.gz", ".nii", ".dcm", ".v", ".img"):

@@ -47,7 +47,7 @@ _REPEAT = re.compile(r"mpr-r\b|(?<!p)rep(?![a-df-z])|\brpt|# ?[2-9]|\b2nd\b|\bse
 
 @dataclass(frozen=True)
 class Kind:
-    """What a description says.
+    """The facts that a series description states.
 
     Attributes
     ----------

@@ -39,7 +39,7 @@ _DATES = ("%m/%d/%Y", "%Y-%m-%d", "%m/%d/%y", "%Y/%m/%d", "%Y%m%d", "%d-%b-%Y", 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a table says about one image or subject; empty where it says nothing.
+    """The columns of a table on one image or subject; empty where it has no entry.
 
     `swapped` is `acquired` with day and month exchanged, where that is a date too.
     """
@@ -88,7 +88,7 @@ _SLASHED = re.compile(r"^\s*(\d{1,2})/(\d{1,2})/(\d{2}|\d{4})\b")
 
 
 def day_first(texts: Iterable[str]) -> bool | None:
-    """Whether the dates of a table are day/month/year, as a spreadsheet may have turned them.
+    """Tell whether the dates of a table are day/month/year, as a spreadsheet may have turned them.
 
     IDA writes month/day/year, which holds where nothing contradicts; None where some dates can only be the
     one and some only the other.

@@ -24,7 +24,7 @@ from fusebench.store.cache import cache_dir, cached_arrays
 from fusebench.store.keys import content_key
 
 _HERE = Path(__file__).parent
-# What the voxels depend on.
+# The voxels depend on these files.
 _SOURCES = ("fields.py", "anatomy.py", "mri.py", "pet.py", "subject.py")
 _DEFAULT_SUBJECTS = {"train": 64, "val": 8, "test": 8}
 
@@ -134,7 +134,7 @@ def _stored(key: str, parameters: Mapping[str, Any], names: Sequence[str]) -> di
     def make() -> dict[str, NDArray[Any]]:
         subject = make_subject(**parameters)
         images = {"a": subject.a, "b": subject.b, **subject.truth}
-        # What equals another array is not stored; see Truth.
+        # An array that equals another one is not stored; see Truth.
         packed = {n: quantise(x, n) for n, x in images.items() if n in STEPS and not _same_as(n, parameters)}
         return {**packed, "mask": subject.mask, "lesion": subject.truth["lesion"]}
 

@@ -29,7 +29,7 @@ from .grid import Image
 from .sidecar import frame_durations, read_sidecars, sidecars
 from .steps import (
     BiasField,
-    CheckGrid,
+    CheckHead,
     Intensity,
     Mask,
     PaperTensor,
@@ -104,7 +104,7 @@ def steps_of(recipe: str, *, register: str = "auto", mask: str = "head", size: i
         raise InputError(f"register={register!r}: give auto, always or never")
     if mask not in ("head", "brain"):
         raise InputError(f"mask={mask!r}: give head or brain (or a file of your own per case)")
-    first: tuple[Step, ...] = (Static(), CheckGrid(), RegisterRigid(register))  # type: ignore[arg-type]
+    first: tuple[Step, ...] = (Static(), CheckHead(), RegisterRigid(register))  # type: ignore[arg-type]
     if recipe == "default":
         # The paper's field of view of 224 mm, whatever the number of voxels.
         box = ToBox(size, 224.0 / size)
@@ -166,7 +166,7 @@ def libraries() -> list[str]:
 
 
 def read_key() -> list[Any]:
-    """What voxels depend on before any recipe: readers, foreground, libraries."""
+    """Everything that voxels depend on before any recipe: readers, foreground, libraries."""
     return [code_key(Path(read_write.__file__)), libraries()]
 
 
@@ -266,7 +266,7 @@ def _cache_path(key: str) -> Path:
 
 
 def is_prepared(key: str) -> bool:
-    """Whether the cache holds this pair."""
+    """True if the cache holds this pair."""
     return _cache_path(key).is_file()
 
 
@@ -307,7 +307,7 @@ def align_files(mri: Path, pet: Path, mask: Path | None = None) -> tuple[Pair, S
         raise InputError(f"{pet}: pictures have no position in space; align them first, without --register")
     steps: tuple[Step, ...] = (
         Static(),
-        CheckGrid(),
+        CheckHead(),
         RegisterRigid("always"),
         Mask(),
         ToMri(),

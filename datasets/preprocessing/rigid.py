@@ -135,7 +135,7 @@ def _clean(image: Image, voxel: float) -> Image:
 
 
 def inverted(data: NDArray[np.float32]) -> bool:
-    """Whether the border is bright and the middle dark, as where ``max - x`` was stored."""
+    """True if the border is bright and the middle dark, as where ``max - x`` was stored."""
     faces = [data[0], data[-1], data[:, 0], data[:, -1], data[:, :, 0], data[:, :, -1]]
     border = float(np.median([np.median(f) for f in faces]))
     low, high = np.percentile(data, [1, 99])

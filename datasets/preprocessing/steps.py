@@ -110,7 +110,7 @@ def _weights(durations: tuple[float, ...], count: int) -> tuple[NDArray[np.float
 
 
 @dataclass(frozen=True)
-class CheckGrid:
+class CheckHead:
     """Refuse what cannot be a head: few or huge voxels; note an inverted grey scale."""
 
     min_voxels: int = 32

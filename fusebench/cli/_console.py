@@ -87,7 +87,7 @@ class Tolerant:
         self._gone = True
         if not (isinstance(error, OSError) and error.errno == errno.EPIPE):
             self.problem = getattr(error, "strerror", None) or str(error)
-        # What the stream still holds would fail again when Python ends.
+        # The text that the stream still holds would fail again when Python ends.
         with contextlib.suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.stream.fileno())

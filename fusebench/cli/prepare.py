@@ -116,7 +116,7 @@ def _print_table(rows: list[dict[str, Any]], console: Console, most: int = 60) -
     table = Table(box=None, header_style="bold")
     for name in ("subject", "case", "status", "split", "why"):
         table.add_column(name, overflow="fold")
-    # What needs attention comes first where the table is cut; the CSV holds everything.
+    # Rows that need attention come first where the table is cut; the CSV holds everything.
     order = {"error": 0, "left out": 1}
     shown = sorted(rows, key=lambda r: order.get(str(r["status"]), 2)) if len(rows) > most else rows
     for row in shown[:most]:

@@ -76,7 +76,7 @@ def _rows(future: Any, task: Task) -> list[Row]:
     if future.status == "finished":
         rows: list[Row] = future.result()
         return rows
-    from .task import describe  # imports torch, which a run without such a failure need not wait for
+    from .fusing import describe  # imports torch, which a run without such a failure need not wait for
 
     return task.failed("error", f"Dask gave the task up: {describe(future.exception())}")
 

@@ -28,14 +28,14 @@ from .spec import MethodSpec, Task
 
 # `Task.image` of a case without an image.
 MISSING = ":"
-# What follows the case's id in the name of an image that was made of the sources with findings.
+# Follows the case's id in the name of an image that was made of the sources with findings.
 WITH_FINDINGS = "+findings"
 
 # Entry -> case id -> image.
 Results = Mapping[str, Mapping[str, Path]]
 Range = tuple[float, float]
 
-# What a network overshoots [0, 1] by through rounding; as for the metrics themselves.
+# A network overshoots [0, 1] by so much through rounding; as for the metrics themselves.
 _SLACK = 1e-4
 
 

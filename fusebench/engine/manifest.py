@@ -1,4 +1,4 @@
-"""What produced a run: versions, seeds, hashes, hardware, and the facts of every plugin in it."""
+"""The manifest of a run: versions, seeds, hashes, hardware, and the facts of every plugin in it."""
 
 from __future__ import annotations
 

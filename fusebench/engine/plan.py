@@ -42,6 +42,7 @@ class Options:
     repeats: int = 1
     timeout: float | None = None
     save: str = "first"
+    split: str = ""
 
 
 def scored(protocols: Iterable[str], metrics: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -96,6 +97,7 @@ def make_plan(
                     fused_path=str(folder.fused(case.dataset, case.id, method.name)),
                     save=options.save == "all" or (options.save == "first" and index == 0),
                     plugins=plugins.paths,
+                    split=options.split,
                 )
             )
     return tasks

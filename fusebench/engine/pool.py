@@ -206,7 +206,7 @@ def default_jobs(device: str) -> int:
 
 
 def may_have_gpu() -> bool:
-    """Whether there are device files of a GPU: a hint at no cost, where asking torch takes seconds."""
+    """True if there are device files of a GPU: a hint at no cost, where asking torch takes seconds."""
     files = ("nvidiactl", "nvhost-gpu", "kfd", "dxg")
     return any(Path("/dev", name).exists() for name in files)
 

@@ -35,7 +35,7 @@ Execute = Callable[[Sequence[Task]], Iterator[Result]]
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is to be run, and how; the fields are the options of ``run_bench.py run``.
+    """The order for a run; the fields are the options of ``run_bench.py run``.
 
     Attributes
     ----------
@@ -270,6 +270,7 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
         repeats=request.repeats,
         timeout=request.timeout or None,
         save=request.save,
+        split=request.split,
     )
     if results is not None and request.results_dir:
         from .from_files import file_specs, file_tasks

@@ -1,4 +1,4 @@
-"""What nibabel and Pillow do not read: MHA and NRRD with SimpleITK, and the way to DICOM."""
+"""Formats that nibabel and Pillow do not read: MHA and NRRD with SimpleITK, and the way to DICOM."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def _bytes(path: Path) -> tuple[bytes, list[str]]:
 
 
 def _unpacked(path: Path, packed: bytes) -> tuple[bytes, int]:
-    """What the gzip members hold, and how many bytes follow them that are none."""
+    """Content of the gzip members, and how many bytes follow them that are none."""
     out, size, rest = [], 0, packed
     while rest[:2] == b"\x1f\x8b":
         member = zlib.decompressobj(wbits=31)

@@ -1,4 +1,4 @@
-"""What the readers return, the names of the formats, and the turn to RAS+."""
+"""`RawImage`, which every reader returns, the names of the formats, and the turn to RAS+."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def turn_to_ras(affine: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[
 
 
 def usable(affine: NDArray[np.float64]) -> bool:
-    """Whether an affine is finite and spans three dimensions."""
+    """True if an affine is finite and spans three dimensions."""
     if not np.isfinite(affine).all():
         return False
     size = np.linalg.norm(affine[:3, :3], axis=0)
@@ -185,7 +185,7 @@ def corner_distance(
 
 
 def overlap(one: NDArray[np.float64], other: NDArray[np.float64], shape: tuple[int, int, int]) -> bool:
-    """Whether the boxes along the axes of space that hold a (D, H, W) grid under two affines meet."""
+    """True if the boxes along the axes of space that hold a (D, H, W) grid under two affines meet."""
     a, b = _corners(one, shape), _corners(other, shape)
     return bool((np.maximum(a.min(1), b.min(1)) <= np.minimum(a.max(1), b.max(1))).all())
 

@@ -111,7 +111,7 @@ def scale(raw: RawImage, intensity: Intensity = "minmax") -> Volume:
 
 
 def intensity_range(raw: RawImage, intensity: Intensity = "minmax") -> tuple[float, float]:
-    """What becomes 0 and 1; refuses constant images and such as are nowhere above 0."""
+    """Intensities that become 0 and 1; refuses constant images and such as are nowhere above 0."""
     if isinstance(intensity, tuple):
         if not intensity[1] > intensity[0]:
             raise InputError(f"intensity range {intensity} is empty; give (low, high) with low < high")

@@ -38,7 +38,7 @@ Truth = Mapping[str, Any] | None
 
 @dataclass(frozen=True)
 class Scene:
-    """What is scored: sources, fused image and foreground as tensors (D, H, W) on one device.
+    """The images of one score: sources, fused image and foreground as tensors (D, H, W) on one device.
 
     Without a mask, everything is foreground.
     """
@@ -140,5 +140,5 @@ def default_protocols(metrics: Sequence[str]) -> tuple[str, ...]:
 
 
 def is_reading(metric: str) -> bool:
-    """Whether a metric id is one that the protocol ``readers`` prescribes."""
+    """True if a metric id is one that the protocol ``readers`` prescribes."""
     return re.split(r"[.@]", metric)[0] in {MetricId.parse(m).name for m in READINGS}

@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..files import PACKAGE, ROOT, file_sha256
 
 # Core files that decide what comes of a method's answer, and of a fused volume's score.
-CONTRACT = ("method.py", "engine/task.py")
+CONTRACT = ("method.py", "engine/fusing.py")
 SCORING = ("metric.py", "triple.py", "scoring/evaluate.py", "scoring/protocol.py")
 # Libraries whose versions change numbers.
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-image", "PyWavelets")

@@ -56,6 +56,8 @@ class Row:
     seed : int
     fingerprint : str
         `Case.fingerprint` of the data the row was made from; "" where the row does not say.
+    split : str
+        Of the dataset, in which the case was; "" where the row does not say.
     """
 
     run: str
@@ -78,18 +80,19 @@ class Row:
     device: str = "cpu"
     seed: int = 0
     fingerprint: str = ""
+    split: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return vars(self).copy()  # flat, so that asdict's deep copy is not needed
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """What a later row replaces: same method, dataset, case, protocol and metric."""
+        """Method, dataset, case, protocol and metric: a later row with the same ones replaces this one."""
         return tuple(getattr(self, name) for name in IDENTITY)
 
 
 COLUMNS = tuple(f.name for f in fields(Row))
-_TEXT = {"run", "key", *IDENTITY, "group", "status", "reason", "device", "fingerprint"}
+_TEXT = {"run", "key", *IDENTITY, "group", "status", "reason", "device", "fingerprint", "split"}
 
 
 class RunStore:

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from ..case import Case, Pair, Volume
+from ..engine.fusing import RANGE_TOLERANCE, describe
 from ..engine.spec import MethodSpec, Score, Task
-from ..engine.task import RANGE_TOLERANCE, TaskRunner, describe
+from ..engine.task import TaskRunner
 from ..errors import InputError
 from ..files import file_sha256
 from ..method import Method, MethodInfo, SliceMethod
@@ -104,7 +105,7 @@ class MethodSubject(Subject):
 
     @property
     def sliced(self) -> bool:
-        """Whether it fuses slices."""
+        """True if it fuses slices."""
         return issubclass(self.cls, SliceMethod)
 
     def fuse(self, a: Any, b: Any, seed: int = 0, method: Method | None = None) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import ndimage
 
-from ..engine.task import describe
+from ..engine.fusing import describe
 from ..errors import InputError
 from ..metric import Metric, MetricId, MetricInfo
 from ..plugins import create_dataset
@@ -280,7 +280,7 @@ def scale_rule(s: MetricSubject) -> None:
 
 @check("inputs_unchanged")
 def masked_is_cropped(s: MetricSubject) -> None:
-    """What lies outside the mask does not count: exactly for pixel-wise metrics, far away for all."""
+    """Points outside the mask do not count: exactly for pixel-wise metrics, far away for all."""
     if not s.info.of_images:
         raise NotApplicable("the region comes from the ground truth")
     a, b, _, _ = s.images

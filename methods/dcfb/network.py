@@ -134,12 +134,14 @@ class Features(nn.Module):
             self.coarse = Coarse(flat)
         self.checkpointing = False
 
-    def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, a: Tensor, b: Tensor, told: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Tokens (B, D/4, H/4, W/4, 2C) of both streams; displacement (B, D/4, H/4, W/4, 3) in voxels.
 
-        The displacement says where in `b` the content of `a` is found.
+        The displacement says where in `b` the content of `a` is found.  `told` (B, C, D/4, H/4, W/4) is added
+        to the first tokens of `b`.
         """
-        x = torch.cat([e(t) for e, t in zip(self.embed, (a, b), strict=True)])
+        first, second = (e(t) for e, t in zip(self.embed, (a, b), strict=True))
+        x = torch.cat([first, second if told is None else second + told])
         x = x.permute(0, 2, 3, 4, 1).contiguous()
         scale = x.new_tensor(self.step)
         finer = tuple(1 / s for s in self.step)
@@ -301,7 +303,7 @@ SWITCHES = ("displacement", "attention", "convolution", "context")
 
 
 @torch.no_grad()
-def switch_off(network: FusionNetwork, part: str) -> None:
+def switch_off(network: Any, part: str) -> None:
     """Take one of `SWITCHES` out of a trained network by setting the weights that lead from it to zero.
 
     "context" is everything that the blocks say to the full-resolution head; the alignment stays.

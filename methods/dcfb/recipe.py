@@ -17,11 +17,13 @@ from torch.nn import functional as nnf
 
 from fusebench.errors import InputError
 
+from .._weights import small
 from ..training import augment, losses
 from ..training.recipe import Batch, Hyperparameters, Recipe
 from ..training.samples import Sample, Subjects, collate
 from .alignment import STRIDE, Coarse, warp
 from .block import Parts
+from .compat import CompatNetwork
 from .network import Design, FusionNetwork
 
 ABLATIONS: dict[str, Design] = {
@@ -35,7 +37,7 @@ ABLATIONS: dict[str, Design] = {
 
 
 class _DCFBRecipe(Recipe):
-    """What both recipes share.
+    """The common part of both recipes.
 
     Parameters
     ----------
@@ -102,7 +104,7 @@ class _DCFBRecipe(Recipe):
         return {**moved, "moved": torch.tensor(float(moved["b"] is not sample["b"]))}
 
     def fuse(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """What the network makes of a batch."""
+        """Run the network on a batch."""
         out: dict[str, Tensor] = model.explain(  # type: ignore[operator]
             batch["a"], batch["b"], align=batch.get("moved", 0.0), balance=self.balance
         )
@@ -217,7 +219,7 @@ class Align(_DCFBRecipe):
         # A small rotation about the centre is its cross product with the position.
         turn = torch.linalg.cross(angles.expand_as(place) * amount, place)
         moved = turn + (shift + smooth.permute(1, 2, 3, 0)) / voxel
-        # What undoes it at x is minus the displacement at the point it leads to: two fixed-point steps, on a
+        # It is undone at x by minus the displacement at the point it leads to: two fixed-point steps, on a
         # coarser grid, as the displacement is smooth.
         rough = nnf.avg_pool3d(moved.permute(3, 0, 1, 2), 2)[:, None]
         field = -rough
@@ -246,24 +248,69 @@ class Align(_DCFBRecipe):
         return {"val_loss": float(loss), "val_error_mm": float(logs["error_mm"])}
 
 
+def published_loss(fused: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """LNCC (squared, 3^3 box), SSIM and L1 to both sources, 2:1 in favour of the MRI; whole image."""
+    total = fused.new_zeros(fused.shape[0])
+    logs: dict[str, Tensor] = {}
+    for weight, name, source in ((2.0, "a", a), (1.0, "b", b)):
+        parts = {
+            "lncc": -losses.lncc(fused, source),
+            "ssim": 1 - losses.ssim(fused, source),
+            "l1": losses.l1(fused, source),
+        }
+        total = total + weight * sum(parts.values())
+        logs |= {f"{k}_{name}": v.detach().mean() for k, v in parts.items()}
+    return total.mean(), logs
+
+
 class Paper(_DCFBRecipe):
-    """The published loss, 2:1 in favour of the MRI: squared LNCC (3^3 box), SSIM and L1, whole patch."""
+    """The published loss on the network for likeness."""
 
     balance = 0  # it asks for twice as much likeness to the MRI
 
     notes = "loss: sum over sources, MRI weighted 2 and PET 1, of -LNCC + (1 - SSIM) + L1"
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        fused = self.fuse(model, batch)["fused"]
-        total = fused.new_zeros(fused.shape[0])
-        logs: dict[str, Tensor] = {}
-        for weight, name in ((2.0, "a"), (1.0, "b")):
-            source = batch[f"{name}_clean"]
-            parts = {
-                "lncc": -losses.lncc(fused, source),
-                "ssim": 1 - losses.ssim(fused, source),
-                "l1": losses.l1(fused, source),
-            }
-            total = total + weight * sum(parts.values())
-            logs |= {f"{k}_{name}": v.detach().mean() for k, v in parts.items()}
-        return total.mean(), logs
+        return published_loss(self.fuse(model, batch)["fused"], batch["a_clean"], batch["b_clean"])
+
+
+class Published(Recipe):
+    """The authors' network by the authors' loss, smaller and far shorter than theirs.
+
+    Theirs: 96 channels, whole volumes of 128^3, 500 epochs.  The fusion rule is the one of theirs that does
+    not grow with the size of the volume (FL1N), since training sees patches.
+
+    Parameters
+    ----------
+    embed : int
+        Channels, a multiple of 3 from 24 on.
+    rule : str
+        Fusion rule.
+    patch : int
+        Voxels per axis.
+    """
+
+    defaults = Hyperparameters(
+        steps=1500, batch=1, lr=5e-4, schedule="poly", clip=1.0, ema=0.0, val_every=250, keep="last"
+    )
+    unused_parameters = True  # two layers of theirs lead nowhere
+    notes = Paper.notes + "; published network, published loss, flips only; shipped in 8 bits"
+    val_batches = 4
+
+    def __init__(self, *, embed: int = 24, rule: str = "FL1N", patch: int = 48) -> None:
+        if embed < 24 or embed % 3:
+            raise InputError(f"dcfb: embed={embed} is not a multiple of 3 from 24 on")
+        self.embed, self.rule, self.patch = embed, rule, patch
+        self.crop = (patch,) * 3
+
+    def model(self) -> CompatNetwork:
+        return CompatNetwork(self.embed, self.rule)
+
+    def augment(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        return augment.flip()(sample, rng)
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        return published_loss(model(batch["a"], batch["b"]), batch["a_clean"], batch["b_clean"])
+
+    def export(self, model: nn.Module) -> Mapping[str, Tensor]:
+        return small(model.state_dict())

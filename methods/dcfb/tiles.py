@@ -15,33 +15,37 @@ GRID = 64
 HALO = 32
 
 
-def fuse_tiles(network: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor, tile: int) -> Tensor:
+def fuse_tiles(network: Callable[..., Tensor], *volumes: Tensor, tile: int) -> Tensor:
     """Fuse in tiles that overlap by 64 voxels and blend linearly over the inner half of the overlap.
 
     Parameters
     ----------
     network : callable
-        (1, 1, d, h, w) twice to the same shape.
-    a, b : Tensor, shape (D, H, W)
+        One (1, 1, d, h, w) per volume to (1, C, d, h, w).
+    volumes : Tensor, shape (D, H, W)
     tile : int
         Voxels per axis, rounded down to a multiple of 64; at least 128 where the volume is larger.
 
     Returns
     -------
-    Tensor, shape (D, H, W)
+    Tensor, shape (C, D, H, W)
     """
     size = max(2 * GRID, tile // GRID * GRID)
-    spans = [_spans(n, size) for n in a.shape]
-    out, total = torch.zeros_like(a), torch.zeros_like(a)
+    shape, device = volumes[0].shape, volumes[0].device
+    spans = [_spans(n, size) for n in shape]
+    out, total = None, volumes[0].new_zeros(shape)
     for box in product(*spans):
         index = tuple(slice(low, high) for low, high in box)
-        part = network(a[index][None, None], b[index][None, None])[0, 0]
-        share = torch.ones_like(part)
-        for axis, ((low, high), n) in enumerate(zip(box, a.shape, strict=True)):
-            ramp = _ramp(low, high, n, a.device)
+        part = network(*[v[index][None, None] for v in volumes])[0]
+        share = torch.ones(part.shape[1:], device=device)
+        for axis, ((low, high), n) in enumerate(zip(box, shape, strict=True)):
+            ramp = _ramp(low, high, n, device)
             share *= ramp.view([-1 if i == axis else 1 for i in range(3)])
-        out[index] += part * share
+        if out is None:
+            out = part.new_zeros(part.shape[0], *shape)
+        out[(slice(None), *index)] += part * share
         total[index] += share
+    assert out is not None
     return out / total
 
 

@@ -1,4 +1,4 @@
-"""What is written beside the weights: the card, the curve as numbers and as a picture, the full log."""
+"""Files beside the weights: the card, the curve as numbers and as a picture, the full log."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
+from torch import Tensor
 
 from .checkpoint import write_atomically
 
@@ -81,6 +83,12 @@ def write_card(
     if history:
         lines += [f"![loss curve]({name}_curve.png)", ""]
     write_atomically(out / f"{name}.md", lambda path: path.write_text("\n".join(lines), encoding="utf-8"))
+
+
+def write_picture(path: Path, picture: Tensor) -> None:
+    """Write a grey picture (H, W) in [0, 1] as PNG."""
+    levels = (picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    write_atomically(path, lambda temporary: imsave(temporary, levels, cmap="gray", vmin=0, vmax=255))
 
 
 def hardware(device: torch.device, count: int) -> str:

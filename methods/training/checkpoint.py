@@ -41,7 +41,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the state of a run and make sure that it is a run of this `config`.
+    """Read the state of a run and make sure that it is a run of this `config`; only its ``steps`` may grow.
 
     Raises
     ------
@@ -71,13 +71,18 @@ def load_checkpoint(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     differing = [
         f"{key}={known.get(key)!r} (now {config.get(key)!r})"
         for key in sorted({*known, *config})
-        if known.get(key) != config.get(key)
+        if known.get(key) != config.get(key) and not (key == "steps" and _grown(state, config))
     ]
     if differing:
         raise InputError(
             f"{path} was made with {', '.join(differing)}; resume with the same options or use another --out"
         )
     return dict(state)
+
+
+def _grown(state: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Whether a run is to be longer than it was planned."""
+    return int(config["steps"]) >= max(int(state["config"]["steps"]), int(state["step"]))
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:

@@ -85,7 +85,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call of `fit` ended with: `weights` is None when it was interrupted."""
+    """The result of a call of `fit`: `weights` is None when it was interrupted."""
 
     step: int
     reason: str
@@ -139,6 +139,7 @@ class _Run:
         self.step, self.seconds, self.began = 0, 0.0, time.monotonic()
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Tensor] = {}  # exported weights of the best validation
+        self.grown: list[str] = []  # how the planned steps were made more, and the schedule with them
 
     # -- checkpoints -----------------------------------------------------------------------------
 
@@ -154,6 +155,9 @@ class _Run:
             state = load_checkpoint(job.checkpoint, self.config)
             self.step, self.seconds = state["step"], state["seconds"]
             self.history, self.best = state["history"], state["best"]
+            self.grown = list(state.get("grown", []))
+            if state["config"]["steps"] != self.config["steps"]:
+                self.grown.append(f"{state['config']['steps']} to {self.config['steps']} at {self.step}")
             self.net.load_state_dict(state["net"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.fabric.strategy.precision.load_state_dict(state["precision"])
@@ -171,6 +175,7 @@ class _Run:
             "seconds": self.seconds + time.monotonic() - self.began,
             "history": self.history,
             "best": self.best,
+            "grown": self.grown,
             "net": self.net.state_dict(),
             "average": {} if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -258,6 +263,9 @@ class _Run:
             self.kept.eval()
             with torch.no_grad():
                 scores = {k: float(v) for k, v in self.recipe.validate(self.kept, val).items()}
+                picture = self.recipe.picture(self.kept, val)
+            if picture is not None:
+                card.write_picture(self.job.out / "pictures" / f"step{self.step:06d}.png", picture)
             if self.recipe.monitor not in scores:
                 raise KeyError(f"{type(self.recipe).__name__}.validate gave no {self.recipe.monitor!r}")
         row.update(self.fabric.broadcast(scores))
@@ -271,7 +279,7 @@ class _Run:
         return min(rows, key=lambda row: sign * row[key], default=None)
 
     def _is_enough(self) -> bool:
-        """Whether the last `patience` validations brought no gain."""
+        """True if the last `patience` validations brought no gain."""
         best = self._best_row()
         since = [
             r for r in self.history if self.recipe.monitor in r and (not best or r["step"] > best["step"])
@@ -291,6 +299,7 @@ class _Run:
         facts = {
             **self.config,
             "steps done": self.step,
+            "steps grown": self.grown,
             "ended": reason,
             "seconds": round(self.seconds + time.monotonic() - self.began),
             "hardware": card.hardware(self.fabric.device, self.fabric.world_size),

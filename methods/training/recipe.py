@@ -1,4 +1,4 @@
-"""What a recipe says: the network, the samples, the loss, the validation.  `fit` does the rest.
+"""`Recipe`: the network, the samples, the loss, the validation.  `fit` does the rest.
 
 A learned method names its recipes without importing them::
 
@@ -174,12 +174,16 @@ class Recipe(ABC):
                 total[f"val_{key}"] = total.get(f"val_{key}", 0.0) + float(value) / self.val_batches
         return total
 
+    def picture(self, model: nn.Module, subjects: Subjects) -> Tensor | None:
+        """A grey picture (H, W) in [0, 1] of what `model` makes of the val split, kept at each validation."""
+        return None
+
     def optimizer(self, model: nn.Module, hyper: Hyperparameters) -> torch.optim.Optimizer:
         """AdamW on everything; the loop sets the learning rate of every group."""
         return torch.optim.AdamW(model.parameters(), lr=hyper.lr, weight_decay=hyper.weight_decay)
 
     def export(self, model: nn.Module) -> Mapping[str, Tensor]:
-        """What goes into the safetensors file."""
+        """Tensors for the safetensors file."""
         return model.state_dict()
 
     def load(self, model: nn.Module, path: Path) -> str:

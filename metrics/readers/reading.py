@@ -37,7 +37,7 @@ _MARGIN = 14.0
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read off one image.
+    """The readings of one image.
 
     Attributes
     ----------

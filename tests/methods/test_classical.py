@@ -1,4 +1,4 @@
-"""What every classical method and control keeps, and the known answers of the simplest ones."""
+"""Promises of every classical method and control, and the known answers of the simplest ones."""
 
 import importlib
 

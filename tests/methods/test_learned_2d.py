@@ -1,4 +1,4 @@
-"""What every learned 2D method keeps: shapes, ranges, batches, refusals."""
+"""Promises of every learned 2D method: shapes, ranges, batches, refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the learned methods do otherwise on CUDA: done here on a CPU, and compared with the usual way."""
+"""The CUDA paths of the learned methods, run here on a CPU and compared with the usual way."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_batch_goes_through_the_network_at_once_and_nothing_changes(name, para
 
 @pytest.fixture(params=["per operator", "before torch 2.9"])
 def settings(request, monkeypatch):
-    """What reads the TF32 settings, all switched on by the user."""
+    """A reader of the TF32 settings, all switched on by the user."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.conv.fp32_precision, matmul.fp32_precision
     cudnn.conv.fp32_precision = matmul.fp32_precision = "tf32"
