@@ -63,7 +63,7 @@ def build(
         ranking,
         scores,
         summary,
-        _board_notes(columns, ranking, lines),
+        (*_board_notes(columns, ranking, lines), *manifest.get("dataset", {}).get("doubts", ())),
     )
 
 
