@@ -8,8 +8,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,13 @@ from numpy.typing import NDArray
 
 from fusebench.case import Case, Pair, Volume
 from fusebench.errors import InputError
-from fusebench.files import atomic_path
 from fusebench.images import read_write
 from fusebench.images.dicom import read_dicom
 from fusebench.images.foreground import foreground
 from fusebench.images.raw import PICTURES, RawImage, extension, image_files
 from fusebench.images.read_write import check_grid, intensity_range, read_mask, read_raw, scale
 from fusebench.store.cache import cache_dir, cached_arrays
-from fusebench.store.keys import content_key
-from fusebench.store.keys import source_key as code_key
+from fusebench.store.keys import content_key, minor_versions, remembered_sha256, source_key
 
 from .grid import Image
 from .looks import doubts_as_is
@@ -129,54 +126,21 @@ def file_hash(path: Path) -> str:
     """sha256 of a file (with its detached data), or of a folder's files."""
     if path.is_dir():
         files = sorted(f for f in path.iterdir() if f.is_file())
-        return _joined(f.name + _hash(f) for f in files)
+        return _joined(f.name + remembered_sha256(f) for f in files)
     files = image_files(path)
-    return _hash(path) if len(files) == 1 else _joined(map(_hash, files))
+    return remembered_sha256(path) if len(files) == 1 else _joined(map(remembered_sha256, files))
 
 
 def _joined(texts: Iterable[str]) -> str:
     return hashlib.sha256("".join(texts).encode()).hexdigest()
 
 
-def _hash(path: Path) -> str:
-    """sha256 of a file; remembered in the cache by path, size and time."""
-    stat = path.stat()
-    name = hashlib.sha256(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()
-    memo = cache_dir("hashes", name[:2], name)
-    try:
-        known = memo.read_text()
-        if len(known) == 64:
-            return known
-    except OSError:
-        pass
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    try:
-        with atomic_path(memo) as temporary:
-            temporary.write_text(digest)
-    except OSError:
-        pass  # a cache that cannot be written costs time, nothing else
-    return digest
-
-
-@lru_cache(maxsize=1)
-def libraries() -> list[str]:
-    """Versions of the libraries that compute voxels, but for the last number."""
-    versions = []
-    for name in ("numpy", "scipy", "SimpleITK"):
-        try:
-            versions.append(".".join(version(name).split(".")[:2]))
-        except PackageNotFoundError:  # an extra
-            versions.append("")
-    return versions
-
-
 def read_key() -> list[Any]:
     """Everything that voxels depend on before any recipe: readers, foreground, libraries."""
-    return [code_key(Path(read_write.__file__)), libraries()]
+    return [source_key(Path(read_write.__file__)), minor_versions(("numpy", "scipy", "SimpleITK"))]
 
 
-def source_key(source: PairSource, recipe: str, options: Mapping[str, Any]) -> str:
+def pair_key(source: PairSource, recipe: str, options: Mapping[str, Any]) -> str:
     """Content key of a prepared pair: files, recipe, options, code and library versions."""
 
     def key(path: Path, files: tuple[Path, ...]) -> str:
@@ -197,7 +161,7 @@ def source_key(source: PairSource, recipe: str, options: Mapping[str, Any]) -> s
             "options": dict(options),
             "aligned": source.aligned,
             "bias_corrected": source.bias_corrected,
-            "code": [code_key(Path(__file__)), *read_key()],
+            "code": [source_key(Path(__file__)), *read_key()],
         }
     )
 
@@ -356,7 +320,7 @@ def make_case(dataset: str, source: PairSource, recipe: str, options: Mapping[st
     """The lazy `Case` of a source.  Pictures are never resampled, whatever the recipe."""
     steps_of(recipe, **options)  # refuse a wrong option before anything runs
     as_is = recipe == "none" or source.is_picture
-    key = source_key(source, "none" if as_is else recipe, {} if as_is else options)
+    key = pair_key(source, "none" if as_is else recipe, {} if as_is else options)
     loader = (
         partial(load_as_is, source, key)
         if as_is

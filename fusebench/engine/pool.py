@@ -127,17 +127,23 @@ class LocalPool:
         for worker in self.workers:
             worker.stop()
 
-    def ask(self, question: Callable[[], T]) -> Callable[[], T]:
+    def ask(self, question: Callable[[], T], seconds: float | None = None) -> Callable[[], T]:
         """Ask every worker, so that each has imported what the question needs; the first answer counts.
+
+        Parameters
+        ----------
+        seconds : float, optional
+            For the answer.
 
         Returns
         -------
         callable
-            Waits for the answer, and raises `FuseBenchError` where the question did or its process died.
+            Waits for the answer, and raises `FuseBenchError` where the question did, or `WorkerDied` where
+            the process that was to answer died or took too long.
         """
         if not self.workers:
             return question
-        asked = {worker.ask(question): worker for worker in self.workers}
+        asked = {worker.ask(question, seconds): worker for worker in self.workers}
 
         def answer() -> T:
             first: T = asked[wait(list(asked))[0]].answer()  # type: ignore[index]

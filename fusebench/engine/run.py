@@ -25,7 +25,7 @@ from .manifest import add_to_manifest, describe_run, git_state, write_manifest
 from .plan import Options, make_plan, pending
 from .pool import LocalPool, Result, default_jobs, default_memory_mb, may_have_gpu, run_here
 from .spec import Choice, Task
-from .survey import Question, Survey, survey, survey_apart
+from .survey import Question, Survey, survey, survey_apart, survey_seconds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,6 +82,8 @@ class Request:
         Name of the entry where `results_dir` holds the images itself.
     fused_range : (float, float), optional
         Values for 0 and 1 in those images; None: as the files say.
+    rank_by : {"", "reading", "similarity", "all"}
+        What gives the places on the boards; "": the readings where there are some, else the similarity.
     command : sequence of str
         For the manifest.
     """
@@ -113,6 +115,7 @@ class Request:
     results_dir: Path | None = None
     entry: str = ""
     fused_range: tuple[float, float] | None = None
+    rank_by: Literal["", "reading", "similarity", "all"] = ""
     command: Sequence[str] = ()
 
 
@@ -254,12 +257,13 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
         any(c.truth_loader for c in cases),
         request.device,
     )
-    answer = pool.ask(partial(survey, question))
+    seconds = survey_seconds(request.timeout)
+    answer = pool.ask(partial(survey, question), seconds)
     git = git_state()
     try:
         found = answer()
     except WorkerDied:
-        found = survey_apart(pool, question)
+        found = survey_apart(pool, question, seconds)
     options = Options(
         run=datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"),
         metrics=found.metrics,

@@ -72,6 +72,7 @@ class IsolatedWorker:
         self._link: Link
         self._said: threading.Thread
         self._ready = False
+        self._patience: float | None = None
         self._asked = 0  # messages sent, by which answers are known
 
     def ask(self, question: Callable[[], Any], seconds: float | None = None) -> Link:
@@ -82,6 +83,8 @@ class IsolatedWorker:
         seconds : float, optional
             For the answer.
         """
+        # The worker keeps the time; this is for one that does not get to it.
+        self._patience = START_SECONDS + seconds if seconds else None
         self._send("ask", pickle.dumps(question), seconds)
         return self._link
 
@@ -97,12 +100,19 @@ class IsolatedWorker:
         """
         try:
             while True:
-                kind, *content = pickle.loads(self._link.receive() or b"")
+                message = self._link.receive(self._patience)
+                if message is None:
+                    self.stop()
+                    raise WorkerDied(f"no answer in {self._patience:g} s (--timeout)")
+                kind, *content = pickle.loads(message)
                 if kind == "answer" and content[0] == self._asked:
                     break
         except (EOFError, OSError):
             raise WorkerDied(self._post_mortem()[1]) from None
-        answer = pickle.loads(content[1])
+        try:
+            answer = pickle.loads(content[1])
+        except Exception as error:  # an object of a plugin's own, which this process does not import
+            raise WorkerDied(f"its answer cannot be read: {type(error).__name__}: {error}") from None
         if isinstance(answer, FuseBenchError):
             raise answer
         return answer

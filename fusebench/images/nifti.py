@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..case import Volume
 from ..errors import InputError
 from . import colour
+from .packed import MAX_BYTES, TooMuch, beginning, unpack
 from .picture import over_black
 from .raw import (
     RawImage,
@@ -30,8 +31,8 @@ from .raw import (
     usable,
 )
 
-# A header that declares more than this is damaged, or too big to fuse anyway.
-MAX_BYTES = 8 << 30
+# A file may hold this much beyond what its header declares, and as much again as that, with a note.
+_SLACK = 16 << 20
 
 # xyzt_units: unknown, metre, millimetre, micron.
 _UNITS = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
@@ -43,6 +44,8 @@ _COLOUR = (("R", "G", "B"), ("R", "G", "B", "A"))
 
 
 def _bytes(path: Path) -> tuple[bytes, list[str]]:
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError(f"{path}: holds more than {MAX_BYTES >> 30} GiB; this is no image of a head")
     raw = path.read_bytes()
     packed = raw[:2] == b"\x1f\x8b"
     notes = []
@@ -57,24 +60,31 @@ def _bytes(path: Path) -> tuple[bytes, list[str]]:
 
 def _unpacked(path: Path, packed: bytes) -> tuple[bytes, int]:
     """Content of the gzip members, and how many bytes follow them that are none."""
-    out, size, rest = [], 0, packed
-    while rest[:2] == b"\x1f\x8b":
-        member = zlib.decompressobj(wbits=31)
-        try:
-            out.append(member.decompress(rest, MAX_BYTES + 1 - size))
-        except zlib.error as error:
-            if out:  # two bytes that look like another member
-                break
-            raise InputError(
-                f"{path}: compressed file truncated or damaged ({first_line(error)}); download it again"
-            ) from None
-        size += len(out[-1])
-        if size > MAX_BYTES:
-            raise InputError(f"{path}: holds more than {MAX_BYTES >> 30} GiB; this is no image of a head")
-        if not member.eof:
-            raise InputError(f"{path}: compressed file truncated or damaged (no end); download it again")
-        rest = member.unused_data
-    return b"".join(out), len(rest.lstrip(b"\0"))
+    declared = _declared(beginning(packed, 540))
+    most = min(MAX_BYTES, _SLACK + 2 * declared)
+    try:
+        return unpack(packed, most)
+    except TooMuch:
+        raise InputError(
+            f"{path}: unpacks to more than {most >> 20} MiB, while its header declares {declared} bytes; "
+            "this is no image: download it again"
+        ) from None
+    except (EOFError, zlib.error) as error:
+        raise InputError(
+            f"{path}: compressed file truncated or damaged ({first_line(error)}); download it again"
+        ) from None
+
+
+def _declared(head: bytes) -> int:
+    """Bytes of the file that a header declares; 0 where that cannot be read, which reading the image says."""
+    kind = nib.Nifti2Header if _is_second(head) else nib.Nifti1Header
+    try:
+        with np.errstate(all="ignore"):
+            header: Any = kind(head[: kind.template_dtype.itemsize], check=False)
+            voxels = int(np.prod(header.get_data_shape(), dtype=object))
+            return max(0, int(header["vox_offset"])) + max(0, voxels) * header.get_data_dtype().itemsize
+    except Exception:
+        return 0
 
 
 def _normal(raw: bytes) -> tuple[bytes, list[str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import warnings
 import zipfile
@@ -12,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from ..files import atomic_path
 
 Arrays = Mapping[str, NDArray[Any]]
+
+LOCK_SECONDS = 600.0  # longer than anything takes to make that is cached
 
 
 def cache_dir(*parts: str) -> Path:
@@ -35,11 +37,15 @@ def cache_dir(*parts: str) -> Path:
 @contextlib.contextmanager
 def _exclusive(path: Path) -> Iterator[None]:
     """Hold a lock file, so that two processes do not both do the work."""
-    with open(path, "w") as handle:
-        # Some network file systems have no locks: then both do it, and each writes a whole file.
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
+    path.touch()  # a folder that cannot be written is an error here, and not waited for
+    lock = FileLock(path)
+    # Some network file systems have no locks: then both do it, and each writes a whole file.
+    with contextlib.suppress(OSError, NotImplementedError, Timeout):
+        lock.acquire(timeout=LOCK_SECONDS)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _read(path: Path, names: Iterable[str] | None) -> dict[str, NDArray[Any]] | None:
