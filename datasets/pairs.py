@@ -123,7 +123,7 @@ def _images(folder: Path) -> tuple[dict[Path, Path], list[LeftOut]]:
         if path.name.startswith("."):
             continue
         if printable(path.name) != path.name:
-            left_out.append(LeftOut("", str(path), "its name is not UTF-8; rename it"))
+            left_out.append(LeftOut("", str(path), "its name is not UTF-8, or steers a terminal; rename it"))
         elif not path.is_dir():
             if extension(path) in EXTENSIONS:
                 found[path] = path

@@ -103,7 +103,8 @@ def _prepare_all(
             progress.advance(bar)
             if not console.is_terminal:
                 text = f"[{len(results)}/{len(cases)}] {case.id}: {result['status']} {result['reason']}"
-                console.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
+                moved = f", moved by {result['moved_mm']:.1f} mm" if "moved_mm" in result else ""
+                console.print(text.rstrip() + moved, markup=False, highlight=False, soft_wrap=True)
 
         prepare_cases(cases, images, jobs, done)
     return results
@@ -121,6 +122,8 @@ def _print_table(rows: list[dict[str, Any]], console: Console, most: int = 60) -
     shown = sorted(rows, key=lambda r: order.get(str(r["status"]), 2)) if len(rows) > most else rows
     for row in shown[:most]:
         why = row.get("reason") or row.get("flags") or row.get("note") or ""
+        if "moved_mm" in row:
+            why = f"moved by {row['moved_mm']:.1f} mm" + (f"; {why}" if why else "")
         where = f" [{row['file']}]" if row.get("file") else ""
         table.add_row(
             *(_plain(row.get(k, "")) for k in ("subject", "case", "status", "split")), _plain(f"{why}{where}")

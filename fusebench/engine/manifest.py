@@ -76,6 +76,14 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
         Path(temporary).write_text(json.dumps(merged, indent=2, default=str) + "\n", encoding="utf-8")
 
 
+def add_to_manifest(folder: Path, part: str, facts: Mapping[str, Any]) -> None:
+    """Set facts of one part of the manifest that only became known while running."""
+    manifest = read_manifest(folder)
+    manifest[part] = {**manifest.get(part, {}), **facts}
+    with atomic_path(folder / "manifest.json") as temporary:
+        Path(temporary).write_text(json.dumps(manifest, indent=2, default=str) + "\n", encoding="utf-8")
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Read ``manifest.json`` of a run folder."""
     path = folder / "manifest.json"

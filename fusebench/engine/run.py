@@ -21,7 +21,7 @@ from ..scoring.protocol import PROTOCOLS, default_protocols
 from ..store.folder import RunFolder
 from ..store.rows import Row, RunStore
 from .data import check_split, dataset_facts, left_out, open_dataset, split_cases
-from .manifest import describe_run, git_state, write_manifest
+from .manifest import add_to_manifest, describe_run, git_state, write_manifest
 from .plan import Options, make_plan, pending
 from .pool import LocalPool, Result, default_jobs, default_memory_mb, may_have_gpu, run_here
 from .spec import Choice, Task
@@ -333,6 +333,11 @@ def execute(planned: Planned, pool: LocalPool, observer: Observer | None = None)
         table = store.consolidate(planned.listed)
         if table.empty:
             raise InputError(" ".join([f"{folder.path}: no stored rows of these data.", *store.outdated]))
+        # Cases were loaded by now, so that their voxels have been looked at.
+        doubts = list(planned.dataset.doubts(planned.listed[: request.cases]))
+        add_to_manifest(folder.path, "dataset", {"doubts": doubts})
+        for doubt in doubts:
+            observer.note(f"warning: {doubt}")
         return Outcome(planned, table, (*planned.notes, *store.outdated))
 
 

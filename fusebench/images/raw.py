@@ -26,7 +26,7 @@ MIN_VOXEL, MAX_VOXEL = 0.01, 50.0
 _DATA_FILE = re.compile(
     r"^(?:ElementDataFile\s*=|data ?file:)[ \t]*(.*?)[ \t]*$", re.IGNORECASE | re.MULTILINE
 )
-_HEADER_BYTES = 1 << 20
+HEADER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +104,7 @@ def folder_images(folder: Path, wanted: Container[str] | None = None) -> dict[st
 def header_text(path: Path) -> str:
     """The header of an MHA or NRRD file; of an MHA the voxels behind it too, which match nothing."""
     with path.open("rb") as handle:
-        head = handle.read(_HEADER_BYTES).replace(b"\r\n", b"\n")
+        head = handle.read(HEADER_BYTES).replace(b"\r\n", b"\n")
     if head.startswith(b"NRRD"):
         head = head.split(b"\n\n")[0]  # what follows is voxels
     return head.decode(errors="surrogateescape")
