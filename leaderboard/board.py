@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fusebench.metric import ARROWS
+from fusebench.text import csv_value
 
 from .markup import latex_mark, latex_text, markdown_mark, markdown_text, rich_mark
 from .ranking import Ranking, Scores
@@ -226,8 +227,8 @@ class Board:
         return pd.DataFrame(table).astype({"position": "Int64", "dims": "Int64"})
 
     def to_csv(self) -> str:
-        """Comma-separated values of `frame`, lossless."""
-        return str(self.frame().to_csv(index=False, lineterminator="\n"))
+        """Comma-separated values of `frame`, lossless; what a spreadsheet would run is text."""
+        return str(self.frame().map(csv_value).to_csv(index=False, lineterminator="\n"))
 
     def to_markdown(self) -> str:
         """GitHub Markdown: best bold, second underlined, notes below."""

@@ -12,6 +12,7 @@ import pandas as pd
 from fusebench.errors import InputError
 from fusebench.metric import MetricId
 from fusebench.scoring.select import metric_registry
+from fusebench.text import csv_value
 
 from . import charts, runs
 from .board import Board, Column
@@ -108,7 +109,7 @@ def _section(
         f"{name}.csv": board.to_csv(),
         f"{name}.md": board.to_markdown(),
         f"{name}.tex": board.to_latex(),
-        f"{name}-cases.csv": per_case(rows, board).to_csv(index=False, lineterminator="\n"),
+        f"{name}-cases.csv": per_case(rows, board).map(csv_value).to_csv(index=False, lineterminator="\n"),
     }
     paper = paper_table(board) if protocol == "paper" else pd.DataFrame()
     if len(paper):

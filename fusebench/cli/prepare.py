@@ -142,6 +142,7 @@ def _plain(value: object) -> str:
 
 def _write_csv(rows: list[dict[str, Any]], path: Path) -> Path:
     from ..errors import InputError
+    from ..text import csv_value
 
     first = _FIRST if any("status" in row for row in rows) else ("subject", "split")
     names = list(dict.fromkeys([*first, *(k for row in rows for k in row)]))
@@ -150,7 +151,7 @@ def _write_csv(rows: list[dict[str, Any]], path: Path) -> Path:
         with path.open("w", newline="", encoding="utf-8") as handle:
             writer = csv.DictWriter(handle, names, restval="")
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows({k: csv_value(v) for k, v in row.items()} for row in rows)
     except OSError as error:
         raise InputError(
             f"--out {path.parent}: cannot be written ({error.strerror}); give another folder"
