@@ -11,6 +11,7 @@ import psutil
 import torch
 
 from ..errors import InputError
+from ..limits import usable_cores, usable_memory_mb
 
 
 def checked_device(text: str) -> str:
@@ -43,6 +44,8 @@ def describe_hardware() -> dict[str, Any]:
         "processor": _processor(),
         "cores": psutil.cpu_count(logical=False),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "usable_cores": usable_cores(),
+        "usable_memory_gb": round(usable_memory_mb() / 2**10, 1),
         "gpus": gpus,
     }
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .raw import ITK, RawImage, canonical, extension, first_line, image_files, usable
+from .raw import ITK, RawImage, canonical, check_inside, extension, first_line, image_files, usable
 
 # DICOM and ITK are LPS, nibabel is RAS.
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -211,6 +211,7 @@ def _dicom_affine(frame: list[Any], positions: NDArray[np.float64], origin: Path
 def _read_itk(path: Path) -> RawImage:
     sitk = need("SimpleITK")
     try:
+        check_inside(path)
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
