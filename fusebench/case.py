@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrays import grey, region
 from .errors import InputError
 from .names import check_file_name, check_text, shown
 
@@ -26,7 +27,8 @@ class Volume:
     Parameters
     ----------
     data : ndarray, shape (D, H, W), float32
-        Intensities in [0, 1].  A 2D image has ``D = 1``.
+        Intensities in [0, 1].  A 2D image has ``D = 1``.  Other floating types, byte orders and views are
+        converted; whole numbers and masked arrays that hide values are refused.
     affine : ndarray, shape (4, 4)
         Voxel indices (w, h, d) to millimetres, RAS+.
     intensity : tuple of float
@@ -42,6 +44,7 @@ class Volume:
     chroma: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "data", grey(self.data, "the data of a volume"))
         if self.data.ndim != 3:
             raise InputError(f"a volume has 3 axes (D, H, W), got shape {self.data.shape}")
 
@@ -72,6 +75,7 @@ class Pair:
     reference: Volume | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "mask", region(self.mask))
         if not self.a.shape == self.b.shape == self.mask.shape:
             raise InputError(
                 f"structural {self.a.shape}, functional {self.b.shape} and mask {self.mask.shape} "

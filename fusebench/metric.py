@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -67,6 +68,11 @@ class MetricInfo:
         `Trial.a_with` and `Trial.b_with`, under the same seed.
     symmetric : bool
         Swapping the sources leaves the default value unchanged.
+    tolerance : float
+        Largest difference, relative above 1 and absolute below, that another processor, library of linear
+        algebra, count of threads or batch makes on a CPU.  A change within it is none: see ``compare``.
+    tolerances : mapping
+        Variant name to tolerance, of the variants that have another one than `tolerance`.
     """
 
     name: str
@@ -87,6 +93,8 @@ class MetricInfo:
     needs_trial: bool = False
     needs_findings: bool = False
     symmetric: bool = True
+    tolerance: float = 1e-6
+    tolerances: Mapping[str, float] = field(default_factory=dict)
     notes: str = ""
 
     @property
@@ -226,3 +234,12 @@ class Metric:
 def metric(info: MetricInfo, *, trial: Callable[[Case], Trial] | None = None) -> Callable[[Core], Metric]:
     """Make a `Metric` of a core: ``@metric(MetricInfo(name="psnr", ...))``; `trial` as of `Metric`."""
     return lambda core: Metric(info, core, trial)
+
+
+def __getattr__(name: str) -> Any:
+    """`evaluate` and its like under the name of this module, by which earlier versions documented them."""
+    if name in ("evaluate", "evaluate_slices"):
+        return getattr(import_module("fusebench.scoring.evaluate"), name)
+    if name in ("metric_registry", "ranking_set"):
+        return getattr(import_module("fusebench.scoring.select"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -25,9 +25,9 @@ from fusebench.store.rows import COLUMNS
 from fusebench.text import plural
 
 from . import charts, runs
+from .columns import facts_of
 from .pages import SITE, environment, slug
 from .regression import BENCHMARK
-from .tables import facts_of
 
 _KEPT = ("run", "git", "versions", "hardware", "dataset", "metrics")
 # A step must be at least this large to be worth a mark: ratio of times, relative change of a score.

@@ -16,10 +16,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from fusebench.text import plural
 
 from . import charts, volumes
+from .agreement import Agreement
 from .board import Board, Column
-from .published import NOTE, number, paper_table
+from .columns import facts_of
+from .paper_values import NOTE, number, paper_table
 from .runs import Runs
-from .tables import facts_of
 
 SITE = Path(__file__).parent / "site"
 
@@ -62,6 +63,7 @@ class Section:
     figures: list[dict[str, str]]
     files: list[dict[str, str]]
     spans: Mapping[str, Span]
+    agreement: Agreement | None
 
     @property
     def title(self) -> str:

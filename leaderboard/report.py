@@ -11,14 +11,16 @@ import pandas as pd
 
 from fusebench.errors import InputError
 from fusebench.metric import MetricId
+from fusebench.scoring.protocol import READERS
 from fusebench.scoring.select import metric_registry
 from fusebench.text import csv_value
 
-from . import charts, runs
+from . import charts, likeness, runs
+from .agreement import agreement
 from .board import Board, Column
 from .pages import SITE, Pages, Section, Span, Status, slug
-from .published import paper_markdown, paper_table
-from .tables import build
+from .paper_values import paper_markdown, paper_table
+from .tables import MAIN, boards_of, build
 
 FOLDERS = ("tables", "figures", "static", "data", "methods", "metrics", "cases")
 MARKER = ".fusebench-report"
@@ -31,6 +33,8 @@ def write(
     metrics: Sequence[str] | None = None,
     viewer_cases: int = 8,
     figures: bool = True,
+    rank_by: str = "",
+    test: str = "permutation",
 ) -> list[Path]:
     """Write tables, figures and the site of some run folders.
 
@@ -46,6 +50,8 @@ def write(
         At most so many cases with stored volumes get an image viewer.
     figures : bool
         Draw the figures; they take most of the time.
+    rank_by, test : str
+        As of `tables.build`.
 
     Returns
     -------
@@ -64,9 +70,9 @@ def write(
     for file in (SITE / "static").iterdir():
         shutil.copyfile(file, out / "static" / file.name)
     sections = [
-        _section(found, dataset, protocol, metrics, out, figures)
+        _section(found, dataset, protocol, metrics, out, figures, rank_by, test)
         for dataset in found.datasets
-        for protocol in found.protocols
+        for protocol in boards_of(found.protocols)
         if ((found.rows["dataset"] == dataset) & (found.rows["protocol"] == protocol)).any()
     ]
     Pages(found, sections, out).write(viewer_cases)
@@ -100,10 +106,20 @@ def _clear(out: Path) -> None:
 
 
 def _section(
-    found: runs.Runs, dataset: str, protocol: str, metrics: Sequence[str] | None, out: Path, draw: bool
+    found: runs.Runs,
+    dataset: str,
+    protocol: str,
+    metrics: Sequence[str] | None,
+    out: Path,
+    draw: bool,
+    rank_by: str,
+    test: str,
 ) -> Section:
-    rows = found.rows[(found.rows["dataset"] == dataset) & (found.rows["protocol"] == protocol)]
-    board = build(rows, found.manifest_of(dataset), protocol, metrics)
+    parts = [MAIN, READERS] if protocol == MAIN else [protocol]
+    rows = found.rows[(found.rows["dataset"] == dataset) & found.rows["protocol"].isin(parts)]
+    manifest = found.manifest_of(dataset)
+    alike = {k: v for f in found.folders for k, v in likeness.equals(f, manifest.get("methods", {})).items()}
+    board = build(rows, manifest, protocol, metrics, rank_by=rank_by, test=test, alike=alike)
     name = slug(f"{dataset}-{protocol}")
     tables = {
         f"{name}.csv": board.to_csv(),
@@ -111,6 +127,10 @@ def _section(
         f"{name}.tex": board.to_latex(),
         f"{name}-cases.csv": per_case(rows, board).map(csv_value).to_csv(index=False, lineterminator="\n"),
     }
+    agreed = agreement(board)
+    if agreed is not None:
+        tables[f"{name}-agreement.csv"] = agreed.table().to_csv(index=False, lineterminator="\n")
+        tables[f"{name}-agreement.md"] = agreed.to_markdown()
     paper = paper_table(board) if protocol == "paper" else pd.DataFrame()
     if len(paper):
         tables[f"{name}-beside-paper.md"] = paper_markdown(paper)
@@ -123,7 +143,14 @@ def _section(
                         "svg": f"figures/{svg.name}"})  # fmt: skip
     files = [{"href": f"tables/{f}", "text": f} for f in tables]
     return Section(
-        board, name, rows, _statuses(rows), figures, files, {c.id: _span(board, c) for c in board.columns}
+        board,
+        name,
+        rows,
+        _statuses(rows),
+        figures,
+        files,
+        {c.id: _span(board, c) for c in board.columns},
+        agreed,
     )
 
 

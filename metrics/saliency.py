@@ -84,6 +84,7 @@ def _masked_contrast(t: Triple, name: str, floor: float) -> Tensor:
             "liu": "contrast of a black background is the ratio of two rounding errors: equal to 0.004 from "
             "one processor to the next (Liu's metricChenBlum, VIFB)"
         },
+        tolerances={"liu": 0.004},
         notes="Images stretched to 0..255, DoG contrast sensitivity. Contrast is taken against a local mean "
         "of at least one grey level, and masked contrasts below 1e-6 count as equal: where neither image "
         "has contrast, as on a black background, it is kept (1), whatever the rounding. F = A = B gives 1.",

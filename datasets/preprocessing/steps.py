@@ -90,12 +90,23 @@ class Static:
         frames = state.pet.data
         if frames.ndim == 3:
             return state
-        known = len(state.durations) == len(frames) and min(state.durations, default=0) > 0
-        weights = np.asarray(state.durations if known else np.ones(len(frames)))
+        weights, how = _weights(state.durations, len(frames))
         mean = np.average(frames, axis=0, weights=weights).astype(np.float32)
-        how = "weighted by their lengths" if known else "unweighted, their lengths are unknown"
         note = f"dynamic PET: mean of {len(frames)} frames, {how}"
         return replace(state, pet=Image(mean, state.pet.affine)).noting(note, pet_frames=len(frames))
+
+
+def _weights(durations: tuple[float, ...], count: int) -> tuple[NDArray[np.float64], str]:
+    """Weights of frames, and in words how their mean is taken."""
+    if not durations:
+        how = "unweighted, their lengths are not known"
+    elif len(durations) != count:
+        how = f"unweighted, since {len(durations)} lengths are listed"
+    elif not all(np.isfinite(d) and d > 0 for d in durations):
+        how = "unweighted, since a listed length is not above 0"
+    else:
+        return np.asarray(durations), "weighted by their lengths"
+    return np.ones(count), how
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from rich.console import Console
 _LIKENESS = {
     **{"→": ">", "←": "<", "↑": "^", "↓": "v", "–": "-", "—": "-", "−": "-", "±": "+-", "×": "x", "³": "3"},
     **{"⚠": "!", "∞": "inf", "…": "...", "“": '"', "”": '"', "’": "'", "•": "*", "·": ".", "≤": "<="},
-    **{"≥": ">=", "█": "#", "━": "-", "╸": "-", "╺": "-", "μ": "u", "µ": "u"},
+    **{"≥": ">=", "≈": "~", "█": "#", "━": "-", "╸": "-", "╺": "-", "μ": "u", "µ": "u"},
 }
 
 
@@ -128,16 +128,16 @@ def _nowhere() -> TextIO:
     return open(os.devnull, "w", encoding="utf-8")
 
 
-def make_console(*, stderr: bool = False, wide: bool = False) -> Console:
+def make_console(*, stderr: bool = False, columns: int | None = None) -> Console:
     """The console of a command.
 
     Parameters
     ----------
     stderr : bool
         Draw on standard error.
-    wide : bool
-        Where it is no terminal, wide enough for all columns of a board.
+    columns : int, optional
+        Width where it is no terminal.
     """
     stream = sys.stderr if stderr else sys.stdout
     terminal = stream is not None and stream.isatty()
-    return Console(stderr=stderr, width=160 if wide and not terminal else None)
+    return Console(stderr=stderr, width=None if terminal else columns)

@@ -69,6 +69,19 @@ def plugins_of(args: argparse.Namespace) -> Plugins:
     return found
 
 
+def add_board_options(parser: Any) -> None:
+    """``--rank-by`` and ``--wide``."""
+    parser.add_argument(
+        "--rank-by",
+        choices=["reading", "similarity", "all"],
+        help="what gives the places (default: the readings where the run has some, else the likeness to the "
+        "sources)",
+    )
+    parser.add_argument(
+        "--wide", action="store_true", help="print all columns of the board (default: at most 100 wide)"
+    )
+
+
 def add_device_option(parser: Options) -> None:
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
 

@@ -30,7 +30,9 @@ def add(subparsers: Any) -> None:
         help="exact: any mean loss above --tolerance; test: significant by subject and above --min-effect; "
         "auto: exact for what ran on a CPU (default)",
     )  # fmt: skip
-    parser.add_argument("--tolerance", type=float, default=1e-6, metavar="X", help="default 1e-6")
+    parser.add_argument(
+        "--tolerance", type=float, metavar="X", help="default: what each metric declares, 1e-6 for nearly all"
+    )
     parser.add_argument("--alpha", type=float, default=0.05, metavar="P", help="default 0.05")
     parser.add_argument(
         "--min-effect", type=float, default=0.05, metavar="SD",

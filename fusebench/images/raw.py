@@ -103,6 +103,15 @@ def folder_images(folder: Path, wanted: Container[str] | None = None) -> dict[st
     return found
 
 
+def header_text(path: Path) -> str:
+    """The header of an MHA or NRRD file; of an MHA the voxels behind it too, which match nothing."""
+    with path.open("rb") as handle:
+        head = handle.read(_HEADER_BYTES).replace(b"\r\n", b"\n")
+    if head.startswith(b"NRRD"):
+        head = head.split(b"\n\n")[0]  # what follows is voxels
+    return head.decode(errors="surrogateescape")
+
+
 def image_files(path: Path) -> list[Path]:
     """The file and, where it is an MHA or NRRD header, those of its detached data files that exist."""
     files = (path.parent / name for name in _detached(path)[:_MOST_FILES])
@@ -129,11 +138,7 @@ def _detached(path: Path) -> list[str]:
     """Names of data files in an MHA or NRRD header."""
     if extension(path) not in ITK:
         return []
-    with path.open("rb") as handle:
-        head = handle.read(_HEADER_BYTES).replace(b"\r\n", b"\n")
-    if head.startswith(b"NRRD"):
-        head = head.split(b"\n\n")[0]  # what follows is voxels
-    text = head.decode(errors="surrogateescape")
+    text = header_text(path)
     names: list[str] = []
     for match in _DATA_FILE.finditer(text):
         first, *numbers = match.group(1).split()[:4] or [""]
@@ -145,7 +150,7 @@ def _detached(path: Path) -> list[str]:
             names += [re.sub(r"%(\d{0,2})d", lambda m, n=n: f"{n:{m[1]}d}", first) for n in numbered]
         else:
             names.append(match.group(1))
-        if first.upper() == "LOCAL" or not head.startswith(b"NRRD"):
+        if first.upper() == "LOCAL" or not text.startswith("NRRD"):
             break  # what follows in an MHA file is voxels, or the list
     return [name.strip() for name in names if name.strip() and name.strip().upper() != "LOCAL"]
 

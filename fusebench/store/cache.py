@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import warnings
 import zipfile
@@ -12,11 +11,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from ..files import atomic_path
 
 Arrays = Mapping[str, NDArray[Any]]
+
+LOCK_SECONDS = 600.0  # longer than anything takes to make that is cached
 
 
 def cache_dir(*parts: str) -> Path:
@@ -35,12 +37,17 @@ def cache_dir(*parts: str) -> Path:
 @contextlib.contextmanager
 def _exclusive(path: Path) -> Iterator[None]:
     """Hold a lock file, so that two processes do not both do the work."""
-    # Of a cache that several people write to: a link that another one left there is not followed, and
-    # nothing is written to what is there.
-    number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    with open(number, "rb+") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    # A folder that cannot be written is an error here, and not waited for.  A link that another user of the
+    # cache left there is not followed.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+    lock = FileLock(path)
+    # Some network file systems have no locks: then both do it, and each writes a whole file.
+    with contextlib.suppress(OSError, NotImplementedError, Timeout):
+        lock.acquire(timeout=LOCK_SECONDS)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _read(path: Path, names: Iterable[str] | None) -> dict[str, NDArray[Any]] | None:

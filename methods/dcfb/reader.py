@@ -8,12 +8,12 @@ apart::
 
     E = blur(U exp(u)) (1 + R)                          |u| <= 1
     D = smooth(B' - E) / smooth(E + floor)              B': aligned by the displacement that the blocks find
-    finding = x^3 / (x^2 + t^2),  x = D + c             |c| <= 0.3, 0.02 <= t <= 0.5, for every voxel
+    finding = sign(x) max(|x| - t, 0),  x = D + c       |c| <= 0.2, 0.01 <= t <= 0.25, for every voxel
     F = shade * A (1 + gain * finding + broad * R)
 
-At the start u = c = 0 and t = 0.1: training begins at a conditional residual (``methods/conditional.py``) that
-is shrunk where it is small.  Where the functional image shows next to nothing (skull, scalp, air) nothing is to
-be read in it, and F is A.
+(the maximum is rounded, so that it can be learned).  At the start u = c = 0 and t = 0.05: training begins at a
+conditional residual (``methods/conditional.py``) whose small values are noise.  Where the functional image
+shows next to nothing (skull, scalp, air) nothing is to be read in it, and F is A.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from .network import HEAD_LAYERS, Design, Features
 
 # Added to the expectation that a difference is divided by; the largest relative difference.
 FLOOR, LIMIT = 0.05, 0.8
-# Largest correction c; threshold t at the start, and its bounds as powers of e.
-CHANGE, SHRINK, SPAN = 0.3, 0.1, 1.6
+# Largest correction c; threshold t at the start, its bounds as powers of e, and how it is rounded.
+CHANGE, SHRINK, SPAN, BEND = 0.2, 0.05, 1.6, 0.01
 # Of the functional image: below the first there is nothing to read, above the second there is.
 LIT = (0.08, 0.2)
 # Convolutions that see the structural image alone.
 UPTAKE_LAYERS = 3
 # Voxels: smoothing of the mask of what is lit, of the difference, and of the regional level.
-NEAR, SMOOTH, REGION = 2.0, 1.5, 7.0
+NEAR, SMOOTH, REGION = 2.0, 1.75, 6.0
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class Look:
         The structural image's brightest level, which leaves room for brighter findings.
     """
 
-    gain: float = 3.0
+    gain: float = 4.5
     broad: float = 0.3
-    contrast: float = 1.0
+    contrast: float = 1.15
     shade: float = 0.75
 
 
@@ -215,7 +215,7 @@ class ReaderNetwork(nn.Module):
         correction, stricter = last.chunk(2, 1)
         threshold = SHRINK * torch.exp(SPAN * torch.tanh(stricter))
         x = apart + CHANGE * torch.tanh(correction)
-        finding = x**3 / (x**2 + threshold**2) * lit(b)
+        finding = x.sign() * BEND * F.softplus((x.abs() - threshold) / BEND) * lit(b)
         out = {
             "finding": finding,
             "expected": expected,

@@ -49,8 +49,8 @@ class Readers(Recipe):
         Weights: squared share of the findings that is not shown, Huber error in them, Huber error elsewhere
         and relative error of the expectation (in units of 2 %), squared error of the aligned image.
     without : str
-        Leave a part out: features (no DCFB at all), deform, attention, conv, expectation; flat: the same net in
-        2D.
+        Leave a part out: features (no DCFB at all), deform, attention, conv, expectation; flat: the same net
+        in 2D.
     misalign, chance : float
         Largest shift of the functional input in mm (half of it is the largest smooth warp); how often.
     blocks : bool
@@ -65,22 +65,22 @@ class Readers(Recipe):
     """
 
     defaults = Hyperparameters(
-        steps=4000,
+        steps=900,
         batch=1,
         lr=1.5e-3,
         warmup=50,
         schedule="cosine",
         clip=1.0,
-        ema=0.99,
-        val_every=250,
+        ema=0.98,
+        val_every=150,
         keep="last",
     )
     margin = 16
-    val_batches = 8
+    val_batches = 6
     notes = (
         "loss: missed (1 - share of the findings that is shown)^2 + shape Huber error in them + noise Huber "
-        "error elsewhere + expect |expectation - image before the findings| + align MSE(aligned input, aligned "
-        "image); findings are ellipsoids, wedges, shells and smooth noise; no ground truth"
+        "error elsewhere + expect |expectation - image before the findings| + align MSE(aligned input, "
+        "aligned image); findings are ellipsoids, wedges, shells and smooth noise; no ground truth"
     )
 
     def __init__(

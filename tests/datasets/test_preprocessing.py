@@ -362,13 +362,13 @@ def test_key_follows_the_code_that_makes_voxels(tmp_path, monkeypatch, changed):
 
     def keys():
         content.source_key.cache_clear()
-        pipeline.libraries.cache_clear()
+        content.minor_versions.cache_clear()
         return [pipeline.make_case("x", s, recipe, {}).fingerprint for recipe in ("default", "none")]
 
-    before, sha256, version = keys(), content.file_sha256, pipeline.version
+    before, sha256, version = keys(), content.file_sha256, content.version
     assert keys() == before
     monkeypatch.setattr(content, "file_sha256", lambda p: "new" if p.name == changed else sha256(p))
-    monkeypatch.setattr(pipeline, "version", lambda n: "9.9.9" if n == changed else version(n))
+    monkeypatch.setattr(content, "version", lambda n: "9.9.9" if n == changed else version(n))
     after = keys()
     monkeypatch.undo()
     assert not set(before) & set(after) and keys() == before

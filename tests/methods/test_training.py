@@ -278,7 +278,7 @@ def test_checkpoint_in_the_way_or_of_another_run(tmp_path, capsys):
     train(tmp_path, "--steps", 2)
     for options, message in [
         (["--steps", 2], "--resume to go on"),
-        (["--steps", 3, "--resume"], "steps=2 (now 3)"),
+        (["--steps", 1, "--resume"], "steps=2 (now 1)"),
         (["--steps", 2, "--resume", "--seed", 5], "seed=0 (now 5)"),
         (["--steps", 2, "--resume", "--threads", 3], "(now 3)"),
     ]:
@@ -288,6 +288,15 @@ def test_checkpoint_in_the_way_or_of_another_run(tmp_path, capsys):
     (tmp_path / "checkpoint.pt").write_bytes(b"PK\3\4 not one")
     assert main(command(tmp_path, "--steps", 2, "--resume")) == 2
     assert "is not a training checkpoint" in capsys.readouterr().err
+
+
+def test_steps_may_grow_on_resume(tmp_path):
+    """Up to where they grow, the old schedule's weights; beyond, the new one's; and the card says so."""
+    train(tmp_path, "--steps", 10)
+    log = train(tmp_path, "--steps", 16, "--resume")
+    assert [row["step"] for row in log] == [str(i) for i in range(1, 17)]
+    assert "10 to 16 at 10" in (tmp_path / "toy-net.md").read_text()
+    assert float(log[-1]["lr"]) < float(log[10]["lr"])
 
 
 def test_interrupted_before_it_began_it_says_how_to_go_on(tmp_path, capsys, monkeypatch):

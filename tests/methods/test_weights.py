@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from fusebench import create_method
 from fusebench.errors import InputError
 
-from .learned_2d import module, random_state
+from .learned_2d import images, module, random_state, with_random_weights
 
 weights, recipes = module("_weights"), module("_recipes_2d")
 
@@ -159,3 +159,36 @@ def test_own_names_load_bit_for_bit(tmp_path):
     save_file(state, tmp_path / "w.safetensors")
     assert weights.load_weights(network, tmp_path / "w.safetensors") == "fusebench"
     assert all(torch.equal(v, state[k]) for k, v in network.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["densefuse", "u2fusion", "matr", "dilran", "swinfuse"])
+@pytest.mark.parametrize("form", ["pth", "safetensors"])
+def test_half_precision_checkpoints_load_in_every_2d_method(name, form, tmp_path):
+    """Computed in single precision, near what the whole numbers give."""
+    whole = with_random_weights(name, tmp_path)
+    half = {k: v.half() if v.is_floating_point() else v for k, v in whole.network.state_dict().items()}
+    path = tmp_path / f"half.{form}"
+    (torch.save if form == "pth" else save_file)(half, path)
+    method = create_method(name, weights=str(path))
+    method.setup("cpu")
+    assert all(p.dtype == torch.float32 for p in method.network.parameters())
+    a, b = images(1, 40, 40)
+    difference = (method.fuse_slices(a, b) - whole.fuse_slices(a, b)).abs()
+    assert difference.mean() < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_widened_on_reading(dtype, tmp_path):
+    save_file({"weight": torch.ones(3, 2, dtype=dtype), "count": torch.tensor(3)}, tmp_path / "w.safetensors")
+    state = weights.read_state(tmp_path / "w.safetensors")
+    assert state["weight"].dtype == torch.float32 and state["count"].dtype == torch.int64
+
+
+def test_small_weights_come_back_to_a_four_hundredth(tmp_path):
+    torch.manual_seed(0)
+    state = {"w": torch.randn(6, 5, 3), "zero": torch.zeros(4, 4), "b": torch.randn(6), "n": torch.tensor(7)}
+    save_file(weights.small(state), tmp_path / "w.safetensors")
+    back = weights.read_state(tmp_path / "w.safetensors")
+    assert back.keys() == state.keys()
+    assert (back["w"] - state["w"]).abs().amax((1, 2)).le(state["w"].abs().amax((1, 2)) / 250).all()
+    assert torch.equal(back["zero"], state["zero"]) and back["n"] == 7

@@ -9,9 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fusebench.case import Case
 from fusebench.errors import InputError
-from fusebench.store.rows import COLUMNS, Row, RunStore, read_rows
+from fusebench.store.rows import COLUMNS, Row, RunStore, read_rows, read_table
 
 
 def row(case: str = "c1", value: float | None = 1.5, key: str = "k", **changes: object) -> Row:

@@ -11,7 +11,7 @@ import pandas as pd
 from fusebench.metric import MetricId
 
 from .board import Board
-from .markup import markdown_text
+from .escape import markdown_text
 
 
 @dataclass(frozen=True)
