@@ -256,7 +256,7 @@ def stored_report(case: Case) -> dict[str, Any]:
                 report: dict[str, Any] = json.loads(str(store["report"]))
         else:
             report = json.loads(_looks_path(case.fingerprint).read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError):
+    except Exception:  # absent or damaged, on which zipfile raises nearly anything
         return {}
     return report
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from rich.table import Table
 from ..case import Case
 from ..dataset import Dataset
 from ..engine.data import check_split, open_dataset, split_cases
+from ..limits import usable_cores
 from ._options import add_plugin_option, at_least, parameters_of, plugins_of
 from .run import console_of
 
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.report:
         cases = split_cases(dataset, args.split)[: args.cases]
         images = None if args.no_images else out / "quality"
-        results = _prepare_all(cases, images, args.jobs or os.cpu_count() or 1, console)
+        results = _prepare_all(cases, images, args.jobs or usable_cores(), console)
         by_case = {row["case"]: row for row in rows if row["case"]}
         for case in cases:
             by_case.setdefault(case.id, {"subject": case.group, "case": case.id}).update(results[case.id])
@@ -145,6 +145,7 @@ def _plain(value: object) -> str:
 
 def _write_csv(rows: list[dict[str, Any]], path: Path) -> Path:
     from ..errors import InputError
+    from ..text import csv_value
 
     first = _FIRST if any("status" in row for row in rows) else ("subject", "split")
     names = list(dict.fromkeys([*first, *(k for row in rows for k in row)]))
@@ -153,7 +154,7 @@ def _write_csv(rows: list[dict[str, Any]], path: Path) -> Path:
         with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as handle:
             writer = csv.DictWriter(handle, names, restval="")
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows({k: csv_value(v) for k, v in row.items()} for row in rows)
     except OSError as error:
         raise InputError(
             f"--out {path.parent}: cannot be written ({error.strerror}); give another folder"

@@ -16,6 +16,7 @@ from .raw import (
     ITK,
     RawImage,
     canonical,
+    check_inside,
     extension,
     first_line,
     header_text,
@@ -68,6 +69,7 @@ def read(path: Path) -> RawImage:
 def _read_itk(path: Path) -> RawImage:
     sitk = need("SimpleITK")
     try:
+        check_inside(path)
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
