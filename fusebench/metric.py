@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError
+from .errors import InputError, Undefined
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -242,8 +242,8 @@ class Metric:
         """Values ``(N,)`` on a prepared triple; slice mean where the definition is 2D only."""
         if self.info.needs_truth and triple.truth is None:
             raise InputError(f"{self.info.name} needs the ground truth of simulated data")
-        if triple.dims not in self.info.dims and triple.dims == 2:
-            raise InputError(f"{self.info.name} needs a volume, and these are 2D images")
+        if triple.dims == 2 and 2 not in self.info.dims and self.info.of_images:
+            raise Undefined(f"{self.info.name} is defined in volumes only")
         if self.by_slices(triple):
             return triple.slice_mean(lambda slices: self.core(slices, part, variant))
         return self.core(triple, part, variant)

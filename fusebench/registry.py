@@ -175,6 +175,13 @@ class Registry(Generic[T]):
             found += [f"{name}@{v}" for v in known.names if v not in known.unlisted]
         return sorted(found, key=natural)
 
+    def unlisted(self) -> list[str]:
+        """Names of the variants that are no part of `names`; they run only where they are named."""
+        found = [
+            f"{n}@{v}" for n, known in self._variants.items() for v in known.unlisted if n in self._entries
+        ]
+        return sorted(found, key=natural)
+
     def entry(self, name: str) -> Entry[T]:
         """The entry called `name`, or ``name@variant``; `UnknownNameError` offers near names."""
         base, _, variant = name.partition("@")

@@ -16,6 +16,7 @@ from .. import __version__
 from ..errors import InputError
 from ..files import ROOT, atomic_path
 from ..metric import MetricInfo
+from ..store.folder import RunFolder
 from ..text import printable
 from .spec import MethodSpec
 
@@ -68,7 +69,7 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 
     Their methods and metrics are merged; how they ran is under ``earlier``, by the run id of their rows.
     """
-    path = folder / "manifest.json"
+    path = RunFolder(folder).manifest
     merged = dict(manifest)
     if path.exists():
         before = read_manifest(folder)
@@ -114,7 +115,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     InputError
         It is not there, or not a manifest.
     """
-    path = folder / "manifest.json"
+    path = RunFolder(folder).manifest
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

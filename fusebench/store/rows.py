@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from ..errors import InputError
 from ..files import atomic_path, file_sha256
 from ..text import cell, printable
+from .folder import RunFolder
 
 if TYPE_CHECKING:
     import pandas as pd  # only tables need it, and workers make none
@@ -120,7 +121,7 @@ class RunStore:
         _check_ours(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(folder / ".lock")
+            self._lock = FileLock(RunFolder(folder).lock)
             self._lock.acquire(timeout=0)
         except Timeout:
             raise InputError(
@@ -128,7 +129,7 @@ class RunStore:
             ) from None
         except OSError as error:
             raise InputError(f"--out {folder}: {error.strerror}; give a folder that can be written") from None
-        self._path = folder / "rows.jsonl"
+        self._path = RunFolder(folder).rows
         self._synced = 0.0
         try:
             self._mend()
@@ -225,12 +226,12 @@ class RunStore:
         }
         packed = pa.Table.from_pandas(table, preserve_index=False)
         packed = packed.replace_schema_metadata({**(packed.schema.metadata or {}), **known})
-        with atomic_path(self.folder / "rows.parquet") as path:
+        with atomic_path(RunFolder(self.folder).parquet) as path:
             pq.write_table(packed, path)
         cells = table.copy(deep=False)
         for column in _TEXT:
             cells[column] = [cell(text) for text in table[column]]
-        with atomic_path(self.folder / "rows.csv") as path:
+        with atomic_path(RunFolder(self.folder).csv) as path:
             cells.to_csv(path, index=False)
 
     def close(self) -> None:
@@ -280,7 +281,7 @@ def read_rows(folder: Path) -> list[Row]:
     InputError
         No rows there, a line that is no row, or another schema version.
     """
-    return list(_newest(folder / "rows.jsonl", 0, {}).values())
+    return list(_newest(RunFolder(folder).rows, 0, {}).values())
 
 
 def read_table(folder: Path) -> pd.DataFrame:
@@ -294,7 +295,7 @@ def read_table(folder: Path) -> pd.DataFrame:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    log, path = folder / "rows.jsonl", folder / "rows.parquet"
+    log, path = RunFolder(folder).rows, RunFolder(folder).parquet
     if not path.exists():
         if not log.exists():
             raise InputError(f"{folder}: neither rows.jsonl nor rows.parquet there; is it a run folder?")
