@@ -56,9 +56,8 @@ def test_values_are_those_of_fusing_and_scoring_by_hand(made: fusebench.Run) -> 
 
 def test_a_second_run_makes_nothing_again_and_tells_each_line(made: fusebench.Run) -> None:
     lines: list[str] = []
-    fusebench.run(
-        "average,max", cases=2, protocols=["volume"], out=made.folder, progress=lines.append, **SMALL
-    )
+    given = {**SMALL, "protocols": ["volume"], "out": made.folder, "progress": lines.append}
+    fusebench.run("average,max", cases=2, **given)
     assert not any(" on phantom" in line for line in lines)
     fusebench.run("pca", cases=1, **given)
     assert sum(line.startswith("pca on phantom") for line in lines) == 1
