@@ -6,9 +6,11 @@ A metric id is ``name[.part][@variant]``: ``psnr``, ``psnr.a`` (against the stru
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -149,7 +151,27 @@ class Trial(Protocol):
         """The findings, one a row, as they are stored and shown."""
 
 
-Core = Callable[["Triple", str, str], "Tensor"]
+Core = Callable[..., "Tensor"]
+
+
+def _with_both(core: Core, info: MetricInfo) -> Core:
+    """`core` as a function of triple, part and variant, of which it may take one, both or none."""
+    both = ("part", "variant")
+    taken = [p.name for p in inspect.signature(core).parameters.values()][1:]
+    if taken and not set(taken) <= set(both):
+        return core  # named otherwise: it takes them by position
+    for name, several in zip(both, (info.parts, info.variants), strict=True):
+        if several and name not in taken:
+            raise InputError(
+                f"{info.name} has {name}s ({', '.join(several)}) but its function takes no {name}"
+            )
+
+    @wraps(core)
+    def call(triple: Triple, part: str = "", variant: str = "") -> Tensor:
+        given = {"part": part, "variant": variant}
+        return core(triple, **{name: given[name] for name in taken})
+
+    return call
 
 
 class Metric:
@@ -159,14 +181,15 @@ class Metric:
     ----------
     info : MetricInfo
     core : callable
-        ``core(triple, part, variant)`` returns a tensor ``(N,)``, one value per image of the batch.
+        ``core(triple, part, variant)`` returns a tensor ``(N,)``, one value per image of the batch.  It may
+        leave out what the metric does not have: ``core(triple)``.
     trial : callable, optional
         ``trial(case)`` sets up the `Trial` of a metric that ``needs_trial``.
     """
 
     def __init__(self, info: MetricInfo, core: Core, trial: Callable[[Case], Trial] | None = None) -> None:
         self.info = info
-        self.core = core
+        self.core = _with_both(core, info)
         self.trial = trial
         self.__name__ = info.name
         self.__doc__ = core.__doc__

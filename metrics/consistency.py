@@ -44,7 +44,7 @@ def _step_error(t: Triple, axis: int) -> Tensor:
         "sources' steps allow: any fixed blend scores 0, a slice-wise method that flickers does not.",
     )
 )
-def through_plane_error(t: Triple, part: str, variant: str) -> Tensor:
+def through_plane_error(t: Triple) -> Tensor:
     """Flicker across axial slices."""
     return _step_error(t, 0)
 
@@ -63,7 +63,7 @@ def through_plane_error(t: Triple, part: str, variant: str) -> Tensor:
         "texture.",
     )
 )
-def in_plane_error(t: Triple, part: str, variant: str) -> Tensor:
+def in_plane_error(t: Triple) -> Tensor:
     """Steps inside slices beyond those of the sources."""
     return (_step_error(t, 1) + _step_error(t, 2)) / 2
 
@@ -83,7 +83,7 @@ def in_plane_error(t: Triple, part: str, variant: str) -> Tensor:
         "two sources.",
     )
 )
-def ssim_plane(t: Triple, part: str, variant: str) -> Tensor:
+def ssim_plane(t: Triple, variant: str) -> Tensor:
     """2D SSIM along one axis of a volume."""
     axis = _AXES[variant]
     planes = [x[0].movedim(axis, 0) for x in (t.a, t.b, t.fused)]

@@ -173,7 +173,7 @@ _FACTS: dict[str, Any] = {
 def _metric(info: MetricInfo, feature: Feature, local: bool = True) -> Metric:
     """The metric of one feature; a mask applies to its windows where they are `local`."""
 
-    def core(t: Triple, part: str, variant: str) -> Tensor:
+    def core(t: Triple) -> Tensor:
         return _fmi(t, feature, local)
 
     core.__doc__ = f"{info.title}."

@@ -122,7 +122,7 @@ def _artefacts(t: Triple, a: Tensor, b: Tensor, f: Tensor, aligned: list[Tensor]
         "which is perfect: never rank by it alone.",
     )
 )
-def nabf(t: Triple, part: str, variant: str) -> Tensor:
+def nabf(t: Triple, variant: str) -> Tensor:
     """Share of edge information in F that comes from neither source."""
     c = t.crop((1,) * t.dims)
     if variant == "tang":

@@ -41,7 +41,7 @@ def _vifp(t: Triple, source: str) -> Tensor:
         "gives more. A source without contrast gives 1. Depends on the size of the image.",
     )
 )
-def vifp(t: Triple, part: str, variant: str) -> Tensor:
+def vifp(t: Triple, part: str) -> Tensor:
     """Pixel-domain VIF of F against A plus that against B."""
     return sum_of_two(lambda s: _vifp(t, s), part)
 
@@ -62,7 +62,7 @@ def vifp(t: Triple, part: str, variant: str) -> Tensor:
         "about 1e-6. F = A = B gives 1; F with more contrast than flat sources gives far more.",
     )
 )
-def viff(t: Triple, part: str, variant: str) -> Tensor:
+def viff(t: Triple) -> Tensor:
     """Share of the visual information of the sources that F keeps."""
     total = torch.zeros(len(t), dtype=torch.float64, device=t.device)
     weights = 0.0

@@ -79,7 +79,7 @@ def _local_correlations(xs: list[Tensor], f: Tensor, seen: list[Tensor]) -> list
         "where the program may be NaN.",
     )
 )
-def q_p(t: Triple, part: str, variant: str) -> Tensor:
+def q_p(t: Triple) -> Tensor:
     """Local correlation of the phase features of F with those of the sources."""
     a, b, f = (_features(t, name) for name in ("a", "b", "fused"))
     first = a[0] > b[0]
@@ -148,6 +148,6 @@ def _fsim(t: Triple, source: str) -> Tensor:
         "images are pooled by round(min(side) / 256) first. Mean of two. F = A = B gives 1.",
     )
 )
-def fsim(t: Triple, part: str, variant: str) -> Tensor:
+def fsim(t: Triple, part: str) -> Tensor:
     """Feature similarity of F with A and with B."""
     return mean_of_two(lambda s: _fsim(t, s), part)
