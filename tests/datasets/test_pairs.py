@@ -8,22 +8,20 @@ import unicodedata
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import fusebench
 from fusebench.cli import main
 from fusebench.errors import InputError
 
+from ..saving import save_picture
 from .adni_trees import AFFINE, dicom_series, head, nifti, stub
 
 pairs = importlib.import_module("fusebench.datasets.pairs")
 
 
 def picture(path, seed=0, colour=False):
-    path.parent.mkdir(parents=True, exist_ok=True)
     shape = (24, 30, 3) if colour else (24, 30)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)).save(path)
-    return path
+    return save_picture(path, np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
 
 
 def ids(dataset):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +11,8 @@ import pytest
 import fusebench
 from fusebench.engine.run import Observer
 from fusebench.errors import InputError
+
+from ..saving import save_volume
 
 SMALL = {"data_options": {"size": 24}, "jobs": 0, "device": "cpu", "metrics": "psnr,ssim"}
 
@@ -124,8 +125,8 @@ def test_fuse_refuses_images_that_do_not_fit(a: object, b: object, message: str)
 
 def test_load_case_prepares_two_files(tmp_path: Path) -> None:
     for name, seed in (("mri", 0), ("pet", 1)):
-        values = np.random.default_rng(seed).random((40, 36, 34), dtype=np.float32)
-        nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / f"{name}.nii.gz")
+        values = np.random.default_rng(seed).random((34, 36, 40), dtype=np.float32)
+        save_volume(tmp_path / f"{name}.nii.gz", values)
     case = fusebench.load_case(tmp_path / "mri.nii.gz", tmp_path / "pet.nii.gz", id="mine", recipe="none")
     assert case.id == "mine" and case.a.shape == case.b.shape == (34, 36, 40)
     assert (case.b.data.min(), case.b.data.max()) == (0, 1)
