@@ -56,7 +56,8 @@ class Run:
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """Versions, options, hardware and plugins behind the rows."""
-        return dict(read_manifest(self.folder))
+        manifest: dict[str, Any] = read_manifest(self.folder)
+        return manifest
 
     @property
     def protocols(self) -> list[str]:

@@ -11,12 +11,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError
+from .errors import InputError, Undefined
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -241,8 +242,8 @@ class Metric:
         """Values ``(N,)`` on a prepared triple; slice mean where the definition is 2D only."""
         if self.info.needs_truth and triple.truth is None:
             raise InputError(f"{self.info.name} needs the ground truth of simulated data")
-        if triple.dims not in self.info.dims and triple.dims == 2:
-            raise InputError(f"{self.info.name} needs a volume, and these are 2D images")
+        if triple.dims == 2 and 2 not in self.info.dims and self.info.of_images:
+            raise Undefined(f"{self.info.name} is defined in volumes only")
         if self.by_slices(triple):
             return triple.slice_mean(lambda slices: self.core(slices, part, variant))
         return self.core(triple, part, variant)
@@ -258,3 +259,12 @@ class Metric:
 def metric(info: MetricInfo, *, trial: Callable[[Case], Trial] | None = None) -> Callable[[Core], Metric]:
     """Make a `Metric` of a core: ``@metric(MetricInfo(name="psnr", ...))``; `trial` as of `Metric`."""
     return lambda core: Metric(info, core, trial)
+
+
+def __getattr__(name: str) -> Any:
+    """`evaluate` and its like under the name of this module, by which earlier versions documented them."""
+    if name in ("evaluate", "evaluate_slices"):
+        return getattr(import_module("fusebench.scoring.evaluate"), name)
+    if name in ("metric_registry", "ranking_set"):
+        return getattr(import_module("fusebench.scoring.select"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

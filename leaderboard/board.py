@@ -12,6 +12,7 @@ import pandas as pd
 from rich.console import Console
 
 from fusebench.metric import ARROWS
+from fusebench.text import csv_value
 
 from . import documents, terminal
 from .ranking import Ranking
@@ -117,7 +118,8 @@ class Standing:
         """The rank; in brackets for a control."""
         if not np.isfinite(self.average):
             return "–"
-        return f"({self.average:.2f})" if self.control else f"{self.average:.2f}"
+        text = f"{self.average:.2f}" if self.average < 10 else f"{self.average:.1f}"
+        return f"({text})" if self.control else text
 
     @property
     def text(self) -> str:
@@ -298,8 +300,8 @@ class Board:
         return pd.DataFrame(table).astype({"position": "Int64", "dims": "Int64"})
 
     def to_csv(self) -> str:
-        """Comma-separated values of `frame`, lossless."""
-        return str(self.frame().to_csv(index=False, lineterminator="\n"))
+        """Comma-separated values of `frame`, lossless; what a spreadsheet would run is text."""
+        return str(self.frame().map(csv_value).to_csv(index=False, lineterminator="\n"))
 
     def to_markdown(self) -> str:
         """GitHub Markdown: best bold, second underlined, notes below."""
@@ -324,6 +326,13 @@ class Board:
         """
         terminal.print_board(self, console, wide=wide)
 
+    @cached_property
+    def shared_reasons(self) -> frozenset[str]:
+        """Why values are missing for every method alike."""
+        return (
+            frozenset.intersection(*(frozenset(x.reasons) for x in self.lines)) if self.lines else frozenset()
+        )
+
     def footnotes(self) -> list[str]:
         """Notes of the board, then why cases are missing: each reason once, with its methods."""
         missing: dict[str, list[str]] = {}
@@ -339,10 +348,12 @@ class Board:
 
 
 def short_seconds(seconds: float) -> str:
-    """Three significant digits, never in scientific notation."""
+    """Three significant digits, of small times three decimals; never in scientific notation."""
     if not np.isfinite(seconds):
         return "–"
-    return f"{seconds:.0f}" if seconds >= 100 else f"{seconds:.3g}" if seconds >= 0.001 else "<.001"
+    if seconds < 0.1:
+        return f"{seconds:.3f}" if seconds >= 0.001 else "<.001"
+    return f"{seconds:.0f}" if seconds >= 100 else f"{seconds:.3g}"
 
 
 def short_count(n: int) -> str:

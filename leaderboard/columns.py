@@ -13,7 +13,8 @@ from fusebench.metric import MetricId
 
 from .board import Column
 
-# What a reader can still see, in the order of the board: all count, whatever else is in the rows.
+# What a reader can still see, in the order of the board.  The first is the worst share of the next three, and
+# counts for them: each of these alone is won by a copy of one source.
 READINGS = ("reading", "cho_auc.a", "cho_auc.b", "outline", "uptake_r2")
 # Shown though it does not count: people look for MI, and Q_MI, the same with its scale taken out, ranks.
 ALSO_SHOWN = ("mi",)
@@ -49,11 +50,9 @@ def columns_of(
         mid = MetricId.parse(name)
         direction = str(facts.get("direction", "none"))
         reading = name in READINGS or facts.get("family") == "task"
-        default = name in READINGS or (
-            bool(facts.get("ranked") and not facts.get("needs_trial"))
-            and not mid.variant
-            and mid.part in ("", "worst")
-        )
+        counts = bool(facts.get("ranked")) and not mid.variant and mid.part in ("", "worst")
+        if name in READINGS or facts.get("needs_trial"):
+            counts = name == READINGS[0] or (name in READINGS and READINGS[0] not in present)
         columns.append(
             Column(
                 name,
@@ -63,8 +62,8 @@ def columns_of(
                 _number(facts.get("low"), -np.inf),
                 _number(facts.get("high"), np.inf),
                 kind="reading" if reading else "similarity",
-                default=default or name in ALSO_SHOWN if metrics is None else True,
-                ranked=direction != "none" and (default if metrics is None else name in present),
+                default=counts or name in (*READINGS, *ALSO_SHOWN) if metrics is None else True,
+                ranked=direction != "none" and (counts if metrics is None else name in present),
                 facts=facts,
             )
         )
@@ -77,7 +76,7 @@ def columns_of(
     if metrics is not None:
         return tuple(columns)
     first = {name: i for i, name in enumerate(READINGS)}
-    return tuple(sorted(columns, key=lambda c: (not c.ranked, not c.default, first.get(c.id, len(first)))))
+    return tuple(sorted(columns, key=lambda c: (first.get(c.id, len(first)), not c.ranked, not c.default)))
 
 
 def _number(value: Any, default: float) -> float:

@@ -110,25 +110,15 @@ def board_notes(
 
 def _gamed(columns: Sequence[Column], ranked: Mapping[str, Ranking]) -> list[str]:
     """The metrics that a control wins, and what follows from it."""
-    notes = []
     counted = {m for r in ranked.values() for m in r.metrics}
-    likeness = [c for c in columns if c.gameable and c.default and c.kind == "similarity"]
-    out = [f"{c.id} ({c.gameable})" for c in likeness if c.id not in counted]
-    still = [f"{c.id} ({c.gameable})" for c in likeness if c.id in counted]
-    if out:
-        notes.append(
-            f"⚠ gameable here, a control beats every method: {', '.join(out)}. Not in the similarity rank."
-        )
-    if still:
-        notes.append(
-            f"⚠ gameable here, a control beats every method: {', '.join(still)}. Ranked all the same."
-        )
-    read = [f"{c.id} ({c.gameable})" for c in columns if c.gameable and c.default and c.kind == "reading"]
-    if read:
-        notes.append(
-            f"⚠ read best in a control: {', '.join(read)}. One source has one of these; `reading` asks for "
-            "all."
-        )
+    won = [c for c in columns if c.gameable and c.default]
+    notes = []
+    for names, then in (
+        ([f"{c.id} ({c.gameable})" for c in won if c.id not in counted], "Not in the average ranks"),
+        ([f"{c.id} ({c.gameable})" for c in won if c.id in counted], "Ranked all the same"),
+    ):
+        if names:
+            notes.append(f"⚠ gameable here, a control beats every method: {', '.join(names)}. {then}.")
     return notes
 
 

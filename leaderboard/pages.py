@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from fusebench.text import plural
 from . import charts, volumes
 from .agreement import Agreement
 from .board import Board, Column
+from .cards import method_card, metric_card
 from .columns import facts_of
 from .paper_values import NOTE, number, paper_table
 from .runs import Runs
@@ -234,7 +235,12 @@ class Pages:
                 {"title": s.title, "slug": s.slug, "line": line, "columns": s.columns, "cases": rows}
             )
         self._render(
-            "method.html", f"methods/{slug(name)}.html", name=name, info=info, card=_card(info), boards=boards
+            "method.html",
+            f"methods/{slug(name)}.html",
+            name=name,
+            info=info,
+            card=method_card(info),
+            boards=boards,
         )
 
     def _metric(self, name: str) -> None:
@@ -252,7 +258,7 @@ class Pages:
             f"metrics/{slug(name)}.html",
             name=name,
             facts=facts,
-            card=_definition(facts),
+            card=metric_card(facts),
             boards=boards,
         )
 
@@ -284,8 +290,14 @@ class Pages:
                 dataset=dataset,
                 group=group,
                 viewer=viewer,
+                study=f"{slug(name)}-study.html" if viewer and viewer["findings"] else "",
                 boards=boards,
             )
+            if viewer and viewer["findings"]:
+                page = f"{slug(name)}.html"
+                self._render(
+                    "study.html", f"cases/{slug(name)}-study.html", name=case, page=page, viewer=viewer
+                )
             listed.append({"case": case, "dataset": dataset, "group": group, "slug": slug(name),
                            "images": int(viewer is not None), "failures": failures})  # fmt: skip
         return listed
@@ -303,6 +315,7 @@ class Pages:
         return {"title": section.title, "slug": section.slug, "columns": section.columns, "rows": rows}
 
     def _viewer(self, name: str, stored: volumes.StoredCase) -> dict[str, Any]:
+        """Everything the viewer of a case needs; writes its volumes as scripts."""
         images = [("mri", "MRI", stored.sources["mri"]), ("pet", "PET", stored.sources["pet"])]
         # Best first, as on the first board that has it; what is on disk but on no board comes last.
         known = {x.method: i for s in reversed(self.sections) for i, x in enumerate(s.board.lines)}
@@ -312,71 +325,24 @@ class Pages:
         folder.mkdir(parents=True)
         listed = []
         for i, (key, label, path) in enumerate(images):
-            url = self._script(folder, f"{i}-{slug(label)}", f"{name} {key}", path)
-            listed.append({"id": key, "label": label, "key": f"{name} {key}", "url": url})
+            stem = f"{i}-{slug(label)}"
+            url = self._script(folder, stem, f"{name} {key}", path)
+            entry: dict[str, Any] = {"id": key, "label": label, "key": f"{name} {key}", "url": url}
+            path_with = stored.with_findings.get(key.removeprefix("method:"))
+            if path_with:
+                key_with = f"{name} {key} with findings"
+                url = self._script(folder, f"{stem}-with", key_with, path_with)
+                entry["with"] = {"key": key_with, "url": url}
+            listed.append(entry)
         chroma = None
         if stored.chroma:
             key = f"{name} chroma"
             url = self._script(folder, "chroma", key, stored.chroma, levels=True)
             chroma = {"key": key, "url": url}
-        return {**volumes.geometry(stored.sources["mri"]), "volumes": listed, "chroma": chroma,
-                "niivue": "../static/niivue.umd.js"}  # fmt: skip
+        found = volumes.findings(stored.findings) if stored.findings else []
+        return {**volumes.geometry(stored.sources["mri"]), "volumes": listed, "chroma": chroma, "case": name,
+                "findings": found, "niivue": "../static/niivue.umd.js"}  # fmt: skip
 
     def _script(self, folder: Path, stem: str, key: str, path: Path, *, levels: bool = False) -> str:
         (folder / f"{stem}.js").write_text(volumes.script(key, path, levels=levels), encoding="ascii")
         return f"../data/{folder.name}/{stem}.js"
-
-
-def _card(info: Mapping[str, Any]) -> list[tuple[str, str]]:
-    weights = info.get("weights") or {}
-    provenance = f"{weights['file']}, sha256 {weights['sha256']}" if weights.get("file") else "none"
-    parameters = ", ".join(f"{k} = {v}" for k, v in (info.get("parameters") or {}).items())
-    return _filled(
-        [
-            ("kind", {2: "slice by slice (2D)", 3: "native 3D"}.get(info.get("dims") or 0, "")),
-            ("paper", info.get("paper")),
-            ("licence", info.get("licence")),
-            ("trained on", info.get("trained_on") or "nothing learned"),
-            ("weights", provenance),
-            ("learned parameters", info.get("params") or 0),
-            ("settings", parameters),
-            ("colour", info.get("colour")),
-            ("notes", info.get("notes")),
-            ("origin", _place(str(info.get("origin") or ""))),
-            ("content key", info.get("key")),
-        ]
-    )
-
-
-def _place(origin: str) -> str:
-    """Where a plugin is from, without the folders of the machine it ran on."""
-    return "/".join(origin.split("/")[-2:]) if origin.startswith("/") else origin
-
-
-def _definition(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    better = {"higher": "higher is better", "lower": "lower is better",
-              "zero": "closest to zero is best, case by case", "none": "descriptive: not ranked"}  # fmt: skip
-    variants = facts.get("variants") or {}
-    return _filled(
-        [
-            ("better", better.get(str(facts.get("direction")), "not known")),
-            (
-                "range",
-                f"{facts['low']:g} to {facts['high']:g}".replace("inf", "∞")
-                if facts.get("high") is not None
-                else "",
-            ),
-            ("unit", facts.get("unit")),
-            ("family", facts.get("family")),
-            ("paper", facts.get("paper")),
-            ("dimensions", ", ".join(f"{d}D" for d in facts.get("dims") or ())),
-            ("parts", ", ".join(facts.get("parts") or ())),
-            ("variants", "; ".join(f"@{k}: {v}" for k, v in variants.items())),
-            ("needs ground truth", "yes" if facts.get("needs_truth") else ""),
-            ("notes", facts.get("notes")),
-        ]
-    )
-
-
-def _filled(pairs: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
-    return [(k, str(v)) for k, v in pairs if v not in (None, "")]

@@ -13,6 +13,7 @@ from fusebench.errors import InputError
 from fusebench.metric import MetricId
 from fusebench.scoring.protocol import READERS
 from fusebench.scoring.select import metric_registry
+from fusebench.text import csv_value
 
 from . import charts, likeness, runs
 from .agreement import agreement
@@ -124,7 +125,7 @@ def _section(
         f"{name}.csv": board.to_csv(),
         f"{name}.md": board.to_markdown(),
         f"{name}.tex": board.to_latex(),
-        f"{name}-cases.csv": per_case(rows, board).to_csv(index=False, lineterminator="\n"),
+        f"{name}-cases.csv": per_case(rows, board).map(csv_value).to_csv(index=False, lineterminator="\n"),
     }
     agreed = agreement(board)
     if agreed is not None:

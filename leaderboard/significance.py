@@ -97,7 +97,7 @@ def _signs(n: int, seed: int) -> Floats:
     if n <= EXACT_SUBJECTS:
         patterns = np.arange(2 ** (n - 1))[:, None] >> np.arange(n) & 1
         return 1.0 - 2.0 * patterns
-    drawn = np.random.default_rng(seed).integers(0, 2, (DRAWN_FLIPS, n))
+    drawn = np.random.default_rng(seed).integers(0, 2, (DRAWN_FLIPS, n), dtype=np.int8)
     return np.concatenate([np.ones((1, n)), 1.0 - 2.0 * drawn])
 
 

@@ -52,8 +52,8 @@ def build(
         The board of ``volume`` holds the readings of protocol ``readers``, too.
     metrics : sequence of str, optional
         Ids to show and to rank on.  By default every id in the rows is on the board and the default
-        ranking set counts: the readings, and every metric with ``ranked`` true and its ``worst`` part, but
-        for likenesses on which a control beats every method.
+        ranking set counts: `reading`, and every metric with ``ranked`` true and its ``worst`` part, but for
+        those on which a control beats every method.
     rank_by : {"", "reading", "similarity", "all"}
         What gives the places; by default the readings where there are some, else the likeness to the
         sources; "all" averages over both.
@@ -101,16 +101,18 @@ def build(
         f"{plural(len(scores.subjects), 'subject')}"
     )
     notes = board_notes(columns, rankings, by, lines, wanted, test)
-    return Board(title, protocol, dataset, columns, lines, rankings, by, scores, summary, (*notes, *old))
+    doubts = manifest.get("dataset", {}).get("doubts", ())
+    notes = (*notes, *doubts, *old)
+    return Board(title, protocol, dataset, columns, lines, rankings, by, scores, summary, notes)
 
 
 def _wanted(columns: Sequence[Column], flags: Mapping[str, str]) -> dict[str, list[str]]:
-    """Metrics of each ranking; of the likenesses those that no control wins, or all where it wins all."""
-    ranked = {
-        name: [c.id for c in columns if c.ranked and c.kind == name] for name in ("reading", "similarity")
-    }
-    ranked["similarity"] = [m for m in ranked["similarity"] if m not in flags] or ranked["similarity"]
-    found = {name: ids for name, ids in ranked.items() if ids}
+    """Metrics of each ranking: those that no control wins, or all where it wins all."""
+    found = {}
+    for name in ("reading", "similarity"):
+        ids = [c.id for c in columns if c.ranked and c.kind == name]
+        if ids:
+            found[name] = [m for m in ids if m not in flags] or ids
     return found or {"similarity": []}
 
 

@@ -7,10 +7,11 @@ script: 8-bit voxels, gzip, base64.
 from __future__ import annotations
 
 import base64
+import csv
 import gzip
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,28 @@ from fusebench.errors import InputError
 
 @dataclass(frozen=True)
 class StoredCase:
-    """Volumes of one case in a run folder: `sources` and `fused`, by name."""
+    """Volumes of one case in a run folder.
+
+    Attributes
+    ----------
+    dataset, case : str
+    sources, fused : dict
+        Files by name.
+    chroma : Path, optional
+        Of a picture in colour.
+    findings : Path, optional
+        Table of the findings that protocol ``readers`` puts in.
+    with_findings : dict
+        Sources and fused volumes with them, by name.
+    """
 
     dataset: str
     case: str
     sources: dict[str, Path]
     fused: dict[str, Path]
     chroma: Path | None = None
+    findings: Path | None = None
+    with_findings: dict[str, Path] = field(default_factory=dict)
 
 
 def stored_cases(folder: Path) -> Iterator[StoredCase]:
@@ -38,9 +54,53 @@ def stored_cases(folder: Path) -> Iterator[StoredCase]:
         case = sources.parent
         named = {n: sources / f"{n}.nii.gz" for n in ("mri", "pet") if (sources / f"{n}.nii.gz").exists()}
         fused = {p.name.removesuffix(".nii.gz"): p for p in sorted(case.glob("*.nii.gz"))}
-        chroma = sources / "chroma.nii.gz"
+        chroma, table = sources / "chroma.nii.gz", case / "findings" / "findings.csv"
+        with_ = {p.name.removesuffix(".nii.gz"): p for p in sorted(case.glob("findings/*.nii.gz"))}
         if len(named) == 2 and fused:
-            yield StoredCase(case.parent.name, case.name, named, fused, chroma if chroma.exists() else None)
+            yield StoredCase(
+                case.parent.name,
+                case.name,
+                named,
+                fused,
+                chroma if chroma.exists() else None,
+                table if table.exists() else None,
+                with_ if table.exists() else {},
+            )
+
+
+def findings(path: Path) -> list[dict[str, Any]]:
+    """Findings of a case for the viewer.
+
+    Parameters
+    ----------
+    path : Path
+        Table with columns ``kind`` (a, b), ``sign``, ``sigma`` in mm, and the voxel ``d, h, w``.
+
+    Returns
+    -------
+    list of dict
+        ``kind`` ("structural" or "functional"), ``sign`` (1 or -1), ``at`` (voxel d, h, w), ``radius`` in mm:
+        two standard deviations, where nearly all of a finding lies.
+
+    Raises
+    ------
+    InputError
+        Not such a table.
+    """
+    kinds = {"a": "structural", "b": "functional"}
+    try:
+        with path.open(encoding="utf-8", newline="") as handle:
+            return [
+                {
+                    "kind": kinds[row["kind"]],
+                    "sign": int(row["sign"]),
+                    "at": [int(row[axis]) for axis in "dhw"],
+                    "radius": 2 * float(row["sigma"]),
+                }
+                for row in csv.DictReader(handle)
+            ]
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
+        raise InputError(f"{path}: no table of findings ({error!r}); run again with --force") from None
 
 
 def read(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

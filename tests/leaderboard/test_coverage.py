@@ -133,7 +133,9 @@ def test_readings_join_the_main_board_and_give_the_places() -> None:
         "mid": 2,
         "blur": 1,
     }
-    assert board.rankings["reading"].metrics == ("reading", "cho_auc.a", "cho_auc.b", "outline")
+    # The worst share counts for the readings that it is made of; they stand beside it.
+    assert board.rankings["reading"].metrics == ("reading",)
+    assert [c.id for c in board.shown][:5] == ["reading", "cho_auc.a", "cho_auc.b", "outline", "psnr"]
     for by, first in (("similarity", "blur"), ("reading", "sharp")):
         assert tables.build(rows, manifest, "volume", rank_by=by).lines[0].method == first
     both = tables.build(rows, manifest, "volume", rank_by="all")
@@ -157,7 +159,7 @@ def test_metrics_that_a_control_wins_leave_the_similarity_rank_and_stay_on_the_b
     board = tables.build(rows, manifest, "volume")
     assert board.ranking.metrics == ("psnr", "qabf")
     assert "ssim" in {c.id for c in board.shown} and next(c for c in board.columns if c.id == "ssim").gameable
-    assert any("ssim (copy). Not in the similarity rank" in n for n in board.notes)
+    assert any("ssim (copy). Not in the average ranks" in n for n in board.notes)
     # Who names metrics gets them.
     assert tables.build(rows, manifest, "volume", THREE).ranking.metrics == tuple(THREE)
 
@@ -171,3 +173,17 @@ def test_rows_of_another_split_are_left_out_and_counted() -> None:
     manifest["options"] = {"seed": 0}
     mixed = tables.build(rows.assign(seed=(rows["method"] == "b").astype(int)), manifest, "volume")
     assert any("4 rows made under another seed than 0: b" in n for n in mixed.notes)
+
+
+def test_a_specialist_that_copies_one_source_has_no_place_for_it() -> None:
+    reading = {"fair": 0.0, "poor": -1.0, "copy": -3.0}
+    rows, manifest = with_readings(reading, reading, controls=("copy",), noise=0.05)
+    rows.loc[(rows["metric"] == "cho_auc.b") & (rows["method"] == "copy"), "value"] = 1.0
+    lesions, facts = make_run({"fair": 0.0, "poor": 1.0, "copy": 5.0}, metrics=["lesion_auc"], noise=0.05)
+    manifest["metrics"] |= facts["metrics"]
+    board = tables.build(pd.concat([rows, lesions]), manifest, "volume")
+    # The copy wins the lesions, so that they do not count; it is last by what does.
+    assert board.ranking.metrics == ("reading",) and board.methods[0].method == "fair"
+    assert line(board, "copy").standing.average == 3
+    without = tables.build(rows.assign(protocol="volume").query("metric != 'reading'"), manifest, "volume")
+    assert set(without.rankings["reading"].metrics) == {"cho_auc.a", "outline"}
