@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fusebench.case import Case, Pair, Volume
 from fusebench.errors import InputError
+from fusebench.files import atomic_path
 from fusebench.images import read_write
 from fusebench.images.dicom import read_dicom
 from fusebench.images.foreground import foreground
