@@ -54,7 +54,9 @@ def test_no_method_changes_what_another_is_given_or_scored_by(
     assert reasons["junk"] == "fusing wrote to the engine's own connection; stopped"
     assert reasons["closes"] == "the worker closed its pipe and hung"
     said = "".join(capfd.readouterr())
-    assert "\\x1b[2Jprinted" in said and "\x1b]0" not in said and "\x1b[2J" not in said and "\u202e" not in said
+    assert (
+        "\\x1b[2Jprinted" in said and "\x1b]0" not in said and "\x1b[2J" not in said and "\u202e" not in said
+    )
     assert not [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
 
 
