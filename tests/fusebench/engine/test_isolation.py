@@ -42,8 +42,8 @@ def test_no_method_changes_what_another_is_given_or_scored_by(
     assert values(tmp_path / "run") == values(tmp_path / "alone")
     assert time.monotonic() - begin < 120
     found = rows().groupby("method")["status"].agg(set).to_dict()
-    assert {m: found[m] for m in harmless.split(",")} == dict.fromkeys(harmless.split(","), {"ok"})
-    assert {m: found[m] for m in fatal.split(",")} == dict.fromkeys(fatal.split(","), {"error"})
+    assert {m: found[m] for m in harmless.split(",")} == {m: {"ok"} for m in harmless.split(",")}
+    assert {m: found[m] for m in fatal.split(",")} == {m: {"error"} for m in fatal.split(",")}
     assert len(rows()) == len(methods.split(",")) * 2 * 4
     # Those that patch are scored by what they have not patched.
     table = rows().set_index(["method", "case", "metric"])["value"]
