@@ -1,7 +1,7 @@
-"""A sheet of slices of a pair in three planes, fused by several methods: ``python benchmarks/fusion_sheet.py``.
+"""Slices of a pair in three planes, fused by several methods: ``python benchmarks/fusion_sheet.py``.
 
-By default the first phantom with a lesion in the val split; a pair of files with ``--mri`` and ``--pet``.  Only
-sheets of phantoms belong in this repository.
+By default the first phantom with a lesion in the val split; a pair of files with ``--mri`` and ``--pet``.
+Only sheets of phantoms belong in this repository.
 """
 
 from __future__ import annotations
