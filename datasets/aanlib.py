@@ -204,7 +204,7 @@ def _pictures(folder: Path, left_out: list[LeftOut]) -> dict[str, Path]:
         if path.name.startswith(".") or path.suffix.lower() not in PICTURES or not path.is_file():
             continue
         if printable(path.name) != path.name:
-            left_out.append(LeftOut("", str(path), "its name is not UTF-8; rename it"))
+            left_out.append(LeftOut("", str(path), "its name is not UTF-8, or steers a terminal; rename it"))
             continue
         if path.stem in found:
             left_out.append(LeftOut("", str(path), f"the same name as {found[path.stem].name}"))

@@ -6,10 +6,10 @@ import os
 import re
 from pathlib import Path
 
-from fusebench.case import is_file_name
 from fusebench.dataset import DatasetInfo
 from fusebench.errors import InputError
 from fusebench.images.raw import EXTENSIONS, extension, stem
+from fusebench.names import check_file_name
 from fusebench.parameters import user_path
 from fusebench.text import printable
 
@@ -123,7 +123,7 @@ def _images(folder: Path) -> tuple[dict[Path, Path], list[LeftOut]]:
         if path.name.startswith("."):
             continue
         if printable(path.name) != path.name:
-            left_out.append(LeftOut("", str(path), "its name is not UTF-8; rename it"))
+            left_out.append(LeftOut("", str(path), "its name is not UTF-8, or steers a terminal; rename it"))
         elif not path.is_dir():
             if extension(path) in EXTENSIONS:
                 found[path] = path
@@ -196,8 +196,7 @@ def read_csv(path: Path) -> tuple[list[PairSource], list[LeftOut]]:
         mri, pet = (table_path(path.parent, row[c]) for c in ("mri", "pet"))
         mask = table_path(path.parent, row["mask"]) if row.get("mask") else None
         name = row.get("id") or identity(mri)
-        if not is_file_name(name):
-            raise InputError(f"{path}, line {line}: the id {name!r} cannot name a file; leave out / and \\")
+        check_file_name(name, f"{path}, line {line}: the id")
         lost = [p for p in (mri, pet, mask) if p is not None and not os.path.exists(p)]
         if not row["mri"] or not row["pet"] or lost:
             what = f"no such file: {lost[0]}" if lost else "mri or pet is empty"

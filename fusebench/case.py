@@ -17,11 +17,7 @@ from numpy.typing import NDArray
 
 from .arrays import grey, region
 from .errors import InputError
-
-
-def is_file_name(text: str) -> bool:
-    """True if `text` can name a file in any folder and nothing outside it, on every system."""
-    return text not in ("", ".", "..") and not set(text) & {"/", "\\", "\0"}
+from .names import check_file_name, check_text, shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +105,7 @@ class Case:
     Raises
     ------
     InputError
-        `id` is a path.
+        `id` or `dataset` cannot name a file, or `group` cannot be printed.
     """
 
     id: str
@@ -121,10 +117,9 @@ class Case:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not is_file_name(self.id):
-            raise InputError(
-                f"dataset {self.dataset}: the case id {self.id!r} cannot name a file; leave out / and \\"
-            )
+        check_file_name(self.id, f"dataset {shown(self.dataset)}: the case id")
+        check_file_name(self.dataset, "dataset")
+        check_text(self.group, f"case {self.id}: the group")
 
     @cached_property
     def pair(self) -> Pair:

@@ -55,6 +55,10 @@ class Dataset:
         """Files and rows found that no case uses, each with its reason in one line; a run says so."""
         return []
 
+    def doubts(self, cases: Sequence[Case]) -> Sequence[str]:
+        """Lines below the board on `cases` that were loaded and look wrong (inverted, swapped, far apart)."""
+        return []
+
     def describe(self) -> DatasetInfo:
         """Facts of this instance: `info`, and what its parameters change in it."""
         return self.info

@@ -6,6 +6,7 @@ import unicodedata
 
 # Control, format (right-to-left marks among them), lone surrogates, line and paragraph separators.
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def plural(n: int, noun: str) -> str:
@@ -14,12 +15,32 @@ def plural(n: int, noun: str) -> str:
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""`text` with what would steer a terminal written out, as ``\\x1b``, except what is in `keep`."""
+    r"""`text` with what would steer a terminal written out, as ``\x1b``, except what is in `keep`."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(
         c if c in keep or unicodedata.category(c) not in _UNPRINTABLE else _written(c) for c in text
     )
+
+
+def cell(text: str) -> str:
+    """`text` for a table that a spreadsheet opens: what it would take for a formula begins with a quote."""
+    if text[:1] in _FORMULA and not _is_number(text):
+        return f"'{text}"
+    return text
+
+
+def csv_value(value: object) -> object:
+    """`value` for a cell of a CSV file: a text as `cell` gives it, anything else as it is."""
+    return cell(value) if isinstance(value, str) else value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _written(character: str) -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 from rich.console import Console
 
 from fusebench.metric import ARROWS
+from fusebench.text import csv_value
 
 from . import documents, terminal
 from .ranking import Ranking
@@ -299,8 +300,8 @@ class Board:
         return pd.DataFrame(table).astype({"position": "Int64", "dims": "Int64"})
 
     def to_csv(self) -> str:
-        """Comma-separated values of `frame`, lossless."""
-        return str(self.frame().to_csv(index=False, lineterminator="\n"))
+        """Comma-separated values of `frame`, lossless; what a spreadsheet would run is text."""
+        return str(self.frame().map(csv_value).to_csv(index=False, lineterminator="\n"))
 
     def to_markdown(self) -> str:
         """GitHub Markdown: best bold, second underlined, notes below."""

@@ -101,7 +101,9 @@ def build(
         f"{plural(len(scores.subjects), 'subject')}"
     )
     notes = board_notes(columns, rankings, by, lines, wanted, test)
-    return Board(title, protocol, dataset, columns, lines, rankings, by, scores, summary, (*notes, *old))
+    doubts = manifest.get("dataset", {}).get("doubts", ())
+    notes = (*notes, *doubts, *old)
+    return Board(title, protocol, dataset, columns, lines, rankings, by, scores, summary, notes)
 
 
 def _wanted(columns: Sequence[Column], flags: Mapping[str, str]) -> dict[str, list[str]]:

@@ -26,8 +26,6 @@ def _radius(shape: tuple[int, int], divisor: float, device: torch.device) -> Ten
     # MATLAB's freqspace spans [-1, 1): twice the cycles per pixel.
     v = torch.fft.fftfreq(h, dtype=torch.float64, device=device) * (2 * h / divisor)
     u = torch.fft.rfftfreq(w, dtype=torch.float64, device=device) * (2 * w / divisor)
-    if w % 2 == 0:
-        u[-1].neg_()
     return torch.hypot(v[:, None], u[None, :])
 
 
@@ -90,7 +88,7 @@ def _masked_contrast(t: Triple, name: str, floor: float) -> Tensor:
         "has contrast, as on a black background, it is kept (1), whatever the rounding. F = A = B gives 1.",
     )
 )
-def q_cb(t: Triple, part: str, variant: str) -> Tensor:
+def q_cb(t: Triple, variant: str) -> Tensor:
     """Masked contrast of the sources kept in F, weighted by its saliency."""
     floor, unseen = (0.0, 0.0) if variant == "liu" else (_LEVEL, _UNSEEN)
     a, b, f = (_masked_contrast(t, name, floor) for name in ("a", "b", "fused"))
@@ -127,7 +125,7 @@ def _blocks(x: Tensor) -> Tensor:
         "foreground. F = A = B gives 0, sources without any edge give 0.",
     )
 )
-def q_cv(t: Triple, part: str, variant: str) -> Tensor:
+def q_cv(t: Triple) -> Tensor:
     """Perceived error of F against both sources, weighted by block saliency."""
     r = 0.144 * _radius((t.shape[0], t.shape[1]), 8.0, t.device)
     transfer = 2.6 * (0.0192 + r) * torch.exp(-(r**1.1))

@@ -64,7 +64,7 @@ def _weighted(t: Triple) -> Tensor:
         "half and half; the program leaves that to rounding. F = A = B gives 1.",
     )
 )
-def q_s(t: Triple, part: str, variant: str) -> Tensor:
+def q_s(t: Triple) -> Tensor:
     """Mean over windows of SSIM mixed by the variance of the sources."""
     m = moments(t)
     return m.average(_mixed(m))
@@ -82,7 +82,7 @@ def q_s(t: Triple, part: str, variant: str) -> Tensor:
         notes="As Q_S, windows weighted by the larger source variance. F = A = B gives 1.",
     )
 )
-def q_w(t: Triple, part: str, variant: str) -> Tensor:
+def q_w(t: Triple) -> Tensor:
     """Variance-weighted mean of SSIM mixed by the variance of the sources."""
     return t.cached("q_w", lambda: _weighted(t))
 
@@ -108,9 +108,9 @@ def _edges(t: Triple) -> Triple:
         "branch does not run, so there is no reference program. F = A = B gives 1.",
     )
 )
-def q_e(t: Triple, part: str, variant: str) -> Tensor:
+def q_e(t: Triple) -> Tensor:
     """Product of Q_W of intensity and of edges."""
-    return q_w.core(t, "", "") * _weighted(t.cached("edges", lambda: _edges(t)))
+    return q_w.core(t) * _weighted(t.cached("edges", lambda: _edges(t)))
 
 
 def _similarity(m: Moments, x: str, y: str) -> Tensor:
@@ -139,7 +139,7 @@ def _similarity(m: Moments, x: str, y: str) -> Tensor:
         "NaN there. A copy of a source scores 1 wherever it wins.",
     )
 )
-def q_y(t: Triple, part: str, variant: str) -> Tensor:
+def q_y(t: Triple) -> Tensor:
     """Local similarity of F with both sources where they agree, with the better one where they do not."""
     m = moments(t, 1.5, 7)
     share, _ = _shares(m)
@@ -158,11 +158,12 @@ def q_y(t: Triple, part: str, variant: str) -> Tensor:
         high=1.0,
         paper="Cvejic, Loza, Bull and Canagarajah 2005, Int. J. Signal Processing 2, 178-182",
         variants={"liu": "a share outside [0, 1] sets the result, not the share (Liu's metricCvejic)"},
-        notes="7-tap Gaussian windows; share of A is cov(A, F) / (cov(A, F) + cov(B, F)), clipped to [0, 1], "
-        "0.5 where both vanish. No reference: Liu's program is NaN on flat windows.",
+        notes="7-tap Gaussian windows; share of A is cov(A, F) / (cov(A, F) + cov(B, F)), clipped to [0, "
+        "1], 0.5 where both vanish; covariances that cancel count by their sign, not by what "
+        "rounding leaves of their sum. No reference: Liu's program is NaN on flat windows.",
     )
 )
-def q_c(t: Triple, part: str, variant: str) -> Tensor:
+def q_c(t: Triple, variant: str) -> Tensor:
     """Local similarity of F with both sources, mixed by their covariance with F."""
     m = moments(t, 1.5, 7)
     ca, cb = _covariance(m, "a", "fused"), _covariance(m, "b", "fused")

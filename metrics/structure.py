@@ -15,7 +15,8 @@ from ._combine import mean_of_two, sum_of_two
 from ._filters import gaussian, separable
 from ._moments import Moments, moments
 
-_C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+_C1 = (0.01 * 255) ** 2
+_C2 = (0.03 * 255) ** 2
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
@@ -166,7 +167,7 @@ def _ms_ssim(t: Triple, source: str) -> Tensor:
         "count, their weights scaled to sum 1: compare equal sizes only. A negative scale mean counts as 0.",
     )
 )
-def ms_ssim(t: Triple, part: str, variant: str) -> Tensor:
+def ms_ssim(t: Triple, part: str) -> Tensor:
     """Multi-scale structural similarity of F with A and with B."""
     return mean_of_two(lambda s: _ms_ssim(t, s), part)
 
@@ -218,7 +219,7 @@ def _mef_ssim(t: Triple) -> Tensor:
         notes="One scale, luminance left out, as mef_ssim.m. F = A = B gives 1.",
     )
 )
-def mef_ssim(t: Triple, part: str, variant: str) -> Tensor:
+def mef_ssim(t: Triple, variant: str) -> Tensor:
     """MEF-SSIM: contrast and structure of F against those of the stronger source, patch by patch."""
     if variant != "tang":
         return _mef_ssim(t)

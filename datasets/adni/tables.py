@@ -88,7 +88,7 @@ _SLASHED = re.compile(r"^\s*(\d{1,2})/(\d{1,2})/(\d{2}|\d{4})\b")
 
 
 def day_first(texts: Iterable[str]) -> bool | None:
-    """Whether the dates of a table are day/month/year, as a spreadsheet may have turned them.
+    """Tell whether the dates of a table are day/month/year, as a spreadsheet may have turned them.
 
     IDA writes month/day/year, which holds where nothing contradicts; None where some dates can only be the
     one and some only the other.

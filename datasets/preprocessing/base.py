@@ -19,12 +19,15 @@ from fusebench.case import Case
 from fusebench.dataset import Dataset
 from fusebench.errors import InputError
 from fusebench.parameters import user_path
-from fusebench.text import printable
+from fusebench.text import plural, printable
 
-from .pipeline import PairSource, make_case, steps_of
+from . import quality
+from .pipeline import PairSource, make_case, steps_of, stored_report
 
 SPLITS = ("train", "val", "test")
 SHARES = (0.7, 0.1, 0.2)
+# Cases that a line below the board names.
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,15 @@ class PairDataset(Dataset):
 
     def left_out(self) -> Sequence[str]:
         return [printable(f"{x.path}: {x.reason}") for x in self.found[1]]
+
+    def doubts(self, cases: Sequence[Case]) -> Sequence[str]:
+        found = {case.id: quality.doubts(stored_report(case)) for case in cases}
+        wrong = {case: printable("; ".join(reasons)) for case, reasons in found.items() if reasons}
+        if not wrong:
+            return []
+        first = [f"{case}: {reasons}" for case, reasons in list(wrong.items())[:_SHOWN]]
+        more = f" | and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        return [f"To look at, {len(wrong)} of {plural(len(cases), 'case')} | {' | '.join(first)}{more}"]
 
     def every_case(self) -> Sequence[Case]:
         return self.cases("all")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,14 +17,17 @@ from numpy.typing import NDArray
 
 from fusebench.case import Case, Pair, Volume
 from fusebench.errors import InputError
+from fusebench.files import atomic_path
 from fusebench.images import read_write
+from fusebench.images.dicom import read_dicom
 from fusebench.images.foreground import foreground
 from fusebench.images.raw import PICTURES, RawImage, extension, image_files
-from fusebench.images.read_write import check_grid, intensity_range, read_mask, read_pair, read_raw, scale
+from fusebench.images.read_write import check_grid, intensity_range, read_mask, read_raw, scale
 from fusebench.store.cache import cache_dir, cached_arrays
 from fusebench.store.keys import content_key, minor_versions, remembered_sha256, source_key
 
 from .grid import Image
+from .looks import doubts_as_is
 from .sidecar import frame_durations, read_sidecars, sidecars
 from .steps import (
     BiasField,
@@ -45,6 +50,8 @@ RECIPES: dict[str, str] = {
     "native": "static PET, PET→MRI rigid, on the grid of the MRI, robust intensities",
     "none": "voxels as they are; both images must lie on one grid; min-max",
 }
+
+_log = logging.getLogger("fusebench")
 
 _REMEDY = "resample it first, or use --data-option recipe=default"
 
@@ -188,11 +195,7 @@ def read_source(source: PairSource) -> State:
 
 
 def _raw(path: Path, files: tuple[Path, ...]) -> RawImage:
-    if not files:
-        return read_raw(path, max_nan=0.01, frames=True)
-    from fusebench.images.dicom import read_dicom
-
-    return read_dicom(files, path)
+    return read_dicom(files, path) if files else read_raw(path, max_nan=0.01, frames=True)
 
 
 def prepare(source: PairSource, recipe: str, options: Mapping[str, Any]) -> State:
@@ -210,6 +213,7 @@ def prepared_arrays(
         assert state.mask is not None
         report = {
             "notes": list(state.notes),
+            "doubts": list(state.doubts),
             "numbers": state.numbers,
             "provenance": list(state.provenance),
         }
@@ -245,16 +249,21 @@ def load_prepared(key: str, source: PairSource, recipe: str, options: Mapping[st
 
 
 def stored_report(case: Case) -> dict[str, Any]:
-    """Notes, figures and provenance of a prepared case; empty where nothing was prepared."""
+    """Notes, doubts, figures and provenance of a case that was loaded; empty where it was not."""
     path = _cache_path(case.fingerprint)
-    if not path.is_file():
-        return {}
     try:
-        with np.load(path, allow_pickle=False) as store:
-            report: dict[str, Any] = json.loads(str(store["report"]))
-            return report
-    except (OSError, ValueError, KeyError):
+        if path.is_file():
+            with np.load(path, allow_pickle=False) as store:
+                report: dict[str, Any] = json.loads(str(store["report"]))
+        else:
+            report = json.loads(_looks_path(case.fingerprint).read_text(encoding="utf-8"))
+    except Exception:  # absent or damaged, on which zipfile raises nearly anything
         return {}
+    return report
+
+
+def _looks_path(key: str) -> Path:
+    return cache_dir("looks", key[:2], f"{key}.json")
 
 
 def align_files(mri: Path, pet: Path, mask: Path | None = None) -> tuple[Pair, State]:
@@ -283,13 +292,29 @@ def align_files(mri: Path, pet: Path, mask: Path | None = None) -> tuple[Pair, S
     return Pair(a, b, state.mask), state
 
 
-def load_as_is(source: PairSource) -> Pair:
-    """The pair voxel by voxel (recipe "none", and pictures)."""
-    if source.is_picture or not (source.mri_files or source.pet_files):
-        return read_pair(source.mri, source.pet, mask=source.mask, remedy=_REMEDY)
-    a, b = (scale(_raw(p, f)) for p, f in ((source.mri, source.mri_files), (source.pet, source.pet_files)))
+def load_as_is(source: PairSource, key: str = "") -> Pair:
+    """The pair voxel by voxel (recipe "none", and pictures).
+
+    Notes and doubts are kept in the cache under `key` for `stored_report`, on the first time.
+    """
+    mri, pet = (
+        read_dicom(f, p) if f else read_raw(p)
+        for p, f in ((source.mri, source.mri_files), (source.pet, source.pet_files))
+    )
+    for raw in (mri, pet):
+        for note in raw.notes:
+            _log.warning("%s: %s", raw.path, note)
+    a, b = scale(mri), scale(pet)
     check_grid(a, b, source.mri, source.pet, _REMEDY)
-    return Pair(a, b, foreground(a.data) if source.mask is None else read_mask(source.mask, a))
+    mask = foreground(a.data) if source.mask is None else read_mask(source.mask, a)
+    if key and not _looks_path(key).is_file():
+        names = str(source.mri), str(source.pet)
+        doubts = doubts_as_is(Image(a.data, a.affine), Image(b.data, b.affine), mask, names)
+        notes = [f"{raw.path.name}: {note}" for raw in (mri, pet) for note in raw.notes]
+        report = {"notes": [*notes, *doubts], "doubts": doubts}
+        with contextlib.suppress(OSError), atomic_path(_looks_path(key)) as temporary:
+            temporary.write_text(json.dumps(report), encoding="utf-8")
+    return Pair(a, b, mask)
 
 
 def make_case(dataset: str, source: PairSource, recipe: str, options: Mapping[str, Any]) -> Case:
@@ -298,7 +323,9 @@ def make_case(dataset: str, source: PairSource, recipe: str, options: Mapping[st
     as_is = recipe == "none" or source.is_picture
     key = pair_key(source, "none" if as_is else recipe, {} if as_is else options)
     loader = (
-        partial(load_as_is, source) if as_is else partial(load_prepared, key, source, recipe, dict(options))
+        partial(load_as_is, source, key)
+        if as_is
+        else partial(load_prepared, key, source, recipe, dict(options))
     )
     meta = {**source.meta, "recipe": "none" if as_is else recipe}
     return Case(source.id, dataset, source.group, key, loader, meta=meta)

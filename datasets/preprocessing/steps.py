@@ -20,7 +20,8 @@ from fusebench.images.foreground import foreground
 from fusebench.images.read_write import read_raw
 
 from .grid import Image, Matrix, box_affine, resample
-from .rigid import inverted, mutual_information, register
+from .looks import doubts
+from .rigid import mutual_information, register
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,8 @@ class State:
         Lengths of the PET's frames.
     notes : tuple of str
         Warnings for the report.
+    doubts : tuple of str
+        Those of them that say the pair may be wrong; the board shows them.
     numbers : dict
         Figures for the report.
     provenance : tuple of dict
@@ -61,6 +64,7 @@ class State:
     bias_corrected: bool = True
     durations: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     numbers: dict[str, Any] = field(default_factory=dict)
     provenance: tuple[dict[str, Any], ...] = ()
     intensity: tuple[tuple[float, float], tuple[float, float]] = ((0.0, 1.0), (0.0, 1.0))
@@ -68,6 +72,10 @@ class State:
     def noting(self, *notes: str, **numbers: Any) -> State:
         """The same with notes and figures added."""
         return replace(self, notes=(*self.notes, *notes), numbers={**self.numbers, **numbers})
+
+    def doubting(self, *doubts: str) -> State:
+        """The same with notes added that are doubts about the pair."""
+        return replace(self.noting(*doubts), doubts=(*self.doubts, *doubts))
 
 
 Step = Callable[[State], State]
@@ -111,13 +119,12 @@ def _weights(durations: tuple[float, ...], count: int) -> tuple[NDArray[np.float
 
 @dataclass(frozen=True)
 class CheckHead:
-    """Refuse what cannot be a head: few or huge voxels; note an inverted grey scale."""
+    """Refuse what cannot be a head: few or huge voxels; note doubts, such as an inverted grey scale."""
 
     min_voxels: int = 32
     max_voxel: float = 8.0
 
     def __call__(self, state: State) -> State:
-        notes = []
         for image, name in ((state.mri, state.names[0]), (state.pet, state.names[1])):
             if image.data.ndim != 3:
                 raise InputError(f"{name}: has {image.data.shape[0]} frames; give one 3D volume")
@@ -131,9 +138,7 @@ class CheckHead:
                     f"{name}: voxels of {max(image.spacing):.1f} mm, more than {self.max_voxel:g} mm; "
                     "check the header"
                 )
-            if inverted(image.data):
-                notes.append(f"{Path(name).name}: bright air around a dark head, it looks inverted")
-        return state.noting(*notes)
+        return state.doubting(*doubts(state.mri, state.pet, state.names))
 
 
 @dataclass(frozen=True)
@@ -148,15 +153,18 @@ class RegisterRigid:
             value = mutual_information(state.mri, state.pet, state.to_pet)
             return state.noting(information_before=value, information_after=value, registered=False)
         found = register(state.mri, state.pet, seed=self.seed)
-        return replace(state, to_pet=found.matrix).noting(
-            *found.warnings,
-            registered=True,
-            information_before=found.information_before,
-            information_after=found.information_after,
-            overlap=found.overlap,
-            moved_mm=found.moved,
-            spread_mm=found.spread,
-            to_pet=found.matrix.tolist(),
+        return (
+            replace(state, to_pet=found.matrix)
+            .doubting(*found.warnings)
+            .noting(
+                registered=True,
+                information_before=found.information_before,
+                information_after=found.information_after,
+                overlap=found.overlap,
+                moved_mm=found.moved,
+                spread_mm=found.spread,
+                to_pet=found.matrix.tolist(),
+            )
         )
 
 

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..store.folder import RunFolder
+
 
 def add(subparsers: Any) -> None:
     """Register the subcommand."""
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from ._options import writing
 
     baselines = [runs.load([p]) for p in args.baseline]
-    stored = sorted(args.base.glob("*.parquet")) if not (args.base / "manifest.json").exists() else []
+    stored = sorted(args.base.glob("*.parquet")) if not RunFolder(args.base).manifest.exists() else []
     if stored:
         base = runs.load([stored[-1]])
         baselines += [runs.load([p]) for p in stored[-10:-1]]

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..store.folder import RunFolder
 from ._options import at_least, split_commas, writing
 
 
@@ -47,7 +48,7 @@ def add(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the report and print its entry page."""
     metrics = split_commas(args.metrics) if args.metrics else None
-    out = args.out or args.runs[-1] / "report"
+    out = args.out or RunFolder(args.runs[-1]).report
     from ..leaderboard import report
 
     with writing(out):

@@ -108,7 +108,13 @@ class Apart:
             self._nursery.prepare(task.plugins)
         spec = task.method
         with self._child(limits) as child:
-            given = (task.plugins, spec.plugin, dict(spec.parameters), task.device, self._threads)
+            given = (
+                task.plugins,
+                spec.plugin or spec.name,
+                dict(spec.parameters),
+                task.device,
+                self._threads,
+            )
             answer = child.do("import", ("make", *given, bool(spec.info.params)))
             yield _Method(spec.name, child, bool(answer["by_slice"]), self)
 

@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from ..errors import InputError
+from ..limits import usable_cores, usable_memory_mb
 
 # Variables by which someone may have chosen other kernels than the processor would have.
 _FORCING = (
@@ -60,6 +61,8 @@ def describe_hardware() -> dict[str, Any]:
         "forced": {name: os.environ[name] for name in _FORCING if name in os.environ},
         "cores": psutil.cpu_count(logical=False),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "usable_cores": usable_cores(),
+        "usable_memory_gb": round(usable_memory_mb() / 2**10, 1),
         "gpus": gpus,
     }
 

@@ -66,7 +66,7 @@ def make_plan(
         Of every metric that is `scored`, by name.
     """
     ids = scored(options.protocols, options.metrics)
-    sources = {name: _metric_source(plugins, name) for name in infos}
+    sources = {name: metric_source(plugins, name) for name in infos}
 
     def scores(volume: str, has_truth: bool) -> tuple[Score, ...]:
         found = []
@@ -103,7 +103,8 @@ def make_plan(
     return tasks
 
 
-def _metric_source(plugins: Plugins, name: str) -> str:
+def metric_source(plugins: Plugins, name: str) -> str:
+    """Hash of a metric's source."""
     # The registry knows the file without importing it; only an installed package's metric has to be loaded.
     path = plugins.metrics.entry(name).path or path_of(plugins.metrics.load(name))
     return source_key(path) if path else name

@@ -11,8 +11,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import psutil
-
+from ..limits import usable_cores, usable_memory_mb
 from .worker import IsolatedWorker
 
 if TYPE_CHECKING:  # workers are to start before this process imports anything else
@@ -207,8 +206,8 @@ def run_here(tasks: Iterable[Task]) -> Iterator[Result]:
 
 
 def default_jobs(device: str) -> int:
-    """One worker per core; one per accelerator."""
-    return 1 if device.startswith("cuda") else psutil.cpu_count(logical=False) or 1
+    """One worker per core that this process may use; one per accelerator."""
+    return 1 if device.startswith("cuda") else usable_cores()
 
 
 def may_have_gpu() -> bool:
@@ -218,5 +217,5 @@ def may_have_gpu() -> bool:
 
 
 def default_memory_mb(jobs: int) -> float:
-    """Nine tenths of the machine's memory, shared by the workers."""
-    return 0.9 * float(psutil.virtual_memory().total) / 2**20 / jobs
+    """Nine tenths of the memory that this process may use, shared by the workers."""
+    return 0.9 * usable_memory_mb() / jobs

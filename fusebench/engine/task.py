@@ -164,7 +164,7 @@ class TaskRunner:
         spec = task.method
         here = self._methods.get(spec.key)
         if here is None:
-            method = find_plugins(task.plugins).methods.load(spec.plugin)(**spec.parameters)
+            method = find_plugins(task.plugins).methods.load(spec.plugin or spec.name)(**spec.parameters)
             method.setup(task.device)
             here = Here(method, self._given)
             if spec.info.params or task.device != "cpu":

@@ -11,7 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .raw import ITK, RawImage, canonical, extension, first_line, header_text, image_files, usable
+from .raw import (
+    HEADER_BYTES,
+    ITK,
+    RawImage,
+    canonical,
+    check_inside,
+    extension,
+    first_line,
+    header_text,
+    image_files,
+    usable,
+)
 
 # DICOM and ITK are LPS, nibabel is RAS.
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -25,6 +36,8 @@ _UNITS = {
     **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), 1000.0),
     **dict.fromkeys(("nm", "nanometer", "nanometers", "nanometre"), 1e-6),
 }
+# Bytes of a voxel by SimpleITK's number of its type: 8 to 64 bits, signed and not, then floats.
+_SIZES = dict(enumerate((1, 1, 2, 2, 4, 4, 8, 8, 4, 8)))
 _NO_LENGTH = ("", "?", "???", "none", "unknown", "s", "sec", "ms", "second", "seconds")
 
 
@@ -56,6 +69,7 @@ def read(path: Path) -> RawImage:
 def _read_itk(path: Path) -> RawImage:
     sitk = need("SimpleITK")
     try:
+        check_inside(path)
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
@@ -65,6 +79,7 @@ def _read_itk(path: Path) -> RawImage:
             raise InputError(f"{path}: has {reader.GetDimension()} axes; save a 3D image")
         _declared_bytes(path, reader)
         unit, notes = _unit(path)
+        notes += _spare_bytes(path, reader)
         reader.SetOutputPixelType(sitk.sitkFloat32)
         image = reader.Execute()
     except InputError:
@@ -110,6 +125,26 @@ def _declared_bytes(path: Path, reader: Any) -> None:
     held = sum(f.stat().st_size for f in image_files(path))
     if voxels < 1 or voxels > 1100 * max(1, held):
         raise InputError(f"{path}: the header declares {voxels} voxels, the file cannot hold them; check it")
+
+
+def _spare_bytes(path: Path, reader: Any) -> tuple[str, ...]:
+    """A note where plain voxels behind the header are more than it declares, so that rows may be shifted."""
+    with path.open("rb") as handle:
+        head = handle.read(HEADER_BYTES)
+    if head.startswith(b"NRRD"):
+        end = re.search(rb"\r?\n\r?\n", head)
+        plain = re.search(rb"^encoding:\s*raw\s*$", head, re.IGNORECASE | re.MULTILINE)
+    else:
+        end = re.search(rb"^ElementDataFile\s*=\s*LOCAL\s*?\n", head, re.MULTILINE)
+        plain = None if re.search(rb"^CompressedData\s*=\s*True", head, re.MULTILINE) else end
+    if end is None or plain is None or len(image_files(path)) > 1:
+        return ()
+    size = _SIZES.get(reader.GetPixelID(), 0)
+    declared = size * int(np.prod(reader.GetSize(), dtype=object))
+    spare = path.stat().st_size - end.end() - declared
+    return (
+        (f"holds {spare} bytes more than its header declares; check the sizes",) if size and spare > 0 else ()
+    )
 
 
 def turned(

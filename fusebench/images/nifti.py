@@ -59,7 +59,7 @@ def _bytes(path: Path) -> tuple[bytes, list[str]]:
 
 
 def _unpacked(path: Path, packed: bytes) -> tuple[bytes, int]:
-    """What the gzip members hold, and how many bytes follow them that are none."""
+    """Content of the gzip members, and how many bytes follow them that are none."""
     declared = _declared(beginning(packed, 540))
     most = min(MAX_BYTES, _SLACK + 2 * declared)
     try:

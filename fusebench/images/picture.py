@@ -31,7 +31,7 @@ _UNSEEN = "has transparent pixels; they are taken as black"
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """What a picture shows.
+    """Pixels of a picture as it is seen.
 
     Attributes
     ----------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
 from unicodedata import normalize
 
@@ -14,6 +14,7 @@ from nibabel import orientations
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..text import printable
 
 NIFTI = (".nii", ".nii.gz")
 PICTURES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".gif", ".webp")
@@ -26,7 +27,8 @@ MIN_VOXEL, MAX_VOXEL = 0.01, 50.0
 _DATA_FILE = re.compile(
     r"^(?:ElementDataFile\s*=|data ?file:)[ \t]*(.*?)[ \t]*$", re.IGNORECASE | re.MULTILINE
 )
-_HEADER_BYTES = 1 << 20
+HEADER_BYTES = 1 << 20
+_MOST_FILES = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +106,7 @@ def folder_images(folder: Path, wanted: Container[str] | None = None) -> dict[st
 def header_text(path: Path) -> str:
     """The header of an MHA or NRRD file; of an MHA the voxels behind it too, which match nothing."""
     with path.open("rb") as handle:
-        head = handle.read(_HEADER_BYTES).replace(b"\r\n", b"\n")
+        head = handle.read(HEADER_BYTES).replace(b"\r\n", b"\n")
     if head.startswith(b"NRRD"):
         head = head.split(b"\n\n")[0]  # what follows is voxels
     return head.decode(errors="surrogateescape")
@@ -112,23 +114,45 @@ def header_text(path: Path) -> str:
 
 def image_files(path: Path) -> list[Path]:
     """The file and, where it is an MHA or NRRD header, those of its detached data files that exist."""
-    if extension(path) not in ITK:
-        return [path]
-    text = header_text(path)
-    match = _DATA_FILE.search(text)
-    if match is None:
-        return [path]
-    first, *numbers = match.group(1).split()[:4] or [""]
-    if first == "LIST":
-        names = text[match.end() :].split("\n")
-    elif "%" in first and len(numbers) == 3 and all(n.isdigit() for n in numbers):
-        low, high, step = map(int, numbers)
-        numbered = range(low, min(high, low + 9999) + 1, step or 1)
-        names = [re.sub(r"%(\d{0,2})d", lambda m, n=n: f"{n:{m[1]}d}", first) for n in numbered]
-    else:
-        names = [match.group(1)]
-    files = (path.parent / name.strip() for name in names if name.strip())
+    files = (path.parent / name for name in _detached(path)[:_MOST_FILES])
     return [path, *(f for f in files if f.is_file())]
+
+
+def check_inside(path: Path) -> None:
+    """Refuse an MHA or NRRD header whose data lie outside its folder: a stranger's could name any file.
+
+    Raises
+    ------
+    InputError
+    """
+    for name in _detached(path):
+        parts = PurePath(name.replace("\\", "/"))
+        if parts.is_absolute() or ".." in parts.parts or PureWindowsPath(name).drive:
+            raise InputError(
+                f"{path}: its data are to be read from {printable(name)[:120]}, outside its folder; move "
+                "that file beside it and correct the header"
+            )
+
+
+def _detached(path: Path) -> list[str]:
+    """Names of data files in an MHA or NRRD header."""
+    if extension(path) not in ITK:
+        return []
+    text = header_text(path)
+    names: list[str] = []
+    for match in _DATA_FILE.finditer(text):
+        first, *numbers = match.group(1).split()[:4] or [""]
+        if first.upper() == "LIST":
+            names += text[match.end() :].split("\n")
+        elif "%" in first and len(numbers) == 3 and all(n.isdigit() for n in numbers):
+            low, high, step = map(int, numbers)
+            numbered = range(low, min(high, low + _MOST_FILES - 1) + 1, step or 1)
+            names += [re.sub(r"%(\d{0,2})d", lambda m, n=n: f"{n:{m[1]}d}", first) for n in numbered]
+        else:
+            names.append(match.group(1))
+        if first.upper() == "LOCAL" or not text.startswith("NRRD"):
+            break  # what follows in an MHA file is voxels, or the list
+    return [name.strip() for name in names if name.strip() and name.strip().upper() != "LOCAL"]
 
 
 def canonical(path: Path, data: NDArray[Any], affine: NDArray[np.float64], **fields: Any) -> RawImage:

@@ -29,8 +29,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 READERS = "readers"
-# Worst first: what a place is given by.
-READINGS = ("reading", "cho_auc.a", "cho_auc.b", "cho_auc.worst", "outline", "uptake_r2", "reading_se")
+# The worst share, the values behind it, their shares of what the better source gives.
+READINGS = (
+    *("reading", "cho_auc.a", "cho_auc.b", "cho_auc.worst", "outline", "uptake_r2"),
+    *("reading.a", "reading.b", "reading.outline", "reading_se"),
+)
 
 Scores = dict[str, Any]  # metric id -> float, or the exception that it raised
 Truth = Mapping[str, Any] | None

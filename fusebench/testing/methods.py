@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..case import Case, Pair, Volume
-from ..engine.fusing import RANGE_TOLERANCE, describe
+from ..engine.fusing import RANGE_TOLERANCE, Here, describe
 from ..engine.spec import MethodSpec, Score, Task
 from ..engine.task import TaskRunner
 from ..errors import InputError
@@ -483,7 +483,7 @@ def runs_in_engine(s: MethodSubject) -> None:
         path = Path(folder, "fused.nii.gz")
         task = Task("kit", spec, case, (Score("volume", "rmse", "key"),), fused_path=str(path), save=True)
         runner = TaskRunner()
-        runner._methods[spec.key] = s.ready
+        runner._methods[spec.key] = Here(s.ready)
         (row,) = runner.run(task)
         if row.status != "ok":
             raise CheckFailed(f"the engine's row says {row.status}: {row.reason}")

@@ -9,9 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fusebench.case import Case
 from fusebench.errors import InputError
-from fusebench.store.rows import COLUMNS, Row, RunStore, read_rows
+from fusebench.store.rows import COLUMNS, Row, RunStore, read_rows, read_table
 
 
 def row(case: str = "c1", value: float | None = 1.5, key: str = "k", **changes: object) -> Row:
@@ -114,16 +113,14 @@ def test_full_disk_keeps_what_was_stored(tmp_path: Path) -> None:
 
 
 def test_rows_of_other_data_stay_out_of_the_table_but_are_kept(tmp_path: Path) -> None:
-    case = Case("c1", "d", "g", "now", loader=lambda: None)  # type: ignore[arg-type, return-value]
     with RunStore(tmp_path) as store:
         store.append([row(method="old", fingerprint="then"), row(method="new", fingerprint="now")])
-        # A case the dataset does not list now, and a store of before rows had the field.
-        store.append([row("c9", fingerprint="then"), row(method="silent")])
-        assert list(store.consolidate([case]).method) == ["new", "m", "silent"]
-        assert store.outdated == [
-            "Left out, made from other data of the same cases: old (1); run these methods again."
-        ]
+        store.append([row("c9", method="old", fingerprint="then"), row(method="silent")])
+        table = store.consolidate(lambda r: "made from other data" if r.fingerprint == "then" else "")
+        assert list(table.method) == ["new", "silent"]
+        assert store.outdated == ["Left out, made from other data: old (2)."]
     assert len(read_rows(tmp_path)) == 4
+    assert list(read_table(tmp_path).method) == ["new", "silent"]
 
 
 def test_a_store_without_fingerprints_is_read(tmp_path: Path) -> None:
