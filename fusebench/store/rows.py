@@ -211,9 +211,10 @@ class RunStore:
         try:
             self._write_tables(table)
         except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
             raise InputError(
-                f"{self.folder}: {error.strerror}; the rows are stored, their tables are not: make room and "
-                "run the same command"
+                f"{RunFolder(self.folder).parquet}: {reason}; the rows are stored, their tables are not: "
+                "make room and run the same command"
             ) from None
         return table
 

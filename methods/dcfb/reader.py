@@ -11,8 +11,8 @@ apart::
     finding = sign(x) max(|x| - t, 0),  x = D + c       |c| <= 0.2, 0.01 <= t <= 0.25, for every voxel
     F = shade * A (1 + gain * finding + broad * R)
 
-(the maximum is rounded, so that it can be learned).  At the start u = c = 0 and t = 0.05: training begins at a
-conditional residual (``methods/conditional.py``) whose small values are noise.  Where the functional image
+(the maximum is rounded, so that it can be learned).  At the start u = c = 0 and t = 0.05: training begins at
+a conditional residual (``methods/conditional.py``) whose small values are noise.  Where the functional image
 shows next to nothing (skull, scalp, air) nothing is to be read in it, and F is A.
 """
 

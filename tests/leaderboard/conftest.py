@@ -130,7 +130,7 @@ def make_run(
                             "load_seconds": 0.1, "fuse_seconds": 0.2 * (m + 1) * (1 + 0.02 * rng.normal()),
                             "fuse_iqr": 0.01, "score_seconds": 0.3,
                             "memory_mb": 200.0 + 50 * m, "gpu_memory_mb": None,
-                            "device": "cpu", "seed": 0,
+                            "device": "cpu", "seed": 0, "fingerprint": "", "split": "test",
                         }
                     )  # fmt: skip
     manifest = {

@@ -1,4 +1,4 @@
-"""Methods that change the world around them, each in one way that others would feel if they shared a process."""
+"""Methods that change the world around them, each in a way that others would feel in the same process."""
 
 from __future__ import annotations
 

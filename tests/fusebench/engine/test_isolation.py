@@ -42,8 +42,8 @@ def test_no_method_changes_what_another_is_given_or_scored_by(
     assert values(tmp_path / "run") == values(tmp_path / "alone")
     assert time.monotonic() - begin < 120
     found = rows().groupby("method")["status"].agg(set).to_dict()
-    assert {m: found[m] for m in harmless.split(",")} == dict.fromkeys(harmless.split(","), {"ok"})
-    assert {m: found[m] for m in fatal.split(",")} == dict.fromkeys(fatal.split(","), {"error"})
+    assert {m: found[m] for m in harmless.split(",")} == {m: {"ok"} for m in harmless.split(",")}
+    assert {m: found[m] for m in fatal.split(",")} == {m: {"error"} for m in fatal.split(",")}
     assert len(rows()) == len(methods.split(",")) * 2 * 4
     # Those that patch are scored by what they have not patched.
     table = rows().set_index(["method", "case", "metric"])["value"]
@@ -54,7 +54,9 @@ def test_no_method_changes_what_another_is_given_or_scored_by(
     assert reasons["junk"] == "fusing wrote to the engine's own connection; stopped"
     assert reasons["closes"] == "the worker closed its pipe and hung"
     said = "".join(capfd.readouterr())
-    assert "\\x1b[2Jprinted" in said and "\x1b]0" not in said and "\x1b[2J" not in said and "\u202e" not in said
+    assert (
+        "\\x1b[2Jprinted" in said and "\x1b]0" not in said and "\x1b[2J" not in said and "\u202e" not in said
+    )
     assert not [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
 
 
