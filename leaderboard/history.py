@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from fusebench.errors import InputError
+from fusebench.files import write_text
 from fusebench.store.rows import COLUMNS
 from fusebench.text import plural
 
@@ -324,7 +325,7 @@ def chart(store: str | Path, out: str | Path) -> tuple[list[Path], list[Step]]:
             last=str(last.get("run", {}).get("created", ""))[:10],
         )
     )
-    (out / "index.html").write_text(text, encoding="utf-8")
+    write_text(out / "index.html", text)
     return [out / "index.html", *paths], found
 
 

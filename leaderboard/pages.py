@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from fusebench.files import write_text
 from fusebench.text import plural
 
 from . import charts, volumes
@@ -202,7 +203,7 @@ class Pages:
     def _render(self, template: str, path: str, **values: Any) -> None:
         root = "../" * path.count("/")
         text = self.environment.get_template(template).render(root=root, **values)
-        (self.out / path).write_text(text, encoding="utf-8")
+        write_text(self.out / path, text)
 
     def _dataset(self) -> list[str]:
         lines = []
@@ -344,5 +345,5 @@ class Pages:
                 "findings": found, "niivue": "../static/niivue.umd.js"}  # fmt: skip
 
     def _script(self, folder: Path, stem: str, key: str, path: Path, *, levels: bool = False) -> str:
-        (folder / f"{stem}.js").write_text(volumes.script(key, path, levels=levels), encoding="ascii")
+        write_text(folder / f"{stem}.js", volumes.script(key, path, levels=levels))
         return f"../data/{folder.name}/{stem}.js"

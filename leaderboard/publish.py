@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from fusebench.engine.manifest import protocol_order, read_manifest
-from fusebench.files import atomic_path
+from fusebench.errors import InputError
+from fusebench.files import write_text
 from fusebench.scoring.protocol import READERS
 from fusebench.store.folder import RunFolder
 
@@ -59,14 +60,23 @@ def boards(
 
 def write(folder: RunFolder, found: dict[str, Board]) -> list[Path]:
     """Write boards and the contact sheet; returns the paths, tables of the run last."""
+    try:
+        return _write(folder, found)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or folder.path}: {error.strerror}; the rows are stored, boards not whole: "
+            "make room and run the same command"
+        ) from None
+
+
+def _write(folder: RunFolder, found: dict[str, Board]) -> list[Path]:
     paths: list[Path] = []
     for index, (protocol, board) in enumerate(found.items()):
         stem = folder.board(protocol if index else "")
         texts = {"csv": board.to_csv(), "md": board.to_markdown(), "tex": board.to_latex()}
         for suffix, text in texts.items():
             path = stem.with_name(f"{stem.name}.{suffix}")
-            with atomic_path(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+            write_text(path, text)
             paths.append(path)
     sheet = contact_sheet.of_run(folder.path)
     return [*paths, *([sheet] if sheet else []), folder.csv, folder.parquet, folder.manifest]

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from fusebench.errors import InputError
+from fusebench.files import write_text
 from fusebench.metric import MetricId
 from fusebench.scoring.protocol import READERS
 from fusebench.scoring.select import metric_registry
@@ -61,11 +62,29 @@ def write(
     Raises
     ------
     InputError
-        `out` holds a folder of a report's names that no report made, or no run has one of `metrics`.
+        `out` holds files of a report's names that no report made or cannot be written, or no run has one of
+        `metrics`.
     """
     found = runs.load([run_dirs] if isinstance(run_dirs, str | Path) else run_dirs)
     _check_present(metrics or (), found)
     out = Path(out)
+    try:
+        return _write(found, out, metrics, viewer_cases, figures, rank_by, test)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or out}: {error.strerror}; the report is not whole: make room and make it again"
+        ) from None
+
+
+def _write(
+    found: runs.Runs,
+    out: Path,
+    metrics: Sequence[str] | None,
+    viewer_cases: int,
+    figures: bool,
+    rank_by: str,
+    test: str,
+) -> list[Path]:
     _clear(out)
     for file in (SITE / "static").iterdir():
         shutil.copyfile(file, out / "static" / file.name)
@@ -92,14 +111,14 @@ def _check_present(metrics: Sequence[str], found: runs.Runs) -> None:
 
 def _clear(out: Path) -> None:
     """Make the report's folders anew: pages of an earlier one would outlive the methods they describe."""
-    foreign = [name for name in FOLDERS if (out / name).exists()]
-    if foreign and not (out / MARKER).exists():
+    foreign = [n for n in ("index.html", *FOLDERS) if (out / n).exists() or (out / n).is_symlink()]
+    if foreign and not (out / MARKER).is_file():
         raise InputError(
             f"{out}: holds {', '.join(foreign)}, not made by a report; give --out an empty or new folder"
         )
     out.mkdir(parents=True, exist_ok=True)
     # Before anything else, so that a report that was interrupted can be made again in its place.
-    (out / MARKER).write_text("A report of FuseBench; the next one made here replaces its folders.\n")
+    write_text(out / MARKER, "A report of FuseBench; the next one made here replaces its folders.\n")
     for name in FOLDERS:
         shutil.rmtree(out / name, ignore_errors=True)
         (out / name).mkdir()
@@ -135,7 +154,7 @@ def _section(
     if len(paper):
         tables[f"{name}-beside-paper.md"] = paper_markdown(paper)
     for file, text in tables.items():
-        (out / "tables" / file).write_text(text, encoding="utf-8")
+        write_text(out / "tables" / file, text)
     figures = []
     for stem, caption, figure in charts.all_charts(board) if draw else ():
         png, svg = charts.save(figure, out / "figures" / f"{name}-{stem}")

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusebench.errors import InputError
+from fusebench.images.packed import MAX_BYTES, unpack
 
 
 @dataclass(frozen=True)
@@ -103,19 +104,25 @@ def findings(path: Path) -> list[dict[str, Any]]:
         raise InputError(f"{path}: no table of findings ({error!r}); run again with --force") from None
 
 
+def _opened(path: Path) -> tuple[Any, NDArray[np.float32]]:
+    """The image and its voxels (x, y, z): of a file read to its end, where its checksum is."""
+    try:
+        image: Any = nib.Nifti1Image.from_bytes(unpack(path.read_bytes(), MAX_BYTES)[0])
+        return image, np.asarray(image.dataobj, dtype=np.float32)
+    except Exception as error:  # a damaged file makes nibabel and zlib raise nearly anything
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"{path}: not a readable NIfTI file ({reason}); run again with --force") from None
+
+
 def read(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Voxels (..., D, H, W) of a stored volume, channels first, and its affine."""
-    try:
-        image: Any = nib.Nifti1Image.from_filename(path)
-        data = np.asarray(image.dataobj, dtype=np.float32)
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
-        raise InputError(f"{path}: not a readable NIfTI file ({error}); run again with --force") from None
+    image, data = _opened(path)
     return np.ascontiguousarray(data.T), np.asarray(image.affine, dtype=np.float64)
 
 
 def geometry(path: Path) -> dict[str, Any]:
     """Facts of a case for the viewer: ``shape`` and ``spacing`` in (D, H, W), ``flat``, ``upright``."""
-    image: Any = nib.Nifti1Image.from_filename(path)
+    image, _ = _opened(path)
     w, h, d = (*image.shape, 1)[:3]
     x, y, z = (float(s) for s in np.sqrt((image.affine[:3, :3] ** 2).sum(axis=0)))
     return {

@@ -157,7 +157,7 @@ _NOTES = (
     "with A changes F before it is compared with B. Two flat windows of different grey count as equal. In "
     "3D: slice mean. "
 )
-_WHOLE = "The transform is of the whole image: a mask has no effect."
+_WHOLE = "The transform is of the whole image: a mask has no effect. "
 _FACTS: dict[str, Any] = {
     "family": "information",
     "direction": "higher",
@@ -203,7 +203,7 @@ fmi_dct = _metric(
     MetricInfo(
         name="fmi_dct",
         title="Feature mutual information, cosine transform",
-        notes=_NOTES + _WHOLE,
+        notes=_NOTES + _WHOLE + "Coefficients below 1e-13 of the largest are rounding noise and count as 0.",
         **_FACTS,
     ),
     _dct,
@@ -213,7 +213,11 @@ fmi_wavelet = _metric(
     MetricInfo(
         name="fmi_wavelet",
         title="Feature mutual information, wavelet transform",
-        notes=_NOTES + _WHOLE,
+        notes=_NOTES
+        + _WHOLE
+        + "On a black background the long filters leave coefficients of the size of rounding, which count "
+        "as in the program: one build of PyWavelets gives the same number on every processor, another "
+        "build may not.",
         **_FACTS,
     ),
     _wavelet,

@@ -78,7 +78,7 @@ def _liu(t: Triple) -> Tensor:
         },
         ranked=True,
         notes="Sobel strength and orientation, L = 1. In 3D the angle between gradient vectors replaces the "
-        "difference of orientations. F = A = B gives 0.975. No edge in the sources: 0.",
+        "difference of orientations, in double precision. F = A = B gives 0.975. No edge in the sources: 0.",
     )
 )
 def qabf(t: Triple, part: str, variant: str) -> Tensor:

@@ -145,7 +145,9 @@ def _fsim(t: Triple, source: str) -> Tensor:
         paper="Zhang, Zhang, Mou and Zhang 2011, doi:10.1109/TIP.2011.2109730",
         parts=("a", "b", "worst"),
         notes="Phase congruency and Scharr gradient, T1 = .85, T2 = 160, four scales and orientations; "
-        "images are pooled by round(min(side) / 256) first. Mean of two. F = A = B gives 1.",
+        "images are pooled by round(min(side) / 256) first. Mean of two. F = A = B gives 1. Where "
+        "the filters answer with less than 1e-6 grey levels, as in a constant image, phase "
+        "congruency is 0; programs leave it to rounding, or have 1 there.",
     )
 )
 def fsim(t: Triple, part: str) -> Tensor:

@@ -158,8 +158,9 @@ def q_y(t: Triple) -> Tensor:
         high=1.0,
         paper="Cvejic, Loza, Bull and Canagarajah 2005, Int. J. Signal Processing 2, 178-182",
         variants={"liu": "a share outside [0, 1] sets the result, not the share (Liu's metricCvejic)"},
-        notes="7-tap Gaussian windows; share of A is cov(A, F) / (cov(A, F) + cov(B, F)), clipped to [0, 1], "
-        "0.5 where both vanish. No reference: Liu's program is NaN on flat windows.",
+        notes="7-tap Gaussian windows; share of A is cov(A, F) / (cov(A, F) + cov(B, F)), clipped to [0, "
+        "1], 0.5 where both vanish; covariances that cancel count by their sign, not by what "
+        "rounding leaves of their sum. No reference: Liu's program is NaN on flat windows.",
     )
 )
 def q_c(t: Triple, variant: str) -> Tensor:

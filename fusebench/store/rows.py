@@ -101,6 +101,7 @@ _STATUSES = frozenset(get_args(Status))
 # In the table: how long rows.jsonl was when it was made, and its hash.
 _LOG_SIZE, _LOG_HASH = b"fusebench.log.size", b"fusebench.log.sha256"
 _TEXT = {"run", "key", *IDENTITY, "group", "status", "reason", "device", "fingerprint", "split"}
+_MAY_LACK = {"reason", "fingerprint", "split"}  # what a table made by others may have nothing for
 _COLUMNS = frozenset(COLUMNS)
 _NUMBERS = tuple(c for c in COLUMNS if c not in _TEXT and c != "seed")
 
@@ -210,9 +211,10 @@ class RunStore:
         try:
             self._write_tables(table)
         except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
             raise InputError(
-                f"{self.folder}: {error.strerror}; the rows are stored, their tables are not: make room and "
-                "run the same command"
+                f"{RunFolder(self.folder).parquet}: {reason}; the rows are stored, their tables are not: "
+                "make room and run the same command"
             ) from None
         return table
 
@@ -366,6 +368,8 @@ def _parsed(line: bytes, place: str) -> Row:
     values = vars(row)
     for name in _TEXT:
         text = values[name]
+        if text is None and name in _MAY_LACK:
+            text = values[name] = ""
         if not isinstance(text, str):
             raise InputError(f"{place}: {name} is not text; delete the line")
         if not (text.isascii() and text.isprintable()):

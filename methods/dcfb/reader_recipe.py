@@ -45,9 +45,14 @@ class Readers(Recipe):
 
     Parameters
     ----------
+    share : float
+        Of a finding that is to be shown: what the threshold takes away the gain gives back, and less of the
+        noise comes with it.
+    tail : float
+        Error at which the squared loss turns to an absolute one.
     missed, shape, noise, expect, align : float
-        Weights: squared share of the findings that is not shown, Huber error in them, Huber error elsewhere
-        and relative error of the expectation (in units of 2 %), squared error of the aligned image.
+        Weights: squared part of `share` that is not shown, Huber error in findings and elsewhere (squares of
+        2 %), relative error of the expectation (in units of 2 %), squared error of the aligned image.
     without : str
         Leave a part out: features (no DCFB at all), deform, attention, conv, expectation; flat: the same net
         in 2D.
@@ -78,17 +83,19 @@ class Readers(Recipe):
     margin = 16
     val_batches = 6
     notes = (
-        "loss: missed (1 - share of the findings that is shown)^2 + shape Huber error in them + noise Huber "
-        "error elsewhere + expect |expectation - image before the findings| + align MSE(aligned input, "
+        "loss: missed (1 - share of findings that is shown / wanted)^2 + shape Huber error in them + noise "
+        "Huber error elsewhere + expect |expectation - image before the findings| + align MSE(aligned input, "
         "aligned image); findings are ellipsoids, wedges, shells and smooth noise; no ground truth"
     )
 
     def __init__(
         self,
         *,
-        missed: float = 4.0,
-        shape: float = 0.1,
-        noise: float = 1.0,
+        share: float = 0.4,
+        tail: float = 0.1,
+        missed: float = 8.0,
+        shape: float = 0.01,
+        noise: float = 0.15,
         expect: float = 0.5,
         align: float = 20.0,
         without: str = "none",
@@ -103,6 +110,7 @@ class Readers(Recipe):
             raise InputError(f"dcfb: without={without!r} is not one of {', '.join(ABLATIONS)}")
         if patch < 32 or patch % STRIDE:
             raise InputError(f"dcfb: patch={patch} is not a multiple of {STRIDE} from 32 on")
+        self.share, self.tail = share, tail
         self.missed, self.shape, self.noise, self.expect, self.align = missed, shape, noise, expect, align
         self.without, self.misalign, self.chance, self.patch = without, misalign, chance, patch
         self.blocks, self.controls, self.checkpointing = blocks, controls, checkpointing
@@ -218,10 +226,11 @@ class Readers(Recipe):
         # How much of the findings is shown: 1 is all of it.
         full = (there * target**2).flatten(1).sum(1)
         shown = (there * target * out["finding"]).flatten(1).sum(1) / full.clamp_min(1e-3)
-        wrong = nnf.smooth_l1_loss(out["finding"], target, beta=2 * QUIET, reduction="none") / QUIET
+        wrong = nnf.smooth_l1_loss(out["finding"], self.share * target, beta=self.tail, reduction="none")
+        wrong = wrong * (2 * self.tail / QUIET**2)
         parts = {
             "shown": shown,
-            "missed": torch.where(full > 0, (1 - shown) ** 2, 0.0),
+            "missed": torch.where(full > 0, (1 - shown / self.share) ** 2, 0.0),
             "shape": _mean(wrong, there),
             "noise": _mean(wrong, weight * (target.abs() <= PALE)),
             "expect": _mean((out["expected"] - clean).abs() / (clean + FLOOR), weight) / QUIET,

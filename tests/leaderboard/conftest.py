@@ -130,7 +130,7 @@ def make_run(
                             "load_seconds": 0.1, "fuse_seconds": 0.2 * (m + 1) * (1 + 0.02 * rng.normal()),
                             "fuse_iqr": 0.01, "score_seconds": 0.3,
                             "memory_mb": 200.0 + 50 * m, "gpu_memory_mb": None,
-                            "device": "cpu", "seed": 0,
+                            "device": "cpu", "seed": 0, "fingerprint": "", "split": "test",
                         }
                     )  # fmt: skip
     manifest = {
@@ -174,9 +174,9 @@ def with_readings(
 
 def write_run(folder: Path, rows: pd.DataFrame, manifest: dict[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    rows.assign(schema=SCHEMA).to_json(
-        folder / "rows.jsonl", orient="records", lines=True, double_precision=15
-    )
+    plain = rows.astype(object).where(rows.notna(), None).to_dict("records")
+    lines = (json.dumps({"schema": SCHEMA, **row}) for row in plain)
+    (folder / "rows.jsonl").write_text("".join(f"{line}\n" for line in lines))
     rows.to_parquet(folder / "rows.parquet")
     rows.to_csv(folder / "rows.csv", index=False)
     (folder / "manifest.json").write_text(json.dumps(manifest))

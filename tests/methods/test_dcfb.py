@@ -1,4 +1,4 @@
-"""The default DCFB network: its block, bounds, sizes, tiles and recipes."""
+"""The DCFB block, the network for likeness, sizes, tiles and recipes; and every shipped entry."""
 
 import hashlib
 import importlib
@@ -44,9 +44,9 @@ def pair(*shape, seed=0):
     return out[0] * head, out[1] * head
 
 
-@pytest.fixture(scope="module")
-def shipped():
-    method = fusebench.create_method("dcfb")
+@pytest.fixture(scope="module", params=["dcfb", "dcfb@paper"])
+def shipped(request):
+    method = fusebench.create_method(request.param)
     method.setup("cpu")
     return method
 
@@ -231,7 +231,7 @@ def test_equally_far_from_both_sources():
 
 
 def test_bfloat16_is_near_float32(shipped):
-    half = fusebench.create_method("dcfb", bf16=True)
+    half = fusebench.create_method("dcfb", **{**shipped.parameters(), "bf16": True})
     half.setup("cpu")
     a, b = pair(32, 32, 32)
     out = half.fuse(a, b)
@@ -239,12 +239,15 @@ def test_bfloat16_is_near_float32(shipped):
     assert 0 < (out - shipped.fuse(a, b)).abs().max() < 0.02
 
 
-def test_constant_images_and_equal_images(shipped):
+def test_constant_images_and_equal_images():
+    """Of the network for likeness, between the plain average and its own lean."""
+    method = fusebench.create_method("dcfb", target="likeness", strength=0.125)
+    method.setup("cpu")
     a, _ = pair(32, 32, 32)
     for x, y in ((a, torch.full_like(a, 0.5)), (a, torch.zeros_like(a)), (a, a)):
-        fused = shipped.fuse(x, y)
+        fused = method.fuse(x, y)
         assert (fused - (x + y) / 2)[torch.maximum(x, y) > 0.01].abs().max() < 0.05
-    torch.testing.assert_close(shipped.fuse(a, a), a, atol=0.02, rtol=0)
+    torch.testing.assert_close(method.fuse(a, a), a, atol=0.02, rtol=0)
 
 
 def test_strength_and_alpha_out_of_range_are_refused():
@@ -423,8 +426,9 @@ def test_recipe_options_are_checked():
 # -- method --------------------------------------------------------------------------------------------
 
 
-def test_shipped_file_is_the_one_named():
-    weights = plugin.DCFBFusion.info.weights
+@pytest.mark.parametrize("target", plugin.SHIPPED)
+def test_shipped_file_is_the_one_named(target):
+    weights = fusebench.create_method("dcfb", target=target).describe().weights
     path = Path(plugin.__file__).parent / weights.file
     assert hashlib.sha256(path.read_bytes()).hexdigest() == weights.sha256
     assert path.stat().st_size <= 24 * 2**20
@@ -449,7 +453,8 @@ def test_shipped_fuses_any_size(shipped, shape):
 def test_degenerate_pairs(shipped):
     a, b = pair(32, 40, 36)
     same = shipped.fuse(a, a)
-    assert (same - a).abs().mean() < 0.05
+    want = shipped.shade * a**shipped.contrast if shipped.target == "readers" else a
+    assert (same - want).abs().mean() < 0.05
     flat = shipped.fuse(a, torch.full_like(a, 0.5))
     assert torch.isfinite(flat).all() and flat.std() > 0
     assert shipped.fuse(a * 0, b * 0).abs().max() == 0
@@ -459,7 +464,7 @@ def test_tiles_agree_with_the_whole_volume(shipped):
     """The tolerance stated in docs/dcfb.md."""
     a, b = pair(32, 48, 200)
     whole = shipped.fuse(a, b)
-    method = fusebench.create_method("dcfb", tile=128)
+    method = fusebench.create_method("dcfb", **{**shipped.parameters(), "tile": 128})
     method.setup("cpu")
     difference = (method.fuse(a, b) - whole).abs()
     assert 0 < difference.max() < 0.02
