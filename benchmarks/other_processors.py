@@ -245,7 +245,7 @@ def measure(
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What a process wrote: ``capability`` of torch, and ``values`` by id and case."""
+    """The record of a process: ``capability`` of torch, and ``values`` by id and case."""
     content: dict[str, Any] = json.loads(path.with_suffix(".json").read_text())
     return content
 

@@ -1,4 +1,4 @@
-"""What readers see: the table and the picture of docs/readers.md, on the phantom's val split.
+"""The readers' results: the table and the picture of docs/readers.md, on the phantom's val split.
 
 PYTHONPATH=. python benchmarks/readers.py docs [--cases N] [--methods NAMES]
 """

@@ -1,4 +1,4 @@
-"""What this process may use: cores and memory of its container or job, not of the machine."""
+"""Limits of this process: cores and memory of its container or job, not of the machine."""
 
 from __future__ import annotations
 

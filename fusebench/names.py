@@ -6,7 +6,7 @@ from .errors import InputError
 from .text import printable
 
 _LONGEST = 200  # bytes; file systems have 255, and a suffix follows
-# What a shell, another system's file names, or a list of names would take for something else.
+# A shell, another system, or a list of names would take these for something else.
 _RESERVED = set('/\\:*?"<>|,;[]')
 _FIRST = set(".-=+@' ")  # a hidden file, an option, a formula
 

@@ -13,7 +13,7 @@ from fusebench.metric import MetricId
 
 from .board import Column
 
-# What a reader can still see, in the order of the board.  The first is the worst share of the next three, and
+# Readings, in the order of the board.  The first is the worst share of the next three, and
 # counts for them: each of these alone is won by a copy of one source.
 READINGS = ("reading", "cho_auc.a", "cho_auc.b", "outline", "uptake_r2")
 # Shown though it does not count: people look for MI, and Q_MI, the same with its scale taken out, ranks.

@@ -23,7 +23,7 @@ LEAST_CASES = 1 / 2
 
 @dataclass(frozen=True, eq=False)
 class Common:
-    """What was run for every method with a place.
+    """Scores that were run for every method with a place.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What is said below a board: how it ranks, what was left out, and why cases are missing."""
+"""Notes below a board: how it ranks, what was left out, and why cases are missing."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ _WORDS = {"import": "importing the plugin", "setup": "setting up the method", "f
 
 @dataclass(frozen=True)
 class Limits:
-    """What a child may take.
+    """Limits of a child.
 
     Attributes
     ----------

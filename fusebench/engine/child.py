@@ -34,7 +34,7 @@ def live(link: Link) -> None:
 
 
 class _Session:
-    """What one child knows."""
+    """State of one child."""
 
     def __init__(self, link: Link) -> None:
         self._link, self._mine = link, os.getpid()

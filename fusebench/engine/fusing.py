@@ -45,7 +45,7 @@ class TaskEnded(FuseBenchError):
 
 @dataclass(frozen=True)
 class Cost:
-    """What fusing took.
+    """Time and memory that fusing took.
 
     Attributes
     ----------

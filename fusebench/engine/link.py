@@ -18,7 +18,7 @@ _FDS = 8
 
 
 class Garbled(OSError):
-    """What came is no message: another hand has written to the socket."""
+    """Bytes that are no message: another hand has written to the socket."""
 
 
 class Link:

@@ -37,7 +37,7 @@ _SLACK = 16 << 20
 # xyzt_units: unknown, metre, millimetre, micron.
 _UNITS = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 
-# What `encode` writes, and no other program: only then is cal_min..cal_max the range of the data.
+# Only `encode` writes this, no other program: only then is cal_min..cal_max the range of the data.
 _OURS = b"fused by FuseBench"
 
 _COLOUR = (("R", "G", "B"), ("R", "G", "B", "A"))

@@ -15,7 +15,7 @@ class TooMuch(ValueError):
 
 
 def unpack(packed: bytes, most: int) -> tuple[bytes, int]:
-    """What gzip members hold, each read to its end, where its checksum is; and how many bytes follow them.
+    """The content of gzip members, each read to its end, where its checksum is, and the bytes behind them.
 
     Raises
     ------

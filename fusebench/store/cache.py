@@ -72,7 +72,7 @@ def _read(path: Path, names: Iterable[str] | None) -> dict[str, NDArray[Any]] | 
 
 
 def is_honest(file: Path | IO[bytes], ratio: float = 1.5) -> bool:
-    """Whether a zip archive holds no more than `ratio` times its own size, and a little: no bomb."""
+    """True if a zip archive holds no more than `ratio` times its own size, and a little: no bomb."""
     with zipfile.ZipFile(file) as archive:
         held = sum(member.file_size for member in archive.infolist())
         archive.fp.seek(0, os.SEEK_END)  # type: ignore[union-attr]

@@ -29,7 +29,7 @@ Status = Literal["ok", "skip", "error", "timeout", "oom"]
 SCHEMA = 1
 IDENTITY = ("method", "dataset", "case", "protocol", "metric")
 FSYNC_SECONDS = 1.0
-# What a run writes into its folder besides the rows.
+# Files that a run writes into its folder besides the rows.
 _FILES = (
     *("rows.parquet", "rows.csv", "manifest.json", "figures", "fused"),
     *(f"leaderboard.{suffix}" for suffix in ("csv", "md", "tex")),

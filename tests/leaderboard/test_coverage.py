@@ -1,4 +1,4 @@
-"""What was never run is no failure: boards of folders that were filled bit by bit."""
+"""Scores that were never run are no failures: boards of folders that were filled bit by bit."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_stopped_run_gives_no_place_to_what_was_hardly_begun() -> None:
     assert line(board, "begun").place() == "–" and line(board, "begun").ok == 2
     assert line(board, "begun").reasons == ("no place, not run yet: 6 of 8 cases",)
     assert line(board, "waiting").reasons == ("not run yet",)
-    # What the others scored is as if nothing had been begun.
+    # The scores of the others are as if nothing had been begun.
     alone = tables.build(rows[rows["method"] != "begun"], manifest, "volume")
     assert [x.average for x in board.lines[:6]] == [x.average for x in alone.lines[:6]]
 
