@@ -196,7 +196,8 @@ def read_csv(path: Path) -> tuple[list[PairSource], list[LeftOut]]:
         mri, pet = (table_path(path.parent, row[c]) for c in ("mri", "pet"))
         mask = table_path(path.parent, row["mask"]) if row.get("mask") else None
         name = row.get("id") or identity(mri)
-        check_file_name(name, f"{path}, line {line}: the id")
+        if row.get("id"):  # else it is the name of a file, which is there or not
+            check_file_name(name, f"{path}, line {line}: the id")
         lost = [p for p in (mri, pet, mask) if p is not None and not os.path.exists(p)]
         if not row["mri"] or not row["pet"] or lost:
             what = f"no such file: {lost[0]}" if lost else "mri or pet is empty"
