@@ -201,7 +201,7 @@ def test_a_metric_takes_only_the_arguments_that_it_has_a_use_for() -> None:
 def test_a_metric_of_volumes_says_so_of_an_image() -> None:
     values = evaluate(A, B, F, ["psnr", "ssim_plane"], on_error="keep")
     assert isinstance(values["psnr"], float)
-    assert str(values["ssim_plane"]) == "ssim_plane needs a volume, and these are 2D images"
+    assert str(values["ssim_plane"]) == "ssim_plane is defined in volumes only"
 
 
 def test_one_failing_metric_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
