@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from .board import Board
+from .coverage import find_common
 from .escape import markdown_text
 from .intervals import bootstrap_mean
 from .scores import Floats
@@ -61,10 +62,12 @@ class Agreement:
         for s in self.similarities:
             cells = [self.text(s, r) for r in self.readings]
             lines.append(f"| {markdown_text(s)} | " + " | ".join(map(markdown_text, cells)) + " |")
-        note = (
-            f"Kendall's tau over {self.methods} methods and controls, with its bootstrap 95 % interval over "
-            f"{self.subjects} subjects."
+        over = (
+            f"with its bootstrap 95 % interval over {self.subjects} subjects"
+            if self.subjects > 1
+            else "of one subject, so without interval"
         )
+        note = f"Kendall's tau over {self.methods} methods and controls, {over}."
         return "\n".join([*lines, "", note, ""])
 
     def text(self, similarity: str, reading: str) -> str:
@@ -79,8 +82,8 @@ class Agreement:
 def agreement(board: Board, *, resamples: int = RESAMPLES, seed: int = 0) -> Agreement | None:
     """Measure the agreement on a board; None where it has no readings, no likenesses or few methods.
 
-    Only methods and controls with a value of every metric take part, so that all taus are over the same
-    ones.  Means are over subjects; draws of subjects are the same for all metrics.
+    Methods and controls take part that have no failure among the cases and metrics that were run for all, so
+    that all taus are over the same ones.  Draws of subjects are the same for all metrics.
     """
     shown = [c for c in board.columns if c.direction != "none" and (c.ranked or c.default)]
     readings = [c.id for c in shown if c.kind == "reading"]
@@ -88,6 +91,12 @@ def agreement(board: Board, *, resamples: int = RESAMPLES, seed: int = 0) -> Agr
     if not (readings and likenesses):
         return None
     scores = board.scores.take(metrics=[*likenesses, *readings])
+    common = find_common(scores, readings)
+    scores = scores.only(common.cells).take(common.methods, common.metrics)
+    readings = [m for m in readings if m in common.metrics]
+    likenesses = [m for m in likenesses if m in common.metrics]
+    if not (readings and likenesses):
+        return None
     finite = np.where(np.isinf(scores.goodness), np.sign(scores.goodness) * 1e9, scores.goodness)
     present = ~np.isnan(finite)
     # A metric that some case does not have is averaged over those that do.
@@ -103,7 +112,7 @@ def agreement(board: Board, *, resamples: int = RESAMPLES, seed: int = 0) -> Agr
     n = len(likenesses)
     tau = _taus(mean[:, :n, None], mean[:, n:, None])[..., 0]
     low = high = np.full_like(tau, np.nan)
-    subjects = len(scores.subjects)
+    subjects = int((count.sum(axis=(0, 1)) > 0).sum())
     if subjects > 1:
         draws = bootstrap_mean(good, count, resamples=resamples, seed=seed)[2]
         drawn = _taus(draws[:, :n], draws[:, n:])

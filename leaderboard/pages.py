@@ -328,7 +328,13 @@ class Pages:
         for i, (key, label, path) in enumerate(images):
             stem = f"{i}-{slug(label)}"
             url = self._script(folder, stem, f"{name} {key}", path)
-            entry: dict[str, Any] = {"id": key, "label": label, "key": f"{name} {key}", "url": url}
+            entry: dict[str, Any] = {
+                "id": key,
+                "label": label,
+                "key": f"{name} {key}",
+                "url": url,
+                "with": None,
+            }
             path_with = stored.with_findings.get(key.removeprefix("method:"))
             if path_with:
                 key_with = f"{name} {key} with findings"

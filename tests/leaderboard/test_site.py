@@ -90,7 +90,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest["methods"][EVIL]["summary"] = f"{EVIL} & <b>bold</b>"
     run = write_run(folder / "run", rows, manifest)
     store_volumes(run, "case-000", ["good", "net"])
-    store_findings(run, "case-000", ["good", "net"])
+    store_findings(run, "case-000", ["net"])  # a run that was stopped: one method lacks them
     store_volumes(run, "case-001", ["good"], (1, 14, 12))
     return report.write(run, folder / "report", figures=False)[0].parent
 
@@ -156,6 +156,15 @@ def both(request: pytest.FixtureRequest, browser: Any, site: Path, server: str) 
         yield page
 
 
+def until(page: Any, expression: str) -> None:
+    """Wait for a JavaScript expression; Playwright's own way takes eval, which the pages forbid."""
+    for _ in range(600):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"never true: {expression}")
+
+
 def names(page: Any, table: str = "table-phantom-volume") -> list[str]:
     return page.eval_on_selector_all(
         f"#{table} tbody tr:not([hidden]) td.name", "cells => cells.map(c => c.dataset.value)"
@@ -204,7 +213,7 @@ def test_crosshair_moves_all_panes(both: Any) -> None:
     page.goto(page.root + "index.html")
     page.get_by_role("link", name="case-000", exact=True).click()
     page.wait_for_selector("#viewer[data-ready=yes]")
-    page.wait_for_function("document.querySelector('#viewer canvas').dataset.slice")
+    until(page, "document.querySelector('#viewer canvas').dataset.slice")
     slices = "[...document.querySelectorAll('#viewer canvas')].map(c => c.dataset.plane + c.dataset.slice)"
     before = page.evaluate(slices)
     assert len(before) == 4 * 3
@@ -238,7 +247,7 @@ def test_difference_overlay_and_colour_maps_change_the_picture(page: Any) -> Non
     page.get_by_role("link", name="case-000", exact=True).click()
     page.wait_for_selector("#viewer[data-ready=yes]")
     shot = "document.querySelector('.pane[data-id=\"method:good\"] canvas').toDataURL()"
-    page.wait_for_function("document.querySelector('#viewer canvas').dataset.slice")
+    until(page, "document.querySelector('#viewer canvas').dataset.slice")
     seen = {page.evaluate(shot)}
     for mode in ("minus-mri", "minus-pet", "overlay"):
         page.select_option("#mode", mode)
@@ -260,7 +269,7 @@ def test_findings_and_rings_are_shown_when_asked_for(both: Any) -> None:
     page.goto(page.root + "index.html")
     page.get_by_role("link", name="case-000", exact=True).click()
     page.wait_for_selector("#viewer[data-ready=yes]")
-    page.wait_for_function("document.querySelector('#viewer canvas').dataset.slice")
+    until(page, "document.querySelector('#viewer canvas').dataset.slice")
     pane = '.pane[data-id="method:net"]'
     rings = f"[...document.querySelectorAll('{pane} canvas')].map(c => Number(c.dataset.rings))"
     value = "document.querySelector('.pane[data-id=\"method:net\"] h3 span:last-child').textContent"
@@ -268,16 +277,16 @@ def test_findings_and_rings_are_shown_when_asked_for(both: Any) -> None:
     before = page.evaluate(value)
     page.check("#with")
     page.wait_for_selector("#viewer[data-findings=yes]")
-    page.wait_for_function(f"{value} === '0.40'")
+    until(page, f"{value} === '0.30'")
     page.check("#rings")
-    page.wait_for_function(f"{rings}[0] === 4")
+    until(page, f"{rings}[0] === 4")
     # The cursor is in the middle, (5, 7, 6): a ball of 5.2 or 11.2 mm is cut by a plane so far off, or not.
     size = {"a": 2.6, "b": 5.6}
     for axis, (step, at) in enumerate(zip((3.0, 2.0, 2.0), (5, 7, 6), strict=True)):
         cut = [abs(place[axis] - at) * step < 2 * size[kind] for kind, _, place in FINDINGS]
         assert page.evaluate(rings)[axis] == sum(cut)
     page.uncheck("#with")
-    page.wait_for_function(f"{value} === '{before}'")
+    until(page, f"{value} === '{before}'")
 
 
 @pytest.mark.browser
@@ -294,10 +303,10 @@ def test_two_picture_test_asks_saves_and_scores(both: Any, tmp_path: Path) -> No
         c => c.getContext('2d').getImageData(180, 150, 1, 1).data[0])"""
     for pair in range(1, 7):
         page.wait_for_selector(f'#study[data-pair="{pair}"]')
-        page.wait_for_function("document.getElementById('study').hidden === false")
+        until(page, "document.getElementById('study').hidden === false")
         page.wait_for_timeout(100)
-        # The picture with the finding is flat at .4; a ramp of the other is told from it, but at one voxel.
-        with_ = [abs(v - 102) <= 1 for v in page.evaluate(level)]
+        # The picture with the finding is flat at .3; a ramp of the other is told from it, but at one voxel.
+        with_ = [abs(v - 76) <= 1 for v in page.evaluate(level)]
         assert any(with_)
         assert page.locator("#study-table tbody tr").count() == 0  # nothing is told before the end
         page.keyboard.press("ArrowLeft" if with_[0] else "ArrowRight")
@@ -319,8 +328,9 @@ def test_two_picture_test_asks_saves_and_scores(both: Any, tmp_path: Path) -> No
     assert set(table["reader"]) == {"'=A,B"}  # no formula, one cell
     assert (table["with"] != table["without"]).all()
     page.set_input_files("#study-add", path)
-    page.wait_for_function(
-        "[...document.querySelectorAll('#study-table tbody tr')].some(r => r.cells[2].textContent === '12')"
+    until(
+        page,
+        "[...document.querySelectorAll('#study-table tbody tr')].some(r => r.cells[2].textContent === '12')",
     )
 
 
