@@ -174,9 +174,9 @@ def with_readings(
 
 def write_run(folder: Path, rows: pd.DataFrame, manifest: dict[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    rows.assign(schema=SCHEMA).to_json(
-        folder / "rows.jsonl", orient="records", lines=True, double_precision=15
-    )
+    plain = rows.astype(object).where(rows.notna(), None).to_dict("records")
+    lines = (json.dumps({"schema": SCHEMA, **row}) for row in plain)
+    (folder / "rows.jsonl").write_text("".join(f"{line}\n" for line in lines))
     rows.to_parquet(folder / "rows.parquet")
     rows.to_csv(folder / "rows.csv", index=False)
     (folder / "manifest.json").write_text(json.dumps(manifest))
