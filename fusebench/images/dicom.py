@@ -300,7 +300,7 @@ def _pixels(dataset: Any, origin: Path) -> NDArray[np.float32]:
             raise InputError(
                 f"{origin}: {Path(file).name} is truncated or damaged; download it again"
             ) from None
-        values = _pixels_of_itk(dataset, origin)  # rescaled
+        values: NDArray[Any] = _pixels_of_itk(dataset, origin)  # rescaled
         low, high = (v * slope + inter for v in padding) if padding else (np.nan, np.nan)
         outside = (values >= min(low, high) - 1e-3) & (values <= max(low, high) + 1e-3)
     else:

@@ -77,12 +77,13 @@ def _unpacked(path: Path, packed: bytes) -> tuple[bytes, int]:
 
 def _declared(head: bytes) -> int:
     """Bytes of the file that a header declares; 0 where that cannot be read, which reading the image says."""
-    kind = nib.Nifti2Header if _is_second(head) else nib.Nifti1Header
+    kind: Any = nib.Nifti2Header if _is_second(head) else nib.Nifti1Header
     try:
         with np.errstate(all="ignore"):
             header: Any = kind(head[: kind.template_dtype.itemsize], check=False)
             voxels = int(np.prod(header.get_data_shape(), dtype=object))
-            return max(0, int(header["vox_offset"])) + max(0, voxels) * header.get_data_dtype().itemsize
+            size = int(header.get_data_dtype().itemsize)
+            return max(0, int(header["vox_offset"])) + max(0, voxels) * size
     except Exception:
         return 0
 
@@ -93,7 +94,7 @@ def _normal(raw: bytes) -> tuple[bytes, list[str]]:
     nibabel refuses a quaternion that rounding made a little too long, a data offset of 0, a qfac of 0 and
     negative voxel sizes beside a qform; other readers take them.
     """
-    kind = nib.Nifti2Header if _is_second(raw) else nib.Nifti1Header
+    kind: Any = nib.Nifti2Header if _is_second(raw) else nib.Nifti1Header
     size = kind.template_dtype.itemsize
     try:
         header: Any = kind(raw[:size], check=False)
@@ -214,7 +215,7 @@ def read(path: Path) -> RawImage:
             if colours:
                 voxels = np.asarray(image.dataobj)
                 rgb = np.stack([voxels[c] for c in "RGB"], axis=-1)
-                if "A" in voxels.dtype.names and voxels["A"].any():  # all 0: nobody set it
+                if "A" in (voxels.dtype.names or ()) and voxels["A"].any():  # all 0: nobody set it
                     rgb, unseen = over_black(rgb, voxels["A"])
                     more += unseen
                 data = colour.luminance(rgb).astype(np.float32)

@@ -98,6 +98,8 @@ def read_pillow(path: Path) -> Pixels:
             _check_png(path)
         if kind in ("JPEG", "MPO"):
             notes = ("JPEG is lossy; scores of it include its artefacts",)
+        if kind == "GIF":
+            notes = ("GIF keeps 256 colours at most; scores of it include what that cost",)
         if kind == "WEBP" and b"VP8L" not in path.read_bytes()[:4096]:
             notes = ("WebP without VP8L is lossy; scores of it include its artefacts",)
         image.load()

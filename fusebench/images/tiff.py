@@ -145,7 +145,8 @@ def _meaning(path: Path, page: Any, values: NDArray[Any]) -> tuple[NDArray[Any],
         [kind, *more] = [*kinds, *[0] * others.shape[-1]][: others.shape[-1]]
         if kind in (1, 2) and not more:
             alpha = others[..., 0]
-            opaque = bool((alpha == (np.iinfo(alpha.dtype).max if alpha.dtype.kind in "ui" else 1)).all())
+            full: Any = 1 if alpha.dtype.kind == "f" else np.iinfo(alpha.dtype).max
+            opaque = bool((alpha == full).all())
             colours, notes = over_black(colours, alpha if kind == 2 or opaque else None)
         elif np.ptp(others.reshape(-1, others.shape[-1]), axis=0).any():
             raise InputError(
@@ -160,7 +161,7 @@ def _whole_range(values: NDArray[Any], bits: int) -> NDArray[Any]:
     if values.dtype.kind not in "bu" or values.dtype.itemsize > 2:
         return values
     room = 8 * values.dtype.itemsize if values.dtype.kind == "u" else 8
-    kind = np.dtype(np.uint8 if room == 8 else np.uint16)
+    kind: np.dtype[Any] = np.dtype(np.uint8 if room == 8 else np.uint16)
     if bits == room:
         return values.astype(kind)
     top = 2**bits - 1

@@ -149,6 +149,12 @@ def test_jpeg2000_by_another_name_is_refused(tmp_path):
     refused(tmp_path / "x.png", "not a readable picture")
 
 
+def test_a_gif_says_that_its_colours_are_few(tmp_path):
+    Image.fromarray(GREY).save(tmp_path / "x.gif")
+    raw = read_raw(tmp_path / "x.gif")
+    assert np.array_equal(raw.data[0], GREY) and "256 colours" in raw.notes[0]
+
+
 # -- TIFF ----------------------------------------------------------------------------------------
 
 
