@@ -7,6 +7,7 @@ import importlib
 import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -40,6 +41,14 @@ FLAGS = [
 ]
 EVIL = "<script>alert(1)</script>"
 SHAPE = (10, 14, 12)
+
+
+def wait_until(page: Any, expression: str) -> None:
+    """Wait for an expression to be true; the page's content policy lets no text be run in it."""
+    end = time.monotonic() + 30
+    while not page.evaluate(expression):
+        assert time.monotonic() < end, expression
+        time.sleep(0.05)
 
 
 def store_volumes(run: Path, case: str, names: list[str], shape: tuple[int, int, int] = SHAPE) -> None:
@@ -199,7 +208,7 @@ def test_crosshair_moves_all_panes(both: Any) -> None:
     page.goto(page.root + "index.html")
     page.get_by_role("link", name="case-000", exact=True).click()
     page.wait_for_selector("#viewer[data-ready=yes]")
-    page.wait_for_function("document.querySelector('#viewer canvas').dataset.slice")
+    wait_until(page, "document.querySelector('#viewer canvas').dataset.slice")
     slices = "[...document.querySelectorAll('#viewer canvas')].map(c => c.dataset.plane + c.dataset.slice)"
     before = page.evaluate(slices)
     assert len(before) == 4 * 3
@@ -233,7 +242,7 @@ def test_difference_overlay_and_colour_maps_change_the_picture(page: Any) -> Non
     page.get_by_role("link", name="case-000", exact=True).click()
     page.wait_for_selector("#viewer[data-ready=yes]")
     shot = "document.querySelector('.pane[data-id=\"method:good\"] canvas').toDataURL()"
-    page.wait_for_function("document.querySelector('#viewer canvas').dataset.slice")
+    wait_until(page, "document.querySelector('#viewer canvas').dataset.slice")
     seen = {page.evaluate(shot)}
     for mode in ("minus-mri", "minus-pet", "overlay"):
         page.select_option("#mode", mode)
@@ -255,7 +264,7 @@ def test_findings_and_rings_are_shown_when_asked_for(both: Any) -> None:
     page.goto(page.root + "index.html")
     page.get_by_role("link", name="case-000", exact=True).click()
     page.wait_for_selector("#viewer[data-ready=yes]")
-    page.wait_for_function("document.querySelector('#viewer canvas').dataset.slice")
+    wait_until(page, "document.querySelector('#viewer canvas').dataset.slice")
     pane = '.pane[data-id="method:net"]'
     rings = f"[...document.querySelectorAll('{pane} canvas')].map(c => Number(c.dataset.rings))"
     value = "document.querySelector('.pane[data-id=\"method:net\"] h3 span:last-child').textContent"
@@ -263,16 +272,16 @@ def test_findings_and_rings_are_shown_when_asked_for(both: Any) -> None:
     before = page.evaluate(value)
     page.check("#with")
     page.wait_for_selector("#viewer[data-findings=yes]")
-    page.wait_for_function(f"{value} === '0.40'")
+    wait_until(page, f"{value} === '0.40'")
     page.check("#rings")
-    page.wait_for_function(f"{rings}[0] === 4")
+    wait_until(page, f"{rings}[0] === 4")
     # The cursor is in the middle, (5, 7, 6): a ball of 5.2 or 11.2 mm is cut by a plane so far off, or not.
     size = {"a": 2.6, "b": 5.6}
     for axis, (step, at) in enumerate(zip((3.0, 2.0, 2.0), (5, 7, 6), strict=True)):
         cut = [abs(place[axis] - at) * step < 2 * size[kind] for kind, _, place in FINDINGS]
         assert page.evaluate(rings)[axis] == sum(cut)
     page.uncheck("#with")
-    page.wait_for_function(f"{value} === '{before}'")
+    wait_until(page, f"{value} === '{before}'")
 
 
 @pytest.mark.browser
@@ -289,7 +298,7 @@ def test_two_picture_test_asks_saves_and_scores(both: Any, tmp_path: Path) -> No
         c => c.getContext('2d').getImageData(180, 150, 1, 1).data[0])"""
     for pair in range(1, 7):
         page.wait_for_selector(f'#study[data-pair="{pair}"]')
-        page.wait_for_function("document.getElementById('study').hidden === false")
+        wait_until(page, "document.getElementById('study').hidden === false")
         page.wait_for_timeout(100)
         # The picture with the finding is flat at .4; a ramp of the other is told from it, but at one voxel.
         with_ = [abs(v - 102) <= 1 for v in page.evaluate(level)]
@@ -314,8 +323,9 @@ def test_two_picture_test_asks_saves_and_scores(both: Any, tmp_path: Path) -> No
     assert set(table["reader"]) == {"'=A,B"}  # no formula, one cell
     assert (table["with"] != table["without"]).all()
     page.set_input_files("#study-add", path)
-    page.wait_for_function(
-        "[...document.querySelectorAll('#study-table tbody tr')].some(r => r.cells[2].textContent === '12')"
+    wait_until(
+        page,
+        "[...document.querySelectorAll('#study-table tbody tr')].some(r => r.cells[2].textContent === '12')",
     )
 
 
