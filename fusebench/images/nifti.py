@@ -82,7 +82,8 @@ def _declared(head: bytes) -> int:
         with np.errstate(all="ignore"):
             header: Any = kind(head[: kind.template_dtype.itemsize], check=False)
             voxels = int(np.prod(header.get_data_shape(), dtype=object))
-            return max(0, int(header["vox_offset"])) + max(0, voxels) * header.get_data_dtype().itemsize
+            size = int(header.get_data_dtype().itemsize)
+            return max(0, int(header["vox_offset"])) + max(0, voxels) * size
     except Exception:
         return 0
 
