@@ -48,7 +48,7 @@ def candidates(
     """Name and (a, b) -> fused.  The oracle gets no counterfactual twin: it would climb there too."""
     yield "average", lambda a, b: (a + b) / 2
     for strength in STRENGTHS:
-        method = fusebench.create_method("dcfb", strength=strength)
+        method = fusebench.create_method("dcfb", target="likeness", strength=strength)
         method.setup("cpu")
 
         def fuse(a: np.ndarray, b: np.ndarray, method: fusebench.Method = method) -> np.ndarray:

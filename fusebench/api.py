@@ -78,13 +78,14 @@ class Run:
 
         outcome = self._outcome
         asked = outcome.planned.request.metrics if outcome else ()
-        return publish.boards(
+        found: dict[str, Board] = publish.boards(
             RunFolder(self.folder),
             self.rows,
             outcome.planned.found.metrics if outcome and asked else (),
             outcome.notes if outcome else (),
             rank_by=outcome.planned.request.rank_by if outcome else "",
         )
+        return found
 
     def board(
         self, protocol: str | None = None, metrics: Sequence[str] | None = None, *, rank_by: str = ""

@@ -25,7 +25,7 @@ def plain(x: Any, name: str) -> NDArray[Any]:
         `x` makes no array, or is a masked array that hides values: nothing here would see its mask.
     """
     if isinstance(x, np.ma.MaskedArray):
-        hidden = int(np.ma.count_masked(x))
+        hidden = int(np.count_nonzero(np.ma.getmaskarray(x)))
         if hidden:
             raise InputError(
                 f"{name} is a masked array that hides {hidden} of {x.size} values; give its data, and where "

@@ -69,7 +69,8 @@ class Agreement:
 
     def text(self, similarity: str, reading: str) -> str:
         """``0.42 [0.10, 0.60]``; a dash where tau is not defined."""
-        tau, low, high = (float(t.loc[similarity, reading]) for t in (self.tau, self.low, self.high))
+        i, j = self.similarities.index(similarity), self.readings.index(reading)
+        tau, low, high = (float(t.to_numpy()[i, j]) for t in (self.tau, self.low, self.high))
         if np.isnan(tau):
             return "–"
         return f"{tau:.2f}" + (f" [{low:.2f}, {high:.2f}]" if np.isfinite(low) else "")
@@ -92,9 +93,8 @@ def agreement(board: Board, *, resamples: int = RESAMPLES, seed: int = 0) -> Agr
     # A metric that some case does not have is averaged over those that do.
     good = np.moveaxis(np.where(present, finite, 0.0), 2, 1) @ scores.membership  # (M, K, G)
     count = np.moveaxis(present.astype(float), 2, 1) @ scores.membership
-    whole = (np.moveaxis(present | ~scores.asked, 2, 1).all(axis=2)).all(axis=1) & (
-        count.sum(axis=2) > 0
-    ).all(1)
+    complete = np.asarray(present | ~scores.asked).all(axis=(1, 2))
+    whole = np.logical_and(complete, (count.sum(axis=2) > 0).all(axis=1))
     if whole.sum() < LEAST_METHODS:
         return None
     good, count = good[whole], count[whole]

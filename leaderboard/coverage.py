@@ -62,30 +62,32 @@ def find_common(scores: Scores, required: Collection[str] = ()) -> Common:
         Metrics without which a method has no place, where most methods have them.
     """
     run = scores.ran & scores.asked
-    valued = ~np.isnan(scores.values).all(axis=(1, 2)) if scores.metrics else np.zeros(len(run), bool)
-    has = run.any(axis=1)  # (M, K)
+    valued = np.asarray(~np.isnan(scores.values)).any(axis=(1, 2))
+    has = np.asarray(run.any(axis=1), dtype=bool)  # (M, K)
     unplaced: dict[str, str] = {}
     most = _most(has[valued])
     must = most & np.isin(np.asarray(scores.metrics, dtype=object), list(required))
-    kept = valued & ((has & most).sum(axis=1) >= LEAST_METRICS * most.sum()) & (has | ~must).all(axis=1)
+    enough = np.asarray((has & most).sum(axis=1) >= LEAST_METRICS * most.sum())
+    kept = np.logical_and.reduce([valued, enough, (has | ~must).all(axis=1)])
     never = ~has.any(axis=1)
     for i in np.flatnonzero((valued | never) & ~kept):
         lost = [m for m, here in zip(scores.metrics, most & ~has[i], strict=True) if here]
         unplaced[scores.methods[i]] = f"not run yet: {_listed(lost)}"
-    counts = has[kept].all(axis=0) & kept.any()
+    counts = np.logical_and(has[kept].all(axis=0), kept.any())
     dropped = {
         metric: tuple(scores.methods[i] for i in np.flatnonzero(kept & ~has[:, k]))
         for k, metric in enumerate(scores.metrics)
         if has[kept, k].any() and not counts[k]
     }
     asked = scores.asked[:, counts]
-    done = (run[:, :, counts] | ~asked).all(axis=2) & asked.any(axis=1)  # (M, C)
+    done = np.logical_and((run[:, :, counts] | ~asked).all(axis=2), asked.any(axis=1))  # (M, C)
     most_cases = _most(done[kept])
-    placed = kept & ((done & most_cases).sum(axis=1) >= LEAST_CASES * most_cases.sum())
+    enough = np.asarray((done & most_cases).sum(axis=1) >= LEAST_CASES * most_cases.sum())
+    placed = np.logical_and(kept, enough)
     for i in np.flatnonzero(kept & ~placed):
         count = int((most_cases & ~done[i]).sum())
         unplaced[scores.methods[i]] = f"not run yet: {count} of {plural(int(most_cases.sum()), 'case')}"
-    shared = done[placed].all(axis=0) & placed.any()
+    shared = np.logical_and(done[placed].all(axis=0), placed.any())
     return Common(
         tuple(m for m, here in zip(scores.methods, placed, strict=True) if here),
         tuple(m for m, here in zip(scores.metrics, counts, strict=True) if here),

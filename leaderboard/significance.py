@@ -96,9 +96,9 @@ def _signs(n: int, seed: int) -> Floats:
     """Patterns of signs (F, n), the observed one first; each stands for its negative, too."""
     if n <= EXACT_SUBJECTS:
         patterns = np.arange(2 ** (n - 1))[:, None] >> np.arange(n) & 1
-        return 1.0 - 2.0 * patterns
+        return np.asarray(1.0 - 2.0 * patterns, dtype=np.float64)
     drawn = np.random.default_rng(seed).integers(0, 2, (DRAWN_FLIPS, n), dtype=np.int8)
-    return np.concatenate([np.ones((1, n)), 1.0 - 2.0 * drawn])
+    return np.concatenate([np.ones((1, n)), np.asarray(1.0 - 2.0 * drawn, dtype=np.float64)])
 
 
 def _step_down(differences: Floats, signs: Floats, alpha: float) -> tuple[Floats, float]:

@@ -24,6 +24,7 @@ MOST_COLUMNS = 100
 # Its metrics: three readings and the worst share of them, and what readers of papers look for.
 WORST = "reading"
 READINGS = ("cho_auc.a", "cho_auc.b", "outline")
+_SHORT = {"reading": "read.", "similarity": "simil.", "all": "all"}
 _WORST_HEAD = "worst\nshare"
 USUAL = ("psnr", "ssim", "mi", "qabf")
 
@@ -56,7 +57,7 @@ def print_board(board: Board, console: Console, *, wide: bool = False) -> None:
     for note in board.footnotes():
         console.print(f"  {note}", style="dim", markup=False, highlight=False)
     width = console.width if wide else min(console.width, MOST_COLUMNS)
-    names = _Field("method", [x.label + (f" ≈ {x.alike}" if x.alike else "") for x in board.lines], [])
+    names = _Field("method", [x.label for x in board.lines], [])
     places = _Field("#", [x.place() for x in board.lines], [])
     fields = _wide(board) if wide else _narrow(board)
     if not wide and _total([places, names, *fields]) > width:
@@ -94,10 +95,9 @@ def _wide(board: Board) -> list[_Field]:
 def _narrow(board: Board) -> list[_Field]:
     lines = board.lines
     fields = [_plain("group", [x.group for x in lines])]
-    for name in ("reading", "similarity", "all"):
+    for name in _SHORT:
         if name in board.rankings:
-            head = {"similarity": "simil.\nrank"}.get(name, f"{name}\nrank")
-            fields.append(_plain(head, [x.ranks[name].short for x in lines]))
+            fields.append(_plain(f"{_SHORT[name]}\nrank", [x.ranks[name].short for x in lines]))
     found = {c.id: c for c in board.columns}
     chosen = [found[i] for i in (WORST, *READINGS, *USUAL) if i in found]
     # A board of other metrics shows what it ranks on.

@@ -120,7 +120,7 @@ def fit(
     edges = torch.quantile(values, torch.arange(1, bins, device=a.device, dtype=a.dtype) / bins)
     # The levels are found at half the resolution, where all candidates cost little.
     step = [2 if n > 1 else 1 for n in a.shape]
-    label = (torch.bucketize(a, edges) + 1) * inside
+    label = (torch.bucketize(a.contiguous(), edges) + 1) * inside
     shares = _shares(label, bins, step)
     where = inside if use is None else inside & use
     target, weight = (_pool(x, step) for x in (b * where, where.to(a.dtype)))

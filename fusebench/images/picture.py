@@ -26,6 +26,8 @@ UPRIGHT = np.diag([1.0, -1.0, 1.0, 1.0])
 
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Bytes of pixels: never more than the first; than the second only where the file is large too.
+_MOST, _LARGE = 4 << 30, 64 << 20
 _UNSEEN = "has transparent pixels; they are taken as black"
 
 
@@ -91,6 +93,7 @@ def read_pillow(path: Path) -> Pixels:
         frames = int(getattr(image, "n_frames", 1))
         if frames > 1:
             raise InputError(f"{path}: holds {frames} pictures (an animation?); save the one that is meant")
+        check_size(path, image.width * image.height * len(image.getbands()))
         if kind == "PNG":
             _check_png(path)
         if kind in ("JPEG", "MPO"):
@@ -102,6 +105,14 @@ def read_pillow(path: Path) -> Pixels:
         upright = ImageOps.exif_transpose(image)
         found = resolve(path, upright)
     return Pixels(found.values, found.coloured, notes + found.notes)
+
+
+def check_size(path: Path, declared: int) -> None:
+    """Refuse a picture whose header declares more bytes than its file can hold, or than any slice has."""
+    if declared > _MOST or declared > _LARGE + 1100 * path.stat().st_size:
+        raise InputError(
+            f"{path}: the header declares {declared >> 20} MiB of pixels; this is no slice, check it"
+        )
 
 
 def _check_png(path: Path) -> None:

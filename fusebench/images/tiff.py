@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .picture import Pixels, over_black, resolve
+from .picture import Pixels, check_size, over_black, resolve
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
 _JPEG = (6, 7)
@@ -36,6 +36,9 @@ def read(path: Path) -> Pixels:
     with tifffile.TiffFile(path) as file:
         series, notes = _series(path, file)
         page = series.keyframe
+        check_size(path, int(series.nbytes))
+        if int(page.compression) in _JPEG:
+            notes += ("JPEG is lossy; scores of it include its artefacts",)
         pages = [p.aspage() for p in series.pages if p is not None]
         _check(path, page, pages)
         try:

@@ -27,7 +27,7 @@ from .tiles import fuse_tiles
 # equal inside any mask.
 BALANCE = 4
 # Voxels of air kept around the head.
-MARGIN = 8
+MARGIN = 2
 # What the board says of the shipped weights, by target.
 SHIPPED: Mapping[str, Mapping[str, Any]] = {
     "readers": {},
@@ -57,6 +57,8 @@ class DCFBFusion(Method):
         (the variant `paper`), or those of the authors' program trained here (the variant `published`).
     gain, broad : float
         Of the network for readers: how strongly a focal change of uptake is shown, and a wide one.
+    strict : float
+        Of the same: what the learned threshold is multiplied by that a difference must pass to be shown.
     contrast, shade : float
         Of the same: exponent on the structural image, and its brightest level, which leaves room for findings
         that are brighter.
@@ -93,9 +95,9 @@ class DCFBFusion(Method):
         trained_on="phantom (64 train subjects)",
         weights=Weights(
             file="../weights/dcfb.safetensors",
-            sha256="0",
+            sha256="d0f32adaab6df1bc1610ec92b4626be71cc705f813bf6692fd26f2ab453b0650",
         ),
-        params=0,
+        params=933554,
         notes="for readers, not for likeness; aligns the functional image itself; trained on a CPU",
     )
     expected_failed_checks: ClassVar[Mapping[str, str]] = {
@@ -119,6 +121,7 @@ class DCFBFusion(Method):
         weights: str | None = None,
         target: str = "readers",
         gain: float = Look.gain,
+        strict: float = Look.strict,
         broad: float = Look.broad,
         contrast: float = Look.contrast,
         shade: float = Look.shade,
@@ -138,15 +141,15 @@ class DCFBFusion(Method):
             raise InputError(f"dcfb: target={target!r} is not one of {', '.join(SHIPPED)}")
         if not 0 <= alpha <= 1 or not 0 <= strength <= 1:
             raise InputError(f"dcfb: alpha={alpha} and strength={strength} must lie in [0, 1]")
-        if gain < 0 or broad < 0 or contrast <= 0 or not 0 < shade <= 1:
+        if min(gain, strict, broad) < 0 or contrast <= 0 or not 0 < shade <= 1:
             raise InputError(
-                f"dcfb: gain={gain} and broad={broad} must be 0 or more, contrast={contrast} above 0, "
-                f"shade={shade} in (0, 1]"
+                f"dcfb: gain={gain}, strict={strict} and broad={broad} must be 0 or more, "
+                f"contrast={contrast} above 0, shade={shade} in (0, 1]"
             )
         if without and without not in SWITCHES:
             raise InputError(f"dcfb: without={without!r} is not one of {', '.join(SWITCHES)}")
         self.weights, self.target = weights, target
-        self.gain, self.broad, self.contrast, self.shade = gain, broad, contrast, shade
+        self.gain, self.strict, self.broad, self.contrast, self.shade = gain, strict, broad, contrast, shade
         self.strength, self.alpha, self.balance = strength, alpha, balance
         self.compat, self.rule, self.clip = compat, rule, clip
         self.without, self.bf16, self.tile = without, bf16, tile
@@ -230,12 +233,12 @@ class DCFBFusion(Method):
             return fused[0, 0]
         a, b = a[:, :, *box], b[:, :, *box]
         uptake, level, sigma = network.start_of(a[0, 0], b[0, 0])
-        step = partial(network, sigma=sigma, align=align)
+        step = partial(network, sigma=sigma, align=align, strict=self.strict)
         level = level[None, None]
         found = self._tiled(step, a, b, uptake[None, None], level).float()
         finding, aligned = found.chunk(2, 1)
         carrier = a if network.design.expectation else (a + aligned) / 2
-        look = Look(self.gain, self.broad, self.contrast, self.shade)
+        look = Look(self.gain, self.strict, self.broad, self.contrast, self.shade)
         fused[:, :, *box] = show(carrier, finding, level, look)
         return fused[0, 0]
 

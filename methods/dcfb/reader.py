@@ -9,7 +9,7 @@ apart::
     E = blur(U exp(u)) (1 + R)                          |u| <= 1
     D = smooth(B' - E) / smooth(E + floor)              B': aligned by the displacement that the blocks find
     finding = sign(x) max(|x| - t, 0),  x = D + c       |c| <= 0.2, 0.01 <= t <= 0.25, for every voxel
-    F = shade * A (1 + gain * finding + broad * R)
+    F = shade * A^contrast (1 + gain * finding + broad * R)         limited smoothly to +-0.8
 
 (the maximum is rounded, so that it can be learned).  At the start u = c = 0 and t = 0.05: training begins at
 a conditional residual (``methods/conditional.py``) whose small values are noise.  Where the functional image
@@ -36,6 +36,8 @@ FLOOR, LIMIT = 0.05, 0.8
 CHANGE, SHRINK, SPAN, BEND = 0.2, 0.05, 1.6, 0.01
 # Of the functional image: below the first there is nothing to read, above the second there is.
 LIT = (0.08, 0.2)
+# Largest relative change of the structural image: a strong finding must not end in plain black or white.
+MOST = 0.8
 # Convolutions that see the structural image alone.
 UPTAKE_LAYERS = 3
 # Voxels: smoothing of the mask of what is lit, of the difference, and of the regional level.
@@ -50,6 +52,8 @@ class Look:
     ----------
     gain : float
         Of the findings, relative to the structural image's level.
+    strict : float
+        What the learned threshold is multiplied by, which a difference must pass to be a finding.
     broad : float
         Of regional differences of uptake that are no findings.
     contrast : float
@@ -58,7 +62,8 @@ class Look:
         The structural image's brightest level, which leaves room for brighter findings.
     """
 
-    gain: float = 4.5
+    gain: float = 6.5
+    strict: float = 1.5
     broad: float = 0.3
     contrast: float = 1.15
     shade: float = 0.75
@@ -154,9 +159,10 @@ class ReaderNetwork(nn.Module):
         level: Tensor,
         sigma: Tensor | float,
         align: Tensor | float = 0.0,
+        strict: float = 1.0,
     ) -> Tensor:
         """Findings and aligned functional image, in two channels; see `explain`."""
-        found = self.explain(a, b, uptake, level, sigma, align)
+        found = self.explain(a, b, uptake, level, sigma, align, strict)
         return torch.cat([found["finding"], found["aligned"]], 1)
 
     def explain(
@@ -167,6 +173,7 @@ class ReaderNetwork(nn.Module):
         level: Tensor,
         sigma: Tensor | float,
         align: Tensor | float = 0.0,
+        strict: float = 1.0,
     ) -> dict[str, Tensor]:
         """What is unexpected in the functional image.
 
@@ -178,6 +185,8 @@ class ReaderNetwork(nn.Module):
             Of `start_of`: classical uptake, regional level, and the functional image's resolution in voxels.
         align : float or Tensor, shape (B,)
             Share of the displacement found that is applied to `b`.
+        strict : float
+            What the threshold is multiplied by.
 
         Returns
         -------
@@ -213,7 +222,7 @@ class ReaderNetwork(nn.Module):
                 hidden, context = hidden + context, None
         last = self.out(act(hidden).permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3).contiguous().float()
         correction, stricter = last.chunk(2, 1)
-        threshold = SHRINK * torch.exp(SPAN * torch.tanh(stricter))
+        threshold = strict * SHRINK * torch.exp(SPAN * torch.tanh(stricter))
         x = apart + CHANGE * torch.tanh(correction)
         finding = x.sign() * BEND * F.softplus((x.abs() - threshold) / BEND) * lit(b)
         out = {
@@ -283,4 +292,5 @@ def show(carrier: Tensor, finding: Tensor, level: Tensor, look: Look) -> Tensor:
     """
     if look.contrast != 1:
         carrier = carrier.clamp_min(0) ** look.contrast
-    return (look.shade * carrier * (1 + look.gain * finding + look.broad * level)).clamp(0, 1)
+    change = look.gain * finding + look.broad * level
+    return (look.shade * carrier * (1 + MOST * torch.tanh(change / MOST))).clamp(0, 1)

@@ -42,7 +42,7 @@ def test_one_table_of_at_most_100_columns_comes_last(board: Any, width: int) -> 
     assert len(table) == 2 + len(board.lines) + 1  # a blank line before the controls
     assert table[2].lstrip().startswith("1 ") and "blend@0.35" in " ".join(table[-2:])
     for word in (
-        "reading",
+        "read.",
         "simil.",
         "worst",
         "cho_auc",

@@ -285,3 +285,12 @@ def test_a_jpeg_is_no_mask(tmp_path):
     like = read_image(tmp_path / "m.jpg")
     with pytest.raises(InputError, match="lossy"):
         read_mask(tmp_path / "m.jpg", like)
+
+
+def test_headers_that_declare_what_no_slice_has(tmp_path):
+    png(tmp_path / "x.png", GREY, 8, 0)
+    blob = bytearray((tmp_path / "x.png").read_bytes())
+    blob[16:24] = struct.pack(">II", 12_000, 12_000)
+    blob[29:33] = struct.pack(">I", zlib.crc32(bytes(blob[12:29])))
+    (tmp_path / "x.png").write_bytes(bytes(blob))
+    refused(tmp_path / "x.png", "declares")
