@@ -72,7 +72,7 @@ def write(
         return _write(found, out, metrics, viewer_cases, figures, rank_by, test)
     except OSError as error:
         raise InputError(
-            f"{error.filename or out}: {error.strerror}; the report is not whole: make room and make it again"
+            f"{error.filename or out}: cannot be written ({error.strerror}); make room, report again"
         ) from None
 
 

@@ -25,6 +25,7 @@ from .nursery import Nursery
 from .worker import how_it_ended, stage_seconds
 
 if TYPE_CHECKING:
+    from ..store.rows import Status
     from .spec import Task
 
 POLL_SECONDS = 0.1
@@ -159,7 +160,7 @@ class Child:
                         stage, since = "setup", time.monotonic()
                         continue
                     if "reason" in found:
-                        status = "oom" if found.get("status") == "oom" else "error"
+                        status: Status = "oom" if found.get("status") == "oom" else "error"
                         raise TaskEnded(status, printable(str(found["reason"]))[:600])
                     return found
                 self._check(stage, since, repeats)

@@ -111,7 +111,7 @@ def _mapped(fd: int, shape: tuple[int, ...]) -> Image:
 
 def write_all(fd: int, array: Image) -> None:
     """Write an array's bytes at the beginning of a file."""
-    left, at = memoryview(array).cast("B"), 0
+    left, at = array.data.cast("B"), 0
     while left:
         count = os.pwrite(fd, left, at)
         left, at = left[count:], at + count

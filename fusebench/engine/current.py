@@ -48,7 +48,7 @@ class Outdated:
         self._plugins, self._options = plugins, options
         self._now = {(c.dataset, c.id): c.fingerprint for c in cases}
         self._methods = {m.name: m for m in methods}
-        self._planned = {
+        self._planned: dict[tuple[str, ...], str] = {
             (t.method.name, t.case.dataset, t.case.id, s.protocol, s.metric): s.key
             for t in tasks
             for s in t.scores

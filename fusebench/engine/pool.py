@@ -145,7 +145,7 @@ class LocalPool:
         asked = {worker.ask(question, seconds): worker for worker in self.workers}
 
         def answer() -> T:
-            first: T = asked[wait(list(asked))[0]].answer()  # type: ignore[index]
+            first: T = asked[wait(list(asked))[0]].answer()  # type: ignore[index, arg-type]
             return first
 
         return answer

@@ -324,7 +324,7 @@ def read_table(folder: Path) -> pd.DataFrame:
 def _records(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Rows of a table as `Row` takes them: a number that is missing is None."""
     for record in table.reindex(columns=list(COLUMNS)).to_dict("records"):
-        yield {k: None if isinstance(v, float) and v != v else v for k, v in record.items()}
+        yield {str(k): None if isinstance(v, float) and v != v else v for k, v in record.items()}
 
 
 def _beginning_hash(path: Path, size: int) -> str:

@@ -12,21 +12,8 @@ from fusebench.names import check_file_name, check_name
 from fusebench.plugins import find_plugins
 from fusebench.text import cell, printable
 
-BAD = [
-    "",
-    " ",
-    ".",
-    "..",
-    "../x",
-    "a/b",
-    "a\\b",
-    "a\nb",
-    "a\x1b[2Jb",
-    "a\u202eb",
-    "a\0b",
-    "\ud800",
-    "x" * 201,
-]
+BAD = ["", " ", ".", "..", "../x", "a/b", "a\\b", "a\nb", "a\x1b[2Jb", "a\u202eb", "a\0b", "\ud800"]
+BAD += ["x" * 201]
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -40,9 +27,7 @@ def test_what_cannot_name_a_file_names_no_case(name: str) -> None:
         Case("c", name, "g", "f", loader=lambda: None)  # type: ignore[arg-type, return-value]
 
 
-@pytest.mark.parametrize(
-    "name", ["=cmd", "-x", "+1", "@sum", ".hidden", "a,b", "a*", "what?", "a:b", "all", "a "]
-)
+@pytest.mark.parametrize("name", ["=cmd", "-x", "+1", "@s", ".hidden", "a,b", "a*", "a?", "a:b", "all", "a "])
 def test_what_means_something_else_names_no_plugin(name: str) -> None:
     check_file_name(name, "the id")
     with pytest.raises(InputError, match="cannot be a name"):
