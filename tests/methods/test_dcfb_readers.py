@@ -72,7 +72,7 @@ def test_a_focal_change_shows_and_black_stays_black(shape, tmp_path):
     assert plain[place] - down[place] > 0.05
     assert plain[a == 0].abs().max() == 0
     assert (plain - method.shade * a**method.contrast).abs().mean() < 0.02
-    assert 0 <= up.min() and up.max() <= 1
+    assert up.min() >= 0 and up.max() <= 1
 
 
 def test_gain_and_shade_do_what_they_say(tmp_path):
