@@ -122,7 +122,7 @@ def fit(
     step = [2 if n > 1 else 1 for n in a.shape]
     label = (torch.bucketize(a.contiguous(), edges) + 1) * inside
     shares = _shares(label, bins, step)
-    where = inside if use is None else inside & use
+    where = inside if use is None or int((inside & use).sum()) < 4 * bins else inside & use
     target, weight = (_pool(x, step) for x in (b * where, where.to(a.dtype)))
     seen = weight > 0.5
     if int(seen.sum()) < 4 * bins:
@@ -132,7 +132,9 @@ def fit(
     for sigma in blurs:
         x = blur(shares, sigma / 2)[:, seen].double()
         normal = x @ x.mT
-        ridge = 1e-6 * normal.diagonal().mean() * torch.eye(bins, device=a.device, dtype=torch.double)
+        ridge = (1e-6 * normal.diagonal().mean() + 1e-12) * torch.eye(
+            bins, device=a.device, dtype=torch.double
+        )
         level = torch.linalg.solve(normal + ridge, x @ y)
         error = float((level @ x - y).square().mean())
         if best is None or error < best[0]:

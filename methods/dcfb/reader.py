@@ -62,11 +62,11 @@ class Look:
         The structural image's brightest level, which leaves room for brighter findings.
     """
 
-    gain: float = 6.5
+    gain: float = 7.5
     strict: float = 1.5
-    broad: float = 0.3
-    contrast: float = 1.15
-    shade: float = 0.75
+    broad: float = 0.5
+    contrast: float = 1.1
+    shade: float = 0.85
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The training loop: equal seeds give equal runs, however they are cut, killed or shared."""
 
+import csv
 import hashlib
 import importlib
 import os
@@ -291,12 +292,14 @@ def test_checkpoint_in_the_way_or_of_another_run(tmp_path, capsys):
 
 
 def test_steps_may_grow_on_resume(tmp_path):
-    """Up to where they grow, the old schedule's weights; beyond, the new one's; and the card says so."""
+    """The run goes on from where it was, on the schedule of the new number, and the card says so."""
     train(tmp_path, "--steps", 10)
-    log = train(tmp_path, "--steps", 16, "--resume")
-    assert [row["step"] for row in log] == [str(i) for i in range(1, 17)]
+    train(tmp_path, "--steps", 16, "--resume")
+    with (tmp_path / "log.csv").open() as file:
+        log = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in log] == list(range(1, 17))
+    assert float(log[9]["lr"]) < float(log[10]["lr"]) > float(log[15]["lr"])
     assert "10 to 16 at 10" in (tmp_path / "toy-net.md").read_text()
-    assert float(log[-1]["lr"]) < float(log[10]["lr"])
 
 
 def test_interrupted_before_it_began_it_says_how_to_go_on(tmp_path, capsys, monkeypatch):
