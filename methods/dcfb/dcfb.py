@@ -166,7 +166,7 @@ class DCFBFusion(Method):
         if self.compat:
             if self.weights is None and self.target != "published":
                 raise InputError(
-                    "dcfb compat=True runs the authors' program: give a checkpoint with weights=FILE, "
+                    "dcfb compat=True runs the authors' program: give a file with weights=FILE, "
                     "or take dcfb@published, which was trained here"
                 )
             state = read_state(self.weights or self._shipped())
