@@ -81,6 +81,8 @@ def read_state(path: str | Path) -> State:
     if not path.is_file():
         what = "not a file" if path.exists() else "no such file"
         raise InputError(f"weights {path}: {what}; give an existing file or leave it out for the shipped one")
+    if not path.stat().st_size:
+        raise InputError(f"weights {path}: an empty file; download or write it again")
     try:
         if path.suffix == ".safetensors":
             found: Any = load_file(path)
@@ -94,8 +96,6 @@ def read_state(path: str | Path) -> State:
             with torch.serialization.safe_globals(_ALLOWED):
                 found = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, ValueError, EOFError, KeyError, RuntimeError, SafetensorError) as error:
-        if not path.stat().st_size:
-            raise InputError(f"weights {path}: an empty file; download or write it again") from error
         raise InputError(
             f"weights {path}: cannot be read ({_line(error)}); download or write it again, in {_FORMS}"
         ) from error

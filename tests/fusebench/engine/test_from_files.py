@@ -242,7 +242,7 @@ def test_other_pictures_beside_the_entries_are_passed_over(cases, tmp_path):
         (["phantom-test-001.nii", "phantom-test-001.png"], [], "keep one of them"),
         (["average/phantom-test-001.nii"], [], "a method is called 'average' as well"),
         (["phantom-test-001.nii"], ["--mri", "x.nii"], "leave out --mri"),
-        (["phantom-test-001.nii"], ["--name", "../net"], "--name ../net: cannot name a file"),
+        (["phantom-test-001.nii"], ["--name", "../net"], "--name '../net': cannot name a file"),
         (["phantom-test-001.nii"], ["--dataset", "pairs"], "data"),
     ],
 )
