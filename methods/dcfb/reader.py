@@ -131,8 +131,7 @@ class ReaderNetwork(nn.Module):
             self.features = Features(design)
             self.context = nn.Linear(2 * design.dim, design.hidden)
             # What is unexplained, told to the tokens of the functional image.
-            embed = self.features.embed[1]
-            self.tell = nn.Conv3d(1, design.dim, embed.kernel_size, embed.stride, embed.padding)
+            self.tell = self.features.embedding(design)
         self.stem = nn.Conv3d(4, design.hidden, kernel, padding=pad)
         # Leaves the blocks out, as the first stage of training does: the rest is learned faster alone.
         self.bare = False
@@ -248,7 +247,7 @@ class ReaderNetwork(nn.Module):
     @staticmethod
     def _blurred(x: Tensor, sigma: Tensor | float) -> Tensor:
         if isinstance(sigma, Tensor):
-            return torch.cat([blur(y, float(s)) for y, s in zip(x.split(1), sigma, strict=True)])
+            return torch.cat([blur(y, float(s)) for y, s in zip(x.chunk(len(x)), sigma, strict=True)])
         return blur(x, sigma)
 
     def start_of(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, float]:
