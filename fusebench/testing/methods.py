@@ -26,6 +26,7 @@ from ..engine.task import TaskRunner
 from ..errors import InputError
 from ..files import file_sha256
 from ..method import Method, MethodInfo, SliceMethod
+from ..plugins import find_plugins
 from ..store.keys import digest, path_of
 from . import _spawn
 from ._kit import (
@@ -58,7 +59,8 @@ class MethodSubject(Subject):
     Parameters
     ----------
     plugin : type, Method or str
-        Class (made without arguments), instance (made anew with the same parameters), or registered name.
+        Class (made without arguments), instance (made anew with the same parameters), or registered name,
+        also ``name@variant``.
     device : str
     """
 
@@ -74,12 +76,16 @@ class MethodSubject(Subject):
     def cls(self) -> type[Method]:
         return self.plugin if isinstance(self.plugin, type) else type(self.plugin)
 
-    @property
+    @cached_property
     def info(self) -> MethodInfo:
-        return self.cls.info
+        """Facts of the method as it is set."""
+        return self.cls(**self.parameters).describe() if self.parameters else self.cls.info
 
     @cached_property
     def parameters(self) -> Mapping[str, Any]:
+        if isinstance(self.given, str):
+            variant = find_plugins().methods.entry(self.given).variant
+            return dict(self.cls.variants[variant]) if variant else {}
         return {} if isinstance(self.plugin, type) else dict(self.plugin.parameters())
 
     def fresh(self, device: torch.device | None = None) -> Method:

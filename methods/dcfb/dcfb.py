@@ -210,9 +210,9 @@ class DCFBFusion(Method):
                 fused: Tensor = self.network(a[None, None], b[None, None])[0, 0, :d, :h, :w]
                 return fused.clamp(0, 1) if self.clip else fused
             x, y, moved = a[None, None], b[None, None], False
-            features = getattr(self.network, "features", None)
-            if hasattr(features, "coarse"):
-                y, moved = prealign(features.coarse, x, y)
+            coarse = getattr(getattr(self.network, "features", None), "coarse", None)
+            if coarse is not None:
+                y, moved = prealign(coarse, x, y)
             if isinstance(self.network, ReaderNetwork):
                 return self._for_readers(self.network, x, y, float(moved))
             step = partial(

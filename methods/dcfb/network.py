@@ -116,9 +116,7 @@ class Features(nn.Module):
         super().__init__()
         dim, flat = design.dim, design.parts.flat
         self.step: Step = (1, 2, 2) if flat else (2, 2, 2)
-        patch, width = ((1, 4, 4), (1, 8, 8)) if flat else ((4, 4, 4), (8, 8, 8))
-        pad = (0 if flat else 2, 2, 2)
-        self.embed = nn.ModuleList(nn.Conv3d(1, dim, width, patch, pad) for _ in range(2))
+        self.embed = nn.ModuleList(self.embedding(design) for _ in range(2))
         dims = [dim, 2 * dim, 4 * dim]
 
         def block(level: int, shift: bool) -> DCFB:
@@ -133,6 +131,13 @@ class Features(nn.Module):
         if design.parts.deform:
             self.coarse = Coarse(flat)
         self.checkpointing = False
+
+    @staticmethod
+    def embedding(design: Design) -> nn.Conv3d:
+        """An image (B, 1, D, H, W) to its first tokens."""
+        flat = design.parts.flat
+        patch, width = ((1, 4, 4), (1, 8, 8)) if flat else ((4, 4, 4), (8, 8, 8))
+        return nn.Conv3d(1, design.dim, width, patch, (0 if flat else 2, 2, 2))
 
     def forward(self, a: Tensor, b: Tensor, told: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Tokens (B, D/4, H/4, W/4, 2C) of both streams; displacement (B, D/4, H/4, W/4, 3) in voxels.

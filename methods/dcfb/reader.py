@@ -106,7 +106,7 @@ def regional(b: Tensor, expected: Tensor) -> Tensor:
 
 
 def surroundings(b: Tensor) -> Tensor:
-    """Expectation from the functional image alone, its own surroundings, (..., D, H, W)."""
+    """What the functional image alone leads one to expect: its own surroundings, (..., D, H, W)."""
     inside = (b > LIT[0]).to(b.dtype)
     return inside * blur(b * inside, REGION) / blur(inside, REGION).clamp_min(0.05)
 
@@ -130,9 +130,8 @@ class ReaderNetwork(nn.Module):
         if design.features:
             self.features = Features(design)
             self.context = nn.Linear(2 * design.dim, design.hidden)
-            # The unexplained part, told to the tokens of the functional image.
-            embed = self.features.embed[1]
-            self.tell = nn.Conv3d(1, design.dim, embed.kernel_size, embed.stride, embed.padding)
+            # What is unexplained, told to the tokens of the functional image.
+            self.tell = self.features.embedding(design)
         self.stem = nn.Conv3d(4, design.hidden, kernel, padding=pad)
         # Leaves the blocks out, as the first stage of training does: the rest is learned faster alone.
         self.bare = False
@@ -175,7 +174,7 @@ class ReaderNetwork(nn.Module):
         align: Tensor | float = 0.0,
         strict: float = 1.0,
     ) -> dict[str, Tensor]:
-        """The unexpected part of the functional image.
+        """What is unexpected in the functional image.
 
         Parameters
         ----------
@@ -248,7 +247,7 @@ class ReaderNetwork(nn.Module):
     @staticmethod
     def _blurred(x: Tensor, sigma: Tensor | float) -> Tensor:
         if isinstance(sigma, Tensor):
-            return torch.cat([blur(y, float(s)) for y, s in zip(x.split(1), sigma, strict=True)])
+            return torch.cat([blur(y, float(s)) for y, s in zip(x.chunk(len(x)), sigma, strict=True)])
         return blur(x, sigma)
 
     def start_of(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, float]:

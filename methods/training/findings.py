@@ -72,8 +72,13 @@ def _profile(
     ]
     turn = np.linalg.qr(rng.standard_normal((n, n)))[0]
     half = size * np.exp(rng.uniform(-0.4, 0.4, n))
-    turned = [sum(float(turn[i, j] / half[i]) * axes[j] for j in range(n)) for i in range(n)]
-    distance = sum(t**2 for t in turned).sqrt()  # type: ignore[union-attr]
+    turned = []
+    for i in range(n):
+        along = torch.zeros(tuple(shape))
+        for j in range(n):
+            along = along + float(turn[i, j] / half[i]) * axes[j]
+        turned.append(along)
+    distance = torch.stack(turned).square().sum(0).sqrt()
     edge = float(rng.uniform(2, 10))
     kind = KINDS[int(rng.choice(len(KINDS), p=(0.45, 0.2, 0.15, 0.2)))]
     body = torch.sigmoid((1 - distance) * edge)
