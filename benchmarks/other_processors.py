@@ -40,7 +40,6 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
     "two threads": {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "0", "OMP_WAIT_POLICY": "PASSIVE"},
     "old machine": {
         "ATEN_CPU_CAPABILITY": "default",
-        "OPENBLAS_CORETYPE": "Prescott",
         "MKL_CBWR": "COMPATIBLE",
         "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512_SKX AVX2 FMA3 X86_V3 X86_V4",
         "ONEDNN_MAX_CPU_ISA": "SSE41",
@@ -106,8 +105,10 @@ def triples() -> dict[str, NDArray[Any]]:
         return [x.astype(np.uint8) for x in (a, b, np.maximum(a, b))]
 
     def copy(shift: int) -> list[NDArray[Any]]:
+        """Constant F; F = A; a negative and F = B; with flat halves."""
         a, b, _ = full(shift)
-        return [a, b, a if shift else np.full_like(a, 128)]
+        a[:, :30], b[:, :30] = 200, 77
+        return [a, 255 - a if shift == 11 else b, {0: np.full_like(a, 128), 5: a, 11: b}[shift]]
 
     def deep(shape: tuple[int, ...], real: bool) -> NDArray[Any]:
         a, b = two(shape)
@@ -115,6 +116,7 @@ def triples() -> dict[str, NDArray[Any]]:
             return np.stack([a, b, noisy(a, b)]).astype(np.uint8)
         return (np.stack([a, b, 0.6 * a + 0.4 * b]) / 255).astype(np.float32)
 
+    flat = np.broadcast_to(batch(steps)[:, 1][:, None, ::2, ::2], (3, 14, 33, 34))
     return {
         "head": batch(head),
         "full": batch(full),
@@ -123,6 +125,8 @@ def triples() -> dict[str, NDArray[Any]]:
         "copy": batch(copy),
         "volume": deep((20, 34, 36), False),
         "float volume": deep((18, 37, 34), True),
+        "flat volume": flat.copy(),
+        "copied volume": flat[[0, 1, 0]],
     }
 
 
@@ -187,7 +191,8 @@ def child(folder: Path, out: Path, ids: list[str], methods: list[str]) -> None:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     with np.load(folder / "triples.npz") as images:
         values = dict(scored(dict(images), ids))
-    out.with_suffix(".json").write_text(json.dumps(values))
+    found = {"capability": torch.backends.cpu.get_cpu_capability(), "values": values}
+    out.with_suffix(".json").write_text(json.dumps(found))
     if methods:
         np.savez(out.with_suffix(".npz"), **fused(np.load(folder / "pair.npy"), methods))  # type: ignore[arg-type]
 
@@ -202,21 +207,30 @@ def all_ids() -> list[str]:
     ids = []
     for name in metric_registry().names():
         info = metric_registry().load(name).info
-        if not info.needs_truth:
+        if info.of_images and 2 in info.dims:
             ids += [name, *(f"{name}.{p}" for p in info.parts), *(f"{name}@{v}" for v in info.variants)]
     return ids
 
 
-def measure(folder: Path, ids: list[str], methods: list[str], environments: Mapping[str, Any]) -> list[Path]:
-    """Run one process for each environment; the files that they wrote."""
-    np.savez(folder / "triples.npz", **triples())  # type: ignore[arg-type]
+def measure(
+    folder: Path,
+    ids: list[str],
+    methods: list[str],
+    environments: Mapping[str, Mapping[str, str]],
+    images: Mapping[str, NDArray[Any]] | None = None,
+) -> list[Path]:
+    """Run one process for each environment; the files that they wrote, without their endings."""
+    np.savez(folder / "triples.npz", **(triples() if images is None else images))  # type: ignore[arg-type]
     np.save(folder / "pair.npy", volumes())
     command = [sys.executable, __file__, "--child", str(folder), "--ids", ",".join(ids)]
     command += ["--methods", ",".join(methods) or "none"]
+    # A kernel that the machine needs for OpenBLAS stays; the rest is as the processor has it.
+    ours = {name for settings in ENVIRONMENTS.values() for name in settings} - {"OPENBLAS_CORETYPE"}
+    fresh = {name: value for name, value in os.environ.items() if name not in ours}
+    fresh["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
     found = []
     for number, (name, settings) in enumerate(environments.items()):
         out = folder / f"{number}"
-        fresh = {k: v for k, v in os.environ.items() if k not in set().union(*environments.values())}
         done = subprocess.run(
             [*command, "--out", str(out)],
             env={"OMP_NUM_THREADS": "1", **fresh, **settings},
@@ -230,12 +244,18 @@ def measure(folder: Path, ids: list[str], methods: list[str], environments: Mapp
     return found
 
 
+def read(path: Path) -> dict[str, Any]:
+    """The record of a process: ``capability`` of torch, and ``values`` by id and case."""
+    content: dict[str, Any] = json.loads(path.with_suffix(".json").read_text())
+    return content
+
+
 def moved(files: list[Path], names: list[str]) -> dict[str, tuple[float, str, str]]:
     """Largest relative difference of each metric id, where, and in which environment."""
-    base = json.loads(files[0].with_suffix(".json").read_text())
+    base = read(files[0])["values"]
     worst: dict[str, tuple[float, str, str]] = {}
     for path, name in zip(files, names, strict=True):
-        for where, value in json.loads(path.with_suffix(".json").read_text()).items():
+        for where, value in read(path)["values"].items():
             key, case, *how = where.split(" | ")
             gap = difference(value, base[f"{key} | {case}"])
             if gap > worst.get(key, (-1.0, "", ""))[0]:

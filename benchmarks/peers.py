@@ -62,7 +62,7 @@ def _checkout(folder: str, module: str) -> ModuleType | None:
     found = sorted(p for p in Path(root).glob(f"*{folder.split('/')[0]}") if p.is_dir()) if root else []
     if not found:
         return None
-    # What the programs import for other purposes: OpenCV to read files, phase congruency for FSIM.
+    # Imports of the programs for other purposes: OpenCV to read files, phase congruency for FSIM.
     for unused in ("cv2", "phasepack", "phasepack.phasecong"):
         if _library(unused) is None:
             sys.modules[unused] = ModuleType(unused)

@@ -170,7 +170,7 @@ def test_roofline(benchmark, device, precision):
     with FlopCounterMode(display=False) as flops, Traffic() as traffic:
         method.fuse(a, b)
     seconds = best_seconds(lambda: method.fuse(a, b), device)
-    # What the device does when it does nothing else.
+    # The load of the device when it does nothing else.
     x = torch.rand(
         4096 if device == "cuda" else 1024, 4096 if device == "cuda" else 1024, device=device, dtype=dtype
     )

@@ -26,7 +26,7 @@ from fusebench.store.folder import RunFolder
 from fusebench.store.rows import Row, RunStore
 
 ROOT = Path(__file__).resolve().parents[1]
-PLUGINS = (str(ROOT / "tests" / "core" / "engine_plugins.py"),)
+PLUGINS = (str(ROOT / "tests" / "fusebench" / "engine_plugins.py"),)
 METRICS = ("psnr", "rmse", "psnr.a", "psnr.b")
 FIRST = 5  # tasks left out at the beginning and at the end of the no-op run
 

@@ -50,11 +50,11 @@ def test_pair(benchmark, name):
 @pytest.mark.parametrize("way", ["direct", "winograd"])
 def test_densefuse_addition(benchmark, way):
     net = module("densefuse").DenseFuseNet().eval()
-    net.prepare()
+    quick = module("_fast").FastDense((net.first, *net.dense), net.decoder, slope=0.0)
     a, b = pair()
     ways = {
         "direct": lambda: net.decode((net.encode(a) + net.encode(b)) / 2),
-        "winograd": lambda: net.add_fast(a, b),
+        "winograd": lambda: quick.of_mean(a, b),
     }
     run(benchmark, ways[way])
 
@@ -62,17 +62,19 @@ def test_densefuse_addition(benchmark, way):
 @pytest.mark.parametrize("way", ["direct", "winograd"])
 def test_u2fusion_network(benchmark, way):
     net = module("u2fusion").U2FusionNet().eval()
-    net.prepare()
-    run(benchmark, {"direct": net.forward, "winograd": net.forward_fast}[way], *pair())
+    quick = module("_fast").FastDense((net.first, *net.dense), net.decoder, slope=0.2)
+    ways = {"direct": net.forward, "winograd": lambda *images: quick.of_both(torch.cat(images))}
+    run(benchmark, ways[way], *pair())
 
 
 @pytest.mark.parametrize("way", ["direct", "three images and winograd"])
 def test_dilran_network(benchmark, way):
     net = module("dilran").DILRANNet().eval()
-    net.prepare()
+    parts = (net.shallow, list(net.dilated), net.reduce, net.norm, net.attention, net.decoder)
+    quick = module("_fast").FastDILRAN(*parts)
     ways = {
         "direct": lambda x: net.decode(net.encode(x)),
-        "three images and winograd": lambda x: net.decode_fast(net.encode_fast(x)),
+        "three images and winograd": lambda x: quick.decode(quick.encode(x)),
     }
     run(benchmark, ways[way], pair()[0])
 

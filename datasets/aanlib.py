@@ -25,6 +25,7 @@ from fusebench.images.foreground import foreground
 from fusebench.images.raw import PICTURES
 from fusebench.images.read_write import read_image
 from fusebench.store.keys import content_key
+from fusebench.text import printable
 
 from .preprocessing.base import LeftOut, PairDataset
 from .preprocessing.pipeline import PairSource, file_hash, read_key
@@ -201,6 +202,9 @@ def _pictures(folder: Path, left_out: list[LeftOut]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.suffix.lower() not in PICTURES or not path.is_file():
+            continue
+        if printable(path.name) != path.name:
+            left_out.append(LeftOut("", str(path), "its name is not UTF-8, or steers a terminal; rename it"))
             continue
         if path.stem in found:
             left_out.append(LeftOut("", str(path), f"the same name as {found[path.stem].name}"))

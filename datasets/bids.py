@@ -9,6 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from fusebench.dataset import DatasetInfo
@@ -17,6 +18,7 @@ from fusebench.registry import natural
 
 from .preprocessing.base import LeftOut, PairDataset
 from .preprocessing.pipeline import PairSource
+from .preprocessing.sidecar import read_sidecars
 
 _FILE = re.compile(r"^(sub-[A-Za-z0-9]+(?:_[a-z0-9A-Z]+-[^_]+)*)_(T1w|pet)(?i:\.nii(\.gz)?)$")
 # Static before dynamic; Clinica's products as in ADNI.
@@ -41,6 +43,16 @@ class BidsFile:
     def session(self) -> str:
         return self.entities.get("ses", "")
 
+    @cached_property
+    def tracer(self) -> str:
+        """Of a PET: ``trc-``, else ``TracerName`` of its sidecars; "" where neither names it."""
+        return self.entities.get("trc") or str(read_sidecars(self.path)[0].get("TracerName") or "")
+
+    @property
+    def variants(self) -> int:
+        """Number of entities that tell an image from the plain one of its session (``acq-``, ``desc-``)."""
+        return len(set(self.entities) - {"sub", "ses", "run", "trc", "rec"})
+
 
 class Bids(PairDataset):
     """A BIDS dataset with T1w MRI and PET.
@@ -50,7 +62,8 @@ class Bids(PairDataset):
     data_dir : path
         Folder with ``sub-*``.
     tracer : str, optional
-        Value of ``trc-``; all by default.
+        Value of ``trc-``, or of ``TracerName`` in a sidecar, such as FDG.  Without it, sessions with PET of
+        several tracers are left out: which one is meant is not for the alphabet to say.
     visits : {"first", "all"}
         One pair per subject (its first PET session; ``ses-2`` is before ``ses-10``), or one per PET session.
         The T1w is that of the session, else of the subject, else of the nearest other session.
@@ -137,11 +150,13 @@ def find_bids(
         if subject not in t1:
             left_out += [LeftOut(subject, str(f.path), "no T1w of this subject") for f in pet[subject]]
             continue
-        chosen, spare = _sessions(pet[subject], visits)
+        chosen, spare = _sessions(pet[subject], visits, tracer)
         left_out += spare
         for file in chosen:
             mri = min(t1[subject], key=lambda m: _t1_order(m, file))
             meta: dict[str, str] = {k: v for k, v in file.entities.items() if k != "sub"}
+            if file.tracer:
+                meta["trc"] = file.tracer
             if mri.session not in ("", file.session):
                 meta["mri_session"] = mri.session
             if subject in people:
@@ -149,9 +164,13 @@ def find_bids(
             name = "_".join(f"{k}-{file.entities[k]}" for k in ("sub", "ses") if k in file.entities)
             identity = name if visits == "all" else f"sub-{subject}"
             pairs.append(PairSource(identity, subject, mri.path, file.path, bias_corrected=False, meta=meta))
-        used = {pair.mri for pair in pairs}
+        used = {pair.mri for pair in pairs if pair.group == subject}
         left_out += [
-            LeftOut(subject, str(f.path), "another T1w was chosen") for f in t1[subject] if f.path not in used
+            LeftOut(
+                subject, str(f.path), "another T1w was chosen" if used else "no PET of this subject is used"
+            )
+            for f in t1[subject]
+            if f.path not in used
         ]
     return pairs, left_out
 
@@ -165,10 +184,18 @@ def _refused(file: BidsFile, tracer: str | None) -> str:
         return ""
     if file.entities.get("rec", "").startswith("nac"):
         return "not attenuation corrected (rec-nac...)"
-    found = file.entities.get("trc") or file.entities.get("acq", "")
-    if tracer and not found.lower().endswith(tracer.lower().removeprefix("18f")):
-        return f"tracer {found or 'not named'}, not {tracer}"
+    if tracer and not any(_is_tracer(found, tracer) for found in (file.tracer, file.entities.get("acq", ""))):
+        return f"tracer {file.tracer or 'not named'}, not {tracer}"
     return ""
+
+
+def _is_tracer(found: str, wanted: str) -> bool:
+    """Compare names of tracers, the isotope aside: 18FFDG, [18F]FDG and FDG."""
+
+    def plain(text: str) -> str:
+        return re.sub(r"^(18f|11c|15o|13n)|[^a-z0-9]", "", re.sub(r"[^a-z0-9]", "", text.lower()))
+
+    return bool(found) and plain(found).endswith(plain(wanted))
 
 
 def _size(path: Path) -> int:
@@ -178,18 +205,24 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _sessions(files: list[BidsFile], visits: str) -> tuple[list[BidsFile], list[LeftOut]]:
+def _sessions(files: list[BidsFile], visits: str, tracer: str | None) -> tuple[list[BidsFile], list[LeftOut]]:
     """The best PET of each session (of the first only, unless `visits` is "all")."""
 
-    def order(file: BidsFile) -> tuple[Natural, int, Natural]:
+    def order(file: BidsFile) -> tuple[Natural, int, int, Natural]:
         rec = file.entities.get("rec", "")
         place = _REC.index(rec) if rec in _REC else len(_REC)
-        return (natural(file.session), place, natural(file.path.name))
+        return (natural(file.session), place, file.variants, natural(file.path.name))
 
+    tracers: dict[str, dict[str, None]] = defaultdict(dict)
+    for file in files if tracer is None else ():
+        if file.tracer:
+            tracers[file.session].setdefault(file.tracer)
     chosen: dict[str, BidsFile] = {}
     spare: list[LeftOut] = []
     for file in sorted(files, key=order):
-        if file.session in chosen:
+        if len(tracers[file.session]) > 1:
+            reason = f"PET of {' and '.join(sorted(tracers[file.session]))}; name one with tracer="
+        elif file.session in chosen:
             reason = f"{chosen[file.session].path.name} of the same session was chosen"
         elif chosen and visits != "all":
             reason = "a later session; visits=all uses it"
@@ -200,13 +233,12 @@ def _sessions(files: list[BidsFile], visits: str) -> tuple[list[BidsFile], list[
     return list(chosen.values()), spare
 
 
-def _t1_order(mri: BidsFile, pet: BidsFile) -> tuple[int, float, Natural, str, Natural]:
+def _t1_order(mri: BidsFile, pet: BidsFile) -> tuple[int, float, Natural, int, Natural]:
     """Same session, then subject level, then the nearest; plain names before variants, first run first."""
     place = 0 if mri.session == pet.session else 1 if not mri.session else 2
     at, wanted = _number(mri.session), _number(pet.session)
     apart = 0.0 if wanted is None else math.inf if at is None else abs(at - wanted)
-    variants = "".join(sorted(set(mri.entities) - {"sub", "ses", "run"}))
-    return (place, apart, natural(mri.session), variants, natural(mri.path.name))
+    return (place, apart, natural(mri.session), mri.variants, natural(mri.path.name))
 
 
 def _number(session: str) -> int | None:

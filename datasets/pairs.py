@@ -6,13 +6,14 @@ import os
 import re
 from pathlib import Path
 
-from fusebench.case import is_file_name
 from fusebench.dataset import DatasetInfo
 from fusebench.errors import InputError
 from fusebench.images.raw import EXTENSIONS, extension, stem
+from fusebench.names import check_file_name
 from fusebench.parameters import user_path
+from fusebench.text import printable
 
-from .preprocessing.base import LeftOut, PairDataset, read_table
+from .preprocessing.base import LeftOut, PairDataset, read_table, table_path
 from .preprocessing.pipeline import PairSource
 
 _MRI = ("mri", "mr", "t1w", "t1", "ct", "anat", "structural")
@@ -104,26 +105,46 @@ def _stem(path: Path) -> str:
 
 
 def identity(path: Path) -> str:
-    """What is left of a name without its extension and modality words: the case's id."""
+    """A name without its extension and modality words: the case's id."""
     words = _TOKENS.sub("", _stem(path)).strip("_-. ")
     return words or _stem(path)
 
 
-def _images(folder: Path) -> list[Path]:
-    """Image files and DICOM folders of a folder, in order."""
+def _images(folder: Path) -> tuple[dict[Path, Path], list[LeftOut]]:
+    """Image files and DICOM folders of a folder, in order, each with what names it.
+
+    A sub-folder that holds one image of another format (``mri/s1/t1.nii.gz``) stands for it and names it.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; check the path")
-    return [
-        p
-        for p in sorted(folder.iterdir())
-        if not p.name.startswith(".")
-        and (extension(p) in EXTENSIONS or (p.is_dir() and any(f.is_file() for f in p.iterdir())))
-    ]
+    found: dict[Path, Path] = {}
+    left_out: list[LeftOut] = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if printable(path.name) != path.name:
+            left_out.append(LeftOut("", str(path), "its name is not UTF-8, or steers a terminal; rename it"))
+        elif not path.is_dir():
+            if extension(path) in EXTENSIONS:
+                found[path] = path
+        else:
+            files = [f for f in sorted(path.iterdir()) if f.is_file() and not f.name.startswith(".")]
+            images = [f for f in files if extension(f) in EXTENSIONS]
+            if len(images) > 1:
+                reason = (
+                    f"a folder with {len(images)} images, {images[0].name} first; leave one, or write a CSV"
+                )
+                left_out.append(LeftOut("", str(path), reason))
+            elif files:
+                found[images[0] if images else path] = path
+    return found, left_out
 
 
 def match_folders(mri_dir: Path, pet_dir: Path) -> tuple[list[PairSource], list[LeftOut]]:
     """Pair two folders by name."""
-    return _match(_images(mri_dir), _images(pet_dir))
+    (mri, left_mri), (pet, left_pet) = _images(mri_dir), _images(pet_dir)
+    pairs, left_out = _match(mri, pet)
+    return pairs, left_out + left_mri + left_pet
 
 
 def match_flat(folder: Path) -> tuple[list[PairSource], list[LeftOut]]:
@@ -132,21 +153,22 @@ def match_flat(folder: Path) -> tuple[list[PairSource], list[LeftOut]]:
     def words(path: Path) -> set[str]:
         return {m.group(2).lower() for m in _TOKENS.finditer(_stem(path))}
 
-    images = _images(folder)
-    mri = [p for p in images if words(p) & {*_MRI, "t2", "t2w"} and not words(p) & set(_PET)]
-    pet = [p for p in images if words(p) & set(_PET)]
+    images, odd = _images(folder)
+    pet = {p: n for p, n in images.items() if words(n) & set(_PET)}
+    mri = {p: n for p, n in images.items() if words(n) & {*_MRI, "t2", "t2w"} and p not in pet}
     pairs, left_out = _match(mri, pet)
-    other = [p for p in images if p not in (*mri, *pet)]
-    return pairs, left_out + [LeftOut("", str(p), "neither mri nor pet is a word of its name") for p in other]
+    other = [p for p in images if p not in mri and p not in pet]
+    left_out += [LeftOut("", str(p), "neither mri nor pet is a word of its name") for p in other]
+    return pairs, left_out + odd
 
 
-def _match(mri: list[Path], pet: list[Path]) -> tuple[list[PairSource], list[LeftOut]]:
+def _match(mri: dict[Path, Path], pet: dict[Path, Path]) -> tuple[list[PairSource], list[LeftOut]]:
     left_out: list[LeftOut] = []
 
-    def by_name(paths: list[Path]) -> dict[str, Path]:
+    def by_name(paths: dict[Path, Path]) -> dict[str, Path]:
         out: dict[str, Path] = {}
-        for path in paths:
-            name = identity(path)
+        for path, named in paths.items():
+            name = identity(named)
             if name in out:
                 left_out.append(LeftOut(name, str(path), f"the same id {name!r} as {out[name].name}"))
             out.setdefault(name, path)
@@ -171,12 +193,12 @@ def read_csv(path: Path) -> tuple[list[PairSource], list[LeftOut]]:
     left_out: list[LeftOut] = []
     seen: set[str] = set()
     for line, row in read_table(path, "mri", "pet"):
-        mri, pet = (path.parent / user_path(row[c]) for c in ("mri", "pet"))
-        mask = path.parent / user_path(row["mask"]) if row.get("mask") else None
+        mri, pet = (table_path(path.parent, row[c]) for c in ("mri", "pet"))
+        mask = table_path(path.parent, row["mask"]) if row.get("mask") else None
         name = row.get("id") or identity(mri)
-        if not is_file_name(name):
-            raise InputError(f"{path}, line {line}: the id {name!r} cannot name a file; leave out / and \\")
-        lost = [p for p in (mri, pet, mask) if p is not None and not p.exists()]
+        if row.get("id"):  # else it is the name of a file, which is there or not
+            check_file_name(name, f"{path}, line {line}: the id")
+        lost = [p for p in (mri, pet, mask) if p is not None and not os.path.exists(p)]
         if not row["mri"] or not row["pet"] or lost:
             what = f"no such file: {lost[0]}" if lost else "mri or pet is empty"
             left_out.append(LeftOut(name, f"{path.name} line {line}", what))

@@ -100,6 +100,7 @@ def metrics_page() -> str:
             "dimensions": "2D and 3D" if 3 in i.dims else "2D; slice by slice in volumes",
             "in the ranking set": "yes" if i.ranked else "no",
             "needs ground truth": "yes" if i.needs_truth else "",
+            "protocol": "`readers` only" if i.needs_trial else "",
             "parts": ", ".join(f"`{name}.{p}`" for p in i.parts),
             "paper": i.paper,
             "notes": i.notes,

@@ -56,7 +56,8 @@ class Run:
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """Versions, options, hardware and plugins behind the rows."""
-        return dict(read_manifest(self.folder))
+        manifest: dict[str, Any] = read_manifest(self.folder)
+        return manifest
 
     @property
     def protocols(self) -> list[str]:
@@ -72,19 +73,23 @@ class Run:
 
     @cached_property
     def boards(self) -> dict[str, Board]:
-        """The leaderboard of every protocol."""
+        """The leaderboard of every protocol; the readings are on that of ``volume``."""
         from .leaderboard import publish
 
         outcome = self._outcome
         asked = outcome.planned.request.metrics if outcome else ()
-        return publish.boards(
+        found: dict[str, Board] = publish.boards(
             RunFolder(self.folder),
             self.rows,
             outcome.planned.found.metrics if outcome and asked else (),
             outcome.notes if outcome else (),
+            rank_by=outcome.planned.request.rank_by if outcome else "",
         )
+        return found
 
-    def board(self, protocol: str | None = None, metrics: Sequence[str] | None = None) -> Board:
+    def board(
+        self, protocol: str | None = None, metrics: Sequence[str] | None = None, *, rank_by: str = ""
+    ) -> Board:
         """The leaderboard of one protocol.
 
         Parameters
@@ -93,6 +98,8 @@ class Run:
             Default: the first.
         metrics : sequence of str, optional
             Ids to show and rank on; default: as the run asked.
+        rank_by : {"", "reading", "similarity", "all"}
+            What gives the places; default: as the run asked.
 
         Raises
         ------
@@ -102,12 +109,14 @@ class Run:
         from .leaderboard import publish
 
         protocols = self.protocols
-        name = protocols[0] if protocol is None else protocol
+        own = publish.boards_of(protocols)
+        name = own[0] if protocol is None else protocol
         if name not in protocols:
             raise InputError(f"{self.folder}: no rows of protocol {name!r}; there are {', '.join(protocols)}")
-        if metrics is None:
+        name = name if name in own else own[0]  # the readings, on the board that they joined
+        if metrics is None and not rank_by:
             return self.boards[name]
-        return publish.boards(RunFolder(self.folder), self.rows, metrics)[name]
+        return publish.boards(RunFolder(self.folder), self.rows, metrics or (), rank_by=rank_by)[name]
 
     def publish(self) -> list[Path]:
         """Write the boards and the contact sheet into the folder; returns the paths of all its files."""
@@ -244,7 +253,7 @@ def fuse(a: Any, b: Any = None, method: str = "average", *, device: str = "cpu",
     import numpy as np
 
     from .case import Case, Pair
-    from .engine.task import fuse as fuse_pair
+    from .engine.fusing import fuse as fuse_pair
     from .plugins import find_plugins, make_method
 
     if isinstance(a, (Case, Pair)):

@@ -1,4 +1,4 @@
-"""What is fused: `Volume` (one image) and `Case` (one structural + functional pair, read lazily).
+"""The data of one fusion: `Volume` (one image) and `Case` (one structural + functional pair, read lazily).
 
 Axis order, once for the whole project: ``data[d, h, w]`` in RAS+, so ``w`` runs left to right, ``h``
 posterior to anterior, ``d`` inferior to superior, and ``data[d]`` is an axial slice.  An affine is
@@ -15,12 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrays import grey, region
 from .errors import InputError
-
-
-def is_file_name(text: str) -> bool:
-    """Whether `text` can name a file in any folder and nothing outside it, on every system."""
-    return text not in ("", ".", "..") and not set(text) & {"/", "\\", "\0"}
+from .names import check_file_name, check_text, shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +27,8 @@ class Volume:
     Parameters
     ----------
     data : ndarray, shape (D, H, W), float32
-        Intensities in [0, 1].  A 2D image has ``D = 1``.
+        Intensities in [0, 1].  A 2D image has ``D = 1``.  Other floating types, byte orders and views are
+        converted; whole numbers and masked arrays that hide values are refused.
     affine : ndarray, shape (4, 4)
         Voxel indices (w, h, d) to millimetres, RAS+.
     intensity : tuple of float
@@ -46,6 +44,7 @@ class Volume:
     chroma: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "data", grey(self.data, "the data of a volume"))
         if self.data.ndim != 3:
             raise InputError(f"a volume has 3 axes (D, H, W), got shape {self.data.shape}")
 
@@ -76,6 +75,7 @@ class Pair:
     reference: Volume | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "mask", region(self.mask))
         if not self.a.shape == self.b.shape == self.mask.shape:
             raise InputError(
                 f"structural {self.a.shape}, functional {self.b.shape} and mask {self.mask.shape} "
@@ -105,7 +105,7 @@ class Case:
     Raises
     ------
     InputError
-        `id` is a path.
+        `id` or `dataset` cannot name a file, or `group` cannot be printed.
     """
 
     id: str
@@ -117,10 +117,9 @@ class Case:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not is_file_name(self.id):
-            raise InputError(
-                f"dataset {self.dataset}: the case id {self.id!r} cannot name a file; leave out / and \\"
-            )
+        check_file_name(self.id, f"dataset {shown(self.dataset)}: the case id")
+        check_file_name(self.dataset, "dataset")
+        check_text(self.group, f"case {self.id}: the group")
 
     @cached_property
     def pair(self) -> Pair:

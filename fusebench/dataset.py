@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .case import Case
+from .store.keys import cases_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,10 @@ class Dataset:
         """Files and rows found that no case uses, each with its reason in one line; a run says so."""
         return []
 
+    def doubts(self, cases: Sequence[Case]) -> Sequence[str]:
+        """Lines below the board on `cases` that were loaded and look wrong (inverted, swapped, far apart)."""
+        return []
+
     def describe(self) -> DatasetInfo:
         """Facts of this instance: `info`, and what its parameters change in it."""
         return self.info
@@ -85,12 +89,4 @@ class Dataset:
 
     def fingerprint(self, split: str = "test") -> str:
         """Content key of a split: changes when any voxel or the preprocessing changes."""
-        return fingerprint_of(self.cases(split))
-
-
-def fingerprint_of(cases: Iterable[Case]) -> str:
-    """Content key of some cases: changes when any voxel or the preprocessing changes."""
-    digest = hashlib.sha256()
-    for case in cases:
-        digest.update(f"{case.id}\0{case.group}\0{case.fingerprint}\n".encode())
-    return digest.hexdigest()[:16]
+        return cases_key(self.cases(split))

@@ -35,4 +35,4 @@ class PluginError(FuseBenchError):
 
 
 class WorkerDied(FuseBenchError):
-    """A question ended the process it was put to; the message says how that ended."""
+    """A worker process ended while it answered a question of the runner; the message says how it ended."""

@@ -28,6 +28,12 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def write_text(target: Path, text: str) -> None:
+    """Write a text beside `target` and move it into place: no reader sees half of it, no link is followed."""
+    with atomic_path(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 @contextlib.contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Temporary path beside `target` that replaces it when the block ends without an error."""

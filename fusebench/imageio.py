@@ -1,5 +1,5 @@
 """Reading and writing images under its documented name: see `fusebench.images.read_write`."""
 
-from .images.read_write import read_image, read_mask, read_pair, write_image
+from .images.read_write import read_image, read_mask, read_pair, read_raw, write_image
 
-__all__ = ["read_image", "read_mask", "read_pair", "write_image"]
+__all__ = ["read_image", "read_mask", "read_pair", "read_raw", "write_image"]

@@ -69,7 +69,7 @@ class Method:
 
     def files(self) -> Sequence[Path]:
         """Files besides the source that decide what `fuse` returns: the weights, given or shipped."""
-        given = getattr(self, "weights", None)
+        given = self.parameters().get("weights")  # a method of that name, as of `pca`, is no file
         if given:
             return [Path(str(given))]
         shipped = self.describe().weights
@@ -121,7 +121,7 @@ class SliceMethod(Method):
 
     @property
     def by_axial_slice(self) -> bool:
-        """Whether `fuse` makes each axial slice from that slice of the inputs alone."""
+        """True if `fuse` makes each axial slice from that slice of the inputs alone."""
         return self.planes == "axial" and type(self).fuse is SliceMethod.fuse
 
     def fuse(self, a: Tensor, b: Tensor) -> Tensor:

@@ -6,15 +6,18 @@ A metric id is ``name[.part][@variant]``: ``psnr``, ``psnr.a`` (against the stru
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError
+from .errors import InputError, Undefined
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +70,11 @@ class MetricInfo:
         `Trial.a_with` and `Trial.b_with`, under the same seed.
     symmetric : bool
         Swapping the sources leaves the default value unchanged.
+    tolerance : float
+        Largest difference, relative above 1 and absolute below, that another processor, library of linear
+        algebra, count of threads or batch makes on a CPU.  A change within it is none: see ``compare``.
+    tolerances : mapping
+        Variant name to tolerance, of the variants that have another one than `tolerance`.
     """
 
     name: str
@@ -87,11 +95,13 @@ class MetricInfo:
     needs_trial: bool = False
     needs_findings: bool = False
     symmetric: bool = True
+    tolerance: float = 1e-6
+    tolerances: Mapping[str, float] = field(default_factory=dict)
     notes: str = ""
 
     @property
     def of_images(self) -> bool:
-        """Whether sources and fused image are all that it needs."""
+        """True if sources and fused image are all that it needs."""
         return not (self.needs_truth or self.needs_trial)
 
 
@@ -141,7 +151,27 @@ class Trial(Protocol):
         """The findings, one a row, as they are stored and shown."""
 
 
-Core = Callable[["Triple", str, str], "Tensor"]
+Core = Callable[..., "Tensor"]
+
+
+def _with_both(core: Core, info: MetricInfo) -> Core:
+    """`core` as a function of triple, part and variant, of which it may take one, both or none."""
+    both = ("part", "variant")
+    taken = [p.name for p in inspect.signature(core).parameters.values()][1:]
+    if taken and not set(taken) <= set(both):
+        return core  # named otherwise: it takes them by position
+    for name, several in zip(both, (info.parts, info.variants), strict=True):
+        if several and name not in taken:
+            raise InputError(
+                f"{info.name} has {name}s ({', '.join(several)}) but its function takes no {name}"
+            )
+
+    @wraps(core)
+    def call(triple: Triple, part: str = "", variant: str = "") -> Tensor:
+        given = {"part": part, "variant": variant}
+        return core(triple, **{name: given[name] for name in taken})
+
+    return call
 
 
 class Metric:
@@ -151,14 +181,15 @@ class Metric:
     ----------
     info : MetricInfo
     core : callable
-        ``core(triple, part, variant)`` returns a tensor ``(N,)``, one value per image of the batch.
+        ``core(triple, part, variant)`` returns a tensor ``(N,)``, one value per image of the batch.  It may
+        leave out what the metric does not have: ``core(triple)``.
     trial : callable, optional
         ``trial(case)`` sets up the `Trial` of a metric that ``needs_trial``.
     """
 
     def __init__(self, info: MetricInfo, core: Core, trial: Callable[[Case], Trial] | None = None) -> None:
         self.info = info
-        self.core = core
+        self.core = _with_both(core, info)
         self.trial = trial
         self.__name__ = info.name
         self.__doc__ = core.__doc__
@@ -211,13 +242,15 @@ class Metric:
         """Values ``(N,)`` on a prepared triple; slice mean where the definition is 2D only."""
         if self.info.needs_truth and triple.truth is None:
             raise InputError(f"{self.info.name} needs the ground truth of simulated data")
+        if triple.dims == 2 and 2 not in self.info.dims and self.info.of_images:
+            raise Undefined(f"{self.info.name} is defined in volumes only")
         if self.by_slices(triple):
             return triple.slice_mean(lambda slices: self.core(slices, part, variant))
         return self.core(triple, part, variant)
 
     def by_slices(self, triple: Triple) -> bool:
-        """Whether a triple is a volume and the definition is 2D only."""
-        return triple.dims not in self.info.dims and self.info.of_images
+        """True if a triple is a volume and the definition is 2D only."""
+        return triple.dims == 3 and 3 not in self.info.dims and self.info.of_images
 
     def __repr__(self) -> str:
         return f"<metric {self.info.name}: {self.info.title}>"
@@ -226,3 +259,12 @@ class Metric:
 def metric(info: MetricInfo, *, trial: Callable[[Case], Trial] | None = None) -> Callable[[Core], Metric]:
     """Make a `Metric` of a core: ``@metric(MetricInfo(name="psnr", ...))``; `trial` as of `Metric`."""
     return lambda core: Metric(info, core, trial)
+
+
+def __getattr__(name: str) -> Any:
+    """`evaluate` and its like under the name of this module, by which earlier versions documented them."""
+    if name in ("evaluate", "evaluate_slices"):
+        return getattr(import_module("fusebench.scoring.evaluate"), name)
+    if name in ("metric_registry", "ranking_set"):
+        return getattr(import_module("fusebench.scoring.select"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

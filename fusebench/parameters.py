@@ -1,4 +1,4 @@
-"""What users type for plugins: what a constructor takes, whether a value fits its annotation, paths."""
+"""Parameters of plugins as users type them: names, values that fit their annotations, paths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .errors import InputError
 
 T = TypeVar("T")
 
-_WORDS: Mapping[Any, str] = {
+_TYPE_WORDS: Mapping[Any, str] = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
@@ -49,7 +49,7 @@ class Parameter:
 
     @property
     def words(self) -> str:
-        """What may be given, in words; empty for an annotation that is not understood."""
+        """The values that may be given, in words; empty for an annotation that is not understood."""
         return _words(self.annotation)
 
 
@@ -111,7 +111,7 @@ def user_path(text: str | os.PathLike[str]) -> Path:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether `value` is of the annotated type; True for a type that is not understood."""
+    """True if `value` is of the annotated type, and for a type that is not understood."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return any(_fits(value, k) for k in inner)
@@ -139,4 +139,4 @@ def _words(kind: Any) -> str:
     if origin in (tuple, list, Sequence) and inner:
         return f"a list, each {_words(inner[0])}".removesuffix(", each ")
     key = os.PathLike if origin is os.PathLike else kind
-    return next((words for known, words in _WORDS.items() if known is key), "")
+    return next((words for known, words in _TYPE_WORDS.items() if known is key), "")

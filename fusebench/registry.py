@@ -27,6 +27,8 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from .errors import DuplicateNameError, InputError, PluginError, UnknownNameError
+from .names import check_name
+from .text import printable
 
 T = TypeVar("T")
 
@@ -124,6 +126,10 @@ class Registry(Generic[T]):
         return obj
 
     def _add(self, entry: Entry[T]) -> None:
+        try:
+            check_name(entry.name, self.kind)
+        except InputError as error:  # a plugin that cannot be used costs no other
+            entry = replace(entry, name=printable(entry.name) or "(no name)", load=partial(_refuse, error))
         known = self._entries.get(entry.name)
         if known is not None:
             raise DuplicateNameError(
@@ -144,7 +150,10 @@ class Registry(Generic[T]):
         for name, line in names:
             self._add(Entry(name, f"{path}:{line}", partial(self._pick, load, name), path))
         if "variants" in source:
-            self._variants.update(_literal_variants(source, self.info_class.__name__))
+            found = dict(_literal_variants(source, self.info_class.__name__))
+            for name, known in found.items():
+                kept = tuple(v for v in known.names if _is_name(v))
+                self._variants[name] = replace(known, names=kept)
 
     def _pick(self, load: Callable[[], ModuleType], name: str) -> T:
         module = load()
@@ -164,6 +173,13 @@ class Registry(Generic[T]):
             known = self._variants.get(name, Variants())
             found += [] if known.default else [name]
             found += [f"{name}@{v}" for v in known.names if v not in known.unlisted]
+        return sorted(found, key=natural)
+
+    def unlisted(self) -> list[str]:
+        """Names of the variants that are no part of `names`; they run only where they are named."""
+        found = [
+            f"{n}@{v}" for n, known in self._variants.items() for v in known.unlisted if n in self._entries
+        ]
         return sorted(found, key=natural)
 
     def entry(self, name: str) -> Entry[T]:
@@ -228,6 +244,18 @@ class Registry(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def _refuse(error: InputError) -> Any:
+    raise error
+
+
+def _is_name(text: str) -> bool:
+    try:
+        check_name(text, "variant")
+    except InputError:
+        return False
+    return True
 
 
 def natural(name: str) -> list[tuple[int, str]]:

@@ -1,8 +1,50 @@
-"""Numbers in sentences."""
+"""Text for people: numbers in sentences, and characters that a terminal may be sent."""
 
 from __future__ import annotations
+
+import unicodedata
+
+# Control, format (right-to-left marks among them), lone surrogates, line and paragraph separators.
+_UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def plural(n: int, noun: str) -> str:
     """``1 case``, ``2 cases``."""
     return f"{n} {noun}" + ("" if n == 1 else "s")
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""`text` with what would steer a terminal written out, as ``\x1b``, except what is in `keep`."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        c if c in keep or unicodedata.category(c) not in _UNPRINTABLE else _written(c) for c in text
+    )
+
+
+def cell(text: str) -> str:
+    """`text` for a table that a spreadsheet opens: what it would take for a formula begins with a quote."""
+    if text[:1] in _FORMULA and not _is_number(text):
+        return f"'{text}"
+    return text
+
+
+def csv_value(value: object) -> object:
+    """`value` for a cell of a CSV file: a text as `cell` gives it, anything else as it is."""
+    return cell(value) if isinstance(value, str) else value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _written(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .arrays import plain, region
 from .errors import InputError
 
 T = TypeVar("T")
@@ -23,14 +24,14 @@ _SLACK = 1e-4
 _SNAP = 5e-5
 # Images that are smaller than this never fill the memory.
 _SMALL = 1 << 20
-# What `Triple.trim` keeps: so many bytes, or so many maps of the size of an image.
+# `Triple.trim` keeps so many bytes, or so many maps of the size of an image.
 _KEPT_BYTES, _KEPT_MAPS = 1 << 29, 12
 # Pixels worked on at once where a batch of slices is scored: bounds memory and stays near the cache.
 _CHUNK = 1 << 19
 
 
 class Triple:
-    """What every metric works on.
+    """The two sources and the fused image on which every metric works.
 
     Parameters
     ----------
@@ -321,26 +322,14 @@ def _size(x: Any, seen: set[int]) -> int:
 Plane = NDArray[Any] | Tensor
 
 
-def _array(x: Any, name: str) -> NDArray[Any]:
-    """An array of an image that lies in the memory of the CPU."""
-    if isinstance(x, Tensor):
-        x = x.detach().cpu()
-        host: NDArray[Any] = (x.float() if x.dtype == torch.bfloat16 else x).numpy()
-        return host
-    try:
-        return np.asarray(x)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name}: {error}".splitlines()[0]) from None
-
-
 def _arrays(given: Mapping[str, Any]) -> dict[str, Plane]:
     """NumPy arrays, whose calls cost less on small images; tensors where one lies on another device."""
     devices = (x.device for x in given.values() if isinstance(x, Tensor))
     device = next((d for d in devices if d.type != "cpu"), None)
     if device is None:
-        return {name: _array(x, name) for name, x in given.items()}
+        return {name: plain(x, name) for name, x in given.items()}
     return {
-        name: (x.detach() if isinstance(x, Tensor) else torch.tensor(_array(x, name))).to(device)
+        name: (x.detach() if isinstance(x, Tensor) else torch.tensor(plain(x, name))).to(device)
         for name, x in given.items()
     }
 
@@ -389,14 +378,13 @@ def _stack(planes: Mapping[str, Plane], dtype: torch.dtype) -> Tensor:
 
 
 def _region(mask: Any, shape: tuple[int, ...]) -> Tensor:
-    region = mask if isinstance(mask, Tensor) else torch.tensor(_array(mask, "mask"))
-    if region.shape != shape:
-        raise InputError(f"mask has shape {tuple(region.shape)} but the images have {shape}")
-    if region.dtype != torch.bool:
-        region = region > 0
-    if not bool(region.any()):
+    on_device = isinstance(mask, Tensor) and mask.device.type != "cpu"
+    found = (mask if mask.dtype == torch.bool else mask > 0) if on_device else torch.tensor(region(mask))
+    if found.shape != shape:
+        raise InputError(f"mask has shape {tuple(found.shape)} but the images have {shape}")
+    if not bool(found.any()):
         raise InputError("mask is empty; there is no foreground to score")
-    return region
+    return found
 
 
 def _axis_scale(spacing: Sequence[float]) -> tuple[float, ...]:

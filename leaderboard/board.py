@@ -1,30 +1,26 @@
-"""The table model: `Board` and its parts, and its renderings for terminal, CSV, Markdown and LaTeX."""
+"""The table model: `Board` and its parts; `documents` and `terminal` render it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from fusebench.metric import ARROWS
+from fusebench.text import csv_value
 
-from .markup import latex_mark, latex_text, markdown_mark, markdown_text, rich_mark
-from .ranking import Ranking, Scores
-
-LATEX_ARROWS = {"higher": r"$\uparrow$", "lower": r"$\downarrow$", "zero": r"$\to 0$", "none": ""}
-EXTRAS = ("n ok", "s/case", "MB", "params")
+from . import documents, terminal
+from .ranking import Ranking
+from .scores import Scores
 
 
 def known_by_files(info: Mapping[str, Any]) -> bool:
-    """Whether a manifest's method is an entry of images made elsewhere."""
+    """True for an entry of images made elsewhere, given the manifest's facts of a method."""
     return str(info.get("origin", "")).startswith("files:")
 
 
@@ -37,8 +33,12 @@ class Column:
     id, title, unit, direction : str
     low, high : float
         Range of the metric.
+    kind : {"reading", "similarity"}
+        The average rank that it may count in: what can still be read, or the likeness to the sources.
+    default : bool
+        Of the default set: shown where there is room for some only.
     ranked : bool
-        Counts in the average rank.
+        Counts in the average rank of its kind.
     gameable : str
         The control that beats every method here, "" if none does.
     decimals : int
@@ -50,6 +50,8 @@ class Column:
     unit: str = ""
     low: float = -np.inf
     high: float = np.inf
+    kind: str = "similarity"
+    default: bool = False
     ranked: bool = False
     gameable: str = ""
     decimals: int = 3
@@ -64,9 +66,20 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric of one method: statistics over cases, the 95 % interval by subject, and its mark.
+    """One metric of one method.
 
-    `good` orders methods: the mean with larger better, of a metric that is best at zero of the sizes.
+    Attributes
+    ----------
+    mean, sd, median : float
+        Over cases.
+    low, high : float
+        The 95 % interval of the mean by subject.
+    good : float
+        What methods are ordered by, larger is better: the mean, minus the mean where lower is better, minus
+        the mean size where zero is best.
+    n, asked : int
+        Cases with a value, and cases that the metric applies to.
+    mark : {"", "best", "second"}
     """
 
     mean: float
@@ -79,13 +92,40 @@ class Cell:
     asked: int
     mark: str = ""
 
-    def text(self, decimals: int) -> str:
-        """``mean ± sd``."""
+    def mean_text(self, decimals: int) -> str:
+        """The mean; a dash where there is none."""
         if self.n == 0:
             return "–"
-        sd = f" ± {self.sd:.{decimals}f}" if np.isfinite(self.sd) else ""
-        mean = f"{self.mean:.{decimals}f}" if np.isfinite(self.mean) else "∞" if self.mean > 0 else "-∞"
-        return mean + sd
+        return f"{self.mean:.{decimals}f}" if np.isfinite(self.mean) else "∞" if self.mean > 0 else "-∞"
+
+    def text(self, decimals: int) -> str:
+        """``mean ± sd``."""
+        sd = f" ± {self.sd:.{decimals}f}" if self.n and np.isfinite(self.sd) else ""
+        return self.mean_text(decimals) + sd
+
+
+@dataclass(frozen=True)
+class Standing:
+    """An average rank and its 95 % interval; of a control the rank it would have."""
+
+    average: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    control: bool = False
+
+    @property
+    def short(self) -> str:
+        """The rank; in brackets for a control."""
+        if not np.isfinite(self.average):
+            return "–"
+        text = f"{self.average:.2f}" if self.average < 10 else f"{self.average:.1f}"
+        return f"({text})" if self.control else text
+
+    @property
+    def text(self) -> str:
+        """The rank with its interval."""
+        interval = f" [{self.low:.2f}, {self.high:.2f}]" if np.isfinite(self.low) else ""
+        return self.short + interval
 
 
 @dataclass(frozen=True)
@@ -95,9 +135,17 @@ class Line:
     Attributes
     ----------
     position : int or None
-        None for a control and for a method without any value.
-    average, low, high : float
-        Average rank and its 95 % interval; for a control the rank it would have.
+        None for a control, and for a method without any value or of which too little was run.
+    standing : Standing
+        In the ranking that gives the places.
+    ranks : mapping
+        Standing by ranking, "reading" and "similarity".
+    best, worst : float
+        The 95 % interval of the position.
+    group : str
+        Methods that share a letter do not differ significantly.
+    win_rate : float
+        Share of duels won.
     ok, asked : int
         Cases with every ranked metric (every metric where none is ranked), and cases of the run.
     seconds, memory_mb, gpu_memory_mb : float
@@ -106,14 +154,15 @@ class Line:
         The weights were trained on the very split that is scored.
     reasons : tuple of str
         Why cases are missing, most frequent first, with counts.
+    alike : str
+        Of a learned method, the unlearned one that it equals.
     """
 
     method: str
     control: bool
     position: int | None
-    average: float
-    low: float
-    high: float
+    standing: Standing
+    ranks: Mapping[str, Standing]
     best: float
     worst: float
     group: str
@@ -129,6 +178,7 @@ class Line:
     trained_on: str
     overlap: bool
     reasons: tuple[str, ...]
+    alike: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -137,8 +187,13 @@ class Line:
         return self.method + (" (2D)" if self.dims == 2 else " (files)" if self.from_files else "")
 
     @property
+    def average(self) -> float:
+        """Average rank in the ranking that gives the places."""
+        return self.standing.average
+
+    @property
     def from_files(self) -> bool:
-        """Whether images made elsewhere were scored."""
+        """True where images made elsewhere were scored."""
         return known_by_files(self.facts)
 
     def text(self, column: Column) -> str:
@@ -151,32 +206,49 @@ class Line:
         """Position; "c" for a control."""
         return "c" if self.control else "–" if self.position is None else str(self.position)
 
-    def rank_text(self) -> str:
-        """Average rank with its interval; in brackets for a control."""
-        if not np.isfinite(self.average):
-            return "–"
-        interval = f" [{self.low:.2f}, {self.high:.2f}]" if np.isfinite(self.low) else ""
-        return f"({self.average:.2f})" if self.control else f"{self.average:.2f}{interval}"
-
-    def extras(self) -> list[str]:
-        """Cells of `EXTRAS`."""
+    def extras(self) -> dict[str, str]:
+        """Cells of `Board.EXTRAS`."""
         memory = f"{self.memory_mb:.0f}" if np.isfinite(self.memory_mb) else "–"
-        return [f"{self.ok}/{self.asked}", short_seconds(self.seconds), memory, short_count(self.params)]
+        cells = (f"{self.ok}/{self.asked}", short_seconds(self.seconds), memory, short_count(self.params))
+        return dict(zip(Board.EXTRAS, cells, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
 class Board:
-    """The table of one protocol: ranked methods best first, then methods without a value, then controls."""
+    """The table of one protocol: ranked methods best first, then methods without a place, then controls.
+
+    Attributes
+    ----------
+    title, protocol, dataset : str
+    columns : tuple of Column
+    lines : tuple of Line
+    rankings : mapping
+        `Ranking` by name: "reading" and "similarity" where the rows have such metrics, or "all".
+    by : str
+        Which of them gives the places.
+    scores : Scores
+    summary : DataFrame
+        Of `intervals.summarise`.
+    notes : tuple of str
+    """
+
+    EXTRAS: ClassVar[tuple[str, ...]] = ("n ok", "s/case", "MB", "params")
 
     title: str
     protocol: str
     dataset: str
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
-    ranking: Ranking
+    rankings: Mapping[str, Ranking]
+    by: str
     scores: Scores
     summary: pd.DataFrame
     notes: tuple[str, ...]
+
+    @property
+    def ranking(self) -> Ranking:
+        """The ranking that gives the places."""
+        return self.rankings[self.by]
 
     @property
     def methods(self) -> tuple[Line, ...]:
@@ -190,8 +262,8 @@ class Board:
 
     @cached_property
     def shown(self) -> tuple[Column, ...]:
-        """Columns of the narrow renderings: the ranked ones, or all where none is ranked."""
-        return tuple(c for c in self.columns if c.ranked) or self.columns
+        """Columns of Markdown, LaTeX and the wide terminal: the default set, or all where there is none."""
+        return tuple(c for c in self.columns if c.ranked or c.default) or self.columns
 
     # -- renderings ----------------------------------------------------------------------------------
 
@@ -203,8 +275,9 @@ class Board:
             "control": [x.control for x in lines],
             "position": [x.position for x in lines],
             "average_rank": [x.average for x in lines],
-            "rank_low": [x.low for x in lines],
-            "rank_high": [x.high for x in lines],
+            "rank_low": [x.standing.low for x in lines],
+            "rank_high": [x.standing.high for x in lines],
+            **{f"{name}_rank": [x.ranks[name].average for x in lines] for name in self.rankings},
             "position_best": [x.best for x in lines],
             "position_worst": [x.worst for x in lines],
             "group": [x.group for x in lines],
@@ -218,6 +291,7 @@ class Board:
             "dims": [x.dims for x in lines],
             "trained_on": [x.trained_on for x in lines],
             "overlap": [x.overlap for x in lines],
+            "equals": [x.alike for x in lines],
             "reason": ["; ".join(x.reasons) for x in lines],
         }
         for c in self.columns:
@@ -226,104 +300,60 @@ class Board:
         return pd.DataFrame(table).astype({"position": "Int64", "dims": "Int64"})
 
     def to_csv(self) -> str:
-        """Comma-separated values of `frame`, lossless."""
-        return str(self.frame().to_csv(index=False, lineterminator="\n"))
+        """Comma-separated values of `frame`, lossless; what a spreadsheet would run is text."""
+        return str(self.frame().map(csv_value).to_csv(index=False, lineterminator="\n"))
 
     def to_markdown(self) -> str:
         """GitHub Markdown: best bold, second underlined, notes below."""
-        head = ["#", "Method", "avg rank", "group", *(markdown_text(c.heading) for c in self.shown), *EXTRAS]
-        rule = ["--:", ":--", *(["--:"] * (len(head) - 2))]
-        body = []
-        for x in self.lines:
-            cells = [markdown_mark(markdown_text(x.text(c)), x.cells[c.id].mark) for c in self.shown]
-            name = markdown_text(x.label) + (" *(control)*" if x.control else "")
-            body.append([x.place(), name, markdown_text(x.rank_text()), x.group, *cells, *x.extras()])
-        lines = [f"### {markdown_text(self.title)}", ""]
-        lines += ["| " + " | ".join(row) + " |" for row in [head, rule, *body]]
-        lines += ["", *(f"- {markdown_text(n)}" for n in self._footnotes())]
-        return "\n".join(lines) + "\n"
+        return documents.markdown(self)
 
     def to_latex(self) -> str:
         r"""A booktabs table (``\usepackage{booktabs}``): best bold, second underlined, arrows, ±."""
-        columns = "rlrc" + "r" * (len(self.shown) + len(EXTRAS))
-        heads = [latex_text(c.id) + (f" [{latex_text(c.unit)}]" if c.unit else "") for c in self.shown]
-        heads = [
-            f"{h} {LATEX_ARROWS[c.direction]}" + (r"$^{!}$" if c.gameable else "")
-            for h, c in zip(heads, self.shown, strict=True)
-        ]
-        out = [
-            r"% needs \usepackage{booktabs,graphicx}",
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{latex_text(self.title)}. Mean $\pm$ sd over cases; best bold, second underlined."
-            r" $^{!}$ won by a control.}",
-            r"\resizebox{\linewidth}{!}{%",
-            rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            " & ".join([r"\#", "Method", "avg rank", "group", *heads, *map(latex_text, EXTRAS)]) + r" \\",
-            r"\midrule",
-        ]
+        return documents.latex(self)
+
+    def _repr_html_(self) -> str:
+        """The board in a notebook."""
+        return documents.html(self)
+
+    def to_terminal(self, console: Console, *, wide: bool = False) -> None:
+        """Print notes, then the table: the readings and what most papers report, at most 100 columns wide.
+
+        Parameters
+        ----------
+        console : Console
+        wide : bool
+            All that ranks, with standard deviations and intervals, as wide as the console.
+        """
+        terminal.print_board(self, console, wide=wide)
+
+    @cached_property
+    def shared_reasons(self) -> frozenset[str]:
+        """Why values are missing for every method alike."""
+        return (
+            frozenset.intersection(*(frozenset(x.reasons) for x in self.lines)) if self.lines else frozenset()
+        )
+
+    def footnotes(self) -> list[str]:
+        """Notes of the board, then why cases are missing: each reason once, with its methods."""
+        missing: dict[str, list[str]] = {}
         for x in self.lines:
-            if x.control and x is self.controls[0]:
-                out += [
-                    r"\midrule",
-                    rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{Controls, not ranked}}}} \\",
-                ]
-            cells = [latex_mark(latex_text(x.text(c)), x.cells[c.id].mark) for c in self.shown]
-            lead = map(latex_text, [x.place(), x.label, x.rank_text(), x.group])
-            out.append(" & ".join([*lead, *cells, *map(latex_text, x.extras())]) + r" \\")
-        out += [r"\bottomrule", r"\end{tabular}}", r"\end{table}"]
-        return "\n".join(out) + "\n"
-
-    def to_terminal(self, console: Console) -> None:
-        """Print; columns that do not fit side by side continue in further tables."""
-        columns = [("avg rank", [x.rank_text() for x in self.lines], [""] * len(self.lines))]
-        columns.append(("group", [x.group for x in self.lines], [""] * len(self.lines)))
-        for c in self.shown:
-            columns.append(
-                (c.heading, [x.text(c) for x in self.lines], [x.cells[c.id].mark for x in self.lines])
-            )
-        for i, name in enumerate(EXTRAS):
-            columns.append((name, [x.extras()[i] for x in self.lines], [""] * len(self.lines)))
-        fixed = 10 + max((cell_len(x.label) for x in self.lines), default=6)
-        console.print(self.title, style="bold", markup=False, highlight=False)
-        while columns:
-            widths = np.cumsum([3 + max(cell_len(t) for t in (head, *texts)) for head, texts, _ in columns])
-            fitting = max(1, int((widths + fixed <= console.width).sum()))
-            console.print(self._part(columns[:fitting]))
-            columns = columns[fitting:]
-        for note in self._footnotes():
-            console.print(f"  {note}", style="dim", markup=False, highlight=False)
-
-    def _part(self, columns: Sequence[tuple[str, list[str], list[str]]]) -> Table:
-        table = Table(header_style="bold")
-        table.add_column("#", justify="right", no_wrap=True)
-        table.add_column("method", no_wrap=True)
-        for head, _, _ in columns:
-            table.add_column(escape(head), justify="right", no_wrap=True)
-        for i, x in enumerate(self.lines):
-            if x.control and x is self.controls[0]:
-                table.add_section()
-            name = f"[dim]{escape(x.label)}[/]" if x.control else escape(x.label)
-            table.add_row(x.place(), name, *(rich_mark(escape(t[i]), m[i]) for _, t, m in columns))
-        return table
-
-    def _footnotes(self) -> list[str]:
-        """Notes of the board, then the reason of every method that misses cases."""
-        # What every method lacks (lesion metrics on a subject without lesion, say) is said once.
-        first, several = self.lines[:1], len(self.lines) > 1
-        shared = [r for x in first for r in x.reasons if several and all(r in y.reasons for y in self.lines)]
-        missing = [f"every method: {reason}" for reason in shared]
-        own = ((x.method, [r for r in x.reasons if r not in shared]) for x in self.lines)
-        missing += [f"{method}: {'; '.join(reasons)}" for method, reasons in own if reasons]
-        return [*self.notes, *missing]
+            for reason in x.reasons:
+                missing.setdefault(reason, []).append(x.method)
+        everyone = len(self.lines) if len(self.lines) > 1 else 0
+        said = [
+            f"{reason} (all methods)" if len(names) == everyone else f"{', '.join(names)}: {reason}"
+            for reason, names in missing.items()
+        ]
+        return [*self.notes, *said]
 
 
 def short_seconds(seconds: float) -> str:
-    """Three significant digits, never in scientific notation."""
+    """Three significant digits, of small times three decimals; never in scientific notation."""
     if not np.isfinite(seconds):
         return "–"
-    return f"{seconds:.0f}" if seconds >= 100 else f"{seconds:.3g}" if seconds >= 0.001 else "<0.001"
+    if seconds < 0.1:
+        return f"{seconds:.3f}" if seconds >= 0.001 else "<.001"
+    return f"{seconds:.0f}" if seconds >= 100 else f"{seconds:.3g}"
 
 
 def short_count(n: int) -> str:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from fusebench.metric import ARROWS
 
+from .agreement import Agreement, agreement
 from .board import Board, Column
 from .significance import ALPHA
 
@@ -74,6 +75,19 @@ def all_charts(board: Board) -> Iterator[tuple[str, str, Figure]]:
         )
     if several and len(board.ranking.metrics) > 1:
         yield "metric-correlation", "Kendall's tau between the metrics' rankings", metric_correlation(board)
+    if several and {"reading", "similarity"} <= board.rankings.keys():
+        yield (
+            "reading-similarity",
+            "Reading rank against similarity rank; controls in grey",
+            reading_similarity(board),
+        )
+    found = agreement(board)
+    if found is not None:
+        yield (
+            "agreement",
+            "Kendall's tau of each similarity metric with each reading, over methods and controls",
+            agreement_chart(found),
+        )
     if several and any(np.isfinite(x.seconds) for x in board.methods):
         yield "quality-time", "Average rank against fusing time per case", quality_time(board)
     for column in board.columns:
@@ -88,7 +102,7 @@ def all_charts(board: Board) -> Iterator[tuple[str, str, Figure]]:
 
 
 def _finite(board: Board, column: Column, method: str) -> bool:
-    """Whether there is anything to draw: the PSNR of a copy is infinite everywhere."""
+    """True if there is anything to draw: the PSNR of a copy is infinite everywhere."""
     return bool(np.isfinite(board.scores.take([method], [column.id]).values).any())
 
 
@@ -171,6 +185,52 @@ def metric_correlation(board: Board) -> Figure:
     ax.grid(False)
     ax.tick_params(axis="y", rotation=0)
     ax.tick_params(axis="x", rotation=90)
+    return figure
+
+
+def reading_similarity(board: Board) -> Figure:
+    """Average rank by readings against average rank by similarity; of controls the ranks they would have."""
+    points = pd.DataFrame(
+        [
+            (x.method, x.ranks["similarity"].average, x.ranks["reading"].average, x.control)
+            for x in board.lines
+        ],
+        columns=["method", "similarity", "reading", "control"],
+    ).dropna()
+    figure, ax = _figure(6, 5)
+    for control, marker, colour in ((False, "o", METHOD), (True, "X", CONTROL)):
+        some = points[points["control"] == control]
+        label = "control" if control else "method"
+        if len(some):
+            ax.scatter(
+                some["similarity"], some["reading"], marker=marker, color=colour, s=40, label=label, zorder=3
+            )
+    ax.invert_xaxis()
+    ax.invert_yaxis()
+    ax.margins(0.12)
+    ax.set(
+        xlabel="similarity rank (nearest to the sources on the right)",
+        ylabel="reading rank (most can be read on top)",
+    )
+    if len(points):
+        figure.legend(fontsize=7, frameon=False, loc="outside upper right", ncols=2)
+    figure.draw_without_rendering()  # the layout decides where points lie in pixels
+    _label_points(ax, points["method"], points[["similarity", "reading"]].to_numpy())
+    return figure
+
+
+def agreement_chart(found: Agreement) -> Figure:
+    """Kendall's tau of similarity metrics (rows) with readings (columns), with its interval."""
+    figure, ax = _figure(2.2 + 1.0 * len(found.readings), 1.4 + 0.36 * len(found.similarities))
+    texts = [[found.text(s, r).replace(" [", "\n[") for r in found.readings] for s in found.similarities]
+    sns.heatmap(
+        found.tau, ax=ax, cmap="RdBu_r", vmin=-1, vmax=1, annot=np.array(texts), fmt="",
+        annot_kws={"fontsize": 6}, linewidths=0.5, cbar_kws={"label": "Kendall's tau"},
+    )  # fmt: skip
+    ax.grid(False)
+    ax.set(xlabel="reading", ylabel="similarity metric")
+    ax.tick_params(axis="y", rotation=0)
+    ax.tick_params(axis="x", rotation=45)
     return figure
 
 

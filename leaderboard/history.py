@@ -21,13 +21,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from fusebench.errors import InputError
+from fusebench.files import write_text
 from fusebench.store.rows import COLUMNS
 from fusebench.text import plural
 
 from . import charts, runs
+from .columns import facts_of
 from .pages import SITE, environment, slug
 from .regression import BENCHMARK
-from .tables import facts_of
 
 _KEPT = ("run", "git", "versions", "hardware", "dataset", "metrics")
 # A step must be at least this large to be worth a mark: ratio of times, relative change of a score.
@@ -181,7 +182,7 @@ class Step:
 
     @property
     def worse(self) -> bool:
-        """Whether the step goes against the series' direction."""
+        """True if the step goes against the series' direction."""
         a, b = self.before, self.after
         if self.series.direction == "zero":
             a, b = abs(a), abs(b)
@@ -324,7 +325,7 @@ def chart(store: str | Path, out: str | Path) -> tuple[list[Path], list[Step]]:
             last=str(last.get("run", {}).get("created", ""))[:10],
         )
     )
-    (out / "index.html").write_text(text, encoding="utf-8")
+    write_text(out / "index.html", text)
     return [out / "index.html", *paths], found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,16 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from fusebench.files import write_text
 from fusebench.text import plural
 
 from . import charts, volumes
+from .agreement import Agreement
 from .board import Board, Column
-from .published import NOTE, number, paper_table
+from .cards import method_card, metric_card
+from .columns import facts_of
+from .paper_values import NOTE, number, paper_table
 from .runs import Runs
-from .tables import facts_of
 
 SITE = Path(__file__).parent / "site"
 
@@ -42,7 +45,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Status:
-    """What became of one method on one case, in words, and whether it failed."""
+    """The outcome of one method on one case, in words, and a flag for a failure."""
 
     text: str
     failed: bool
@@ -62,6 +65,7 @@ class Section:
     figures: list[dict[str, str]]
     files: list[dict[str, str]]
     spans: Mapping[str, Span]
+    agreement: Agreement | None
 
     @property
     def title(self) -> str:
@@ -142,7 +146,7 @@ def slug(name: str) -> str:
 
 
 def _sortable(x: float | str | None) -> str:
-    """What a cell is sorted by: nothing for no value, JavaScript's spelling for an infinite one."""
+    """The sort key of a cell: nothing for no value, JavaScript's spelling for an infinite one."""
     if x is None or x != x:
         return ""
     return str(x).replace("inf", "Infinity") if isinstance(x, float) else str(x)
@@ -199,7 +203,7 @@ class Pages:
     def _render(self, template: str, path: str, **values: Any) -> None:
         root = "../" * path.count("/")
         text = self.environment.get_template(template).render(root=root, **values)
-        (self.out / path).write_text(text, encoding="utf-8")
+        write_text(self.out / path, text)
 
     def _dataset(self) -> list[str]:
         lines = []
@@ -232,7 +236,12 @@ class Pages:
                 {"title": s.title, "slug": s.slug, "line": line, "columns": s.columns, "cases": rows}
             )
         self._render(
-            "method.html", f"methods/{slug(name)}.html", name=name, info=info, card=_card(info), boards=boards
+            "method.html",
+            f"methods/{slug(name)}.html",
+            name=name,
+            info=info,
+            card=method_card(info),
+            boards=boards,
         )
 
     def _metric(self, name: str) -> None:
@@ -250,7 +259,7 @@ class Pages:
             f"metrics/{slug(name)}.html",
             name=name,
             facts=facts,
-            card=_definition(facts),
+            card=metric_card(facts),
             boards=boards,
         )
 
@@ -282,8 +291,14 @@ class Pages:
                 dataset=dataset,
                 group=group,
                 viewer=viewer,
+                study=f"{slug(name)}-study.html" if viewer and viewer["findings"] else "",
                 boards=boards,
             )
+            if viewer and viewer["findings"]:
+                page = f"{slug(name)}.html"
+                self._render(
+                    "study.html", f"cases/{slug(name)}-study.html", name=case, page=page, viewer=viewer
+                )
             listed.append({"case": case, "dataset": dataset, "group": group, "slug": slug(name),
                            "images": int(viewer is not None), "failures": failures})  # fmt: skip
         return listed
@@ -301,6 +316,7 @@ class Pages:
         return {"title": section.title, "slug": section.slug, "columns": section.columns, "rows": rows}
 
     def _viewer(self, name: str, stored: volumes.StoredCase) -> dict[str, Any]:
+        """Everything the viewer of a case needs; writes its volumes as scripts."""
         images = [("mri", "MRI", stored.sources["mri"]), ("pet", "PET", stored.sources["pet"])]
         # Best first, as on the first board that has it; what is on disk but on no board comes last.
         known = {x.method: i for s in reversed(self.sections) for i, x in enumerate(s.board.lines)}
@@ -310,71 +326,30 @@ class Pages:
         folder.mkdir(parents=True)
         listed = []
         for i, (key, label, path) in enumerate(images):
-            url = self._script(folder, f"{i}-{slug(label)}", f"{name} {key}", path)
-            listed.append({"id": key, "label": label, "key": f"{name} {key}", "url": url})
+            stem = f"{i}-{slug(label)}"
+            url = self._script(folder, stem, f"{name} {key}", path)
+            entry: dict[str, Any] = {
+                "id": key,
+                "label": label,
+                "key": f"{name} {key}",
+                "url": url,
+                "with": None,
+            }
+            path_with = stored.with_findings.get(key.removeprefix("method:"))
+            if path_with:
+                key_with = f"{name} {key} with findings"
+                url = self._script(folder, f"{stem}-with", key_with, path_with)
+                entry["with"] = {"key": key_with, "url": url}
+            listed.append(entry)
         chroma = None
         if stored.chroma:
             key = f"{name} chroma"
             url = self._script(folder, "chroma", key, stored.chroma, levels=True)
             chroma = {"key": key, "url": url}
-        return {**volumes.geometry(stored.sources["mri"]), "volumes": listed, "chroma": chroma,
-                "niivue": "../static/niivue.umd.js"}  # fmt: skip
+        found = volumes.findings(stored.findings) if stored.findings else []
+        return {**volumes.geometry(stored.sources["mri"]), "volumes": listed, "chroma": chroma, "case": name,
+                "findings": found, "niivue": "../static/niivue.umd.js"}  # fmt: skip
 
     def _script(self, folder: Path, stem: str, key: str, path: Path, *, levels: bool = False) -> str:
-        (folder / f"{stem}.js").write_text(volumes.script(key, path, levels=levels), encoding="ascii")
+        write_text(folder / f"{stem}.js", volumes.script(key, path, levels=levels))
         return f"../data/{folder.name}/{stem}.js"
-
-
-def _card(info: Mapping[str, Any]) -> list[tuple[str, str]]:
-    weights = info.get("weights") or {}
-    provenance = f"{weights['file']}, sha256 {weights['sha256']}" if weights.get("file") else "none"
-    parameters = ", ".join(f"{k} = {v}" for k, v in (info.get("parameters") or {}).items())
-    return _filled(
-        [
-            ("kind", {2: "slice by slice (2D)", 3: "native 3D"}.get(info.get("dims") or 0, "")),
-            ("paper", info.get("paper")),
-            ("licence", info.get("licence")),
-            ("trained on", info.get("trained_on") or "nothing learned"),
-            ("weights", provenance),
-            ("learned parameters", info.get("params") or 0),
-            ("settings", parameters),
-            ("colour", info.get("colour")),
-            ("notes", info.get("notes")),
-            ("origin", _place(str(info.get("origin") or ""))),
-            ("content key", info.get("key")),
-        ]
-    )
-
-
-def _place(origin: str) -> str:
-    """Where a plugin is from, without the folders of the machine it ran on."""
-    return "/".join(origin.split("/")[-2:]) if origin.startswith("/") else origin
-
-
-def _definition(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    better = {"higher": "higher is better", "lower": "lower is better",
-              "zero": "closest to zero is best, case by case", "none": "descriptive: not ranked"}  # fmt: skip
-    variants = facts.get("variants") or {}
-    return _filled(
-        [
-            ("better", better.get(str(facts.get("direction")), "not known")),
-            (
-                "range",
-                f"{facts['low']:g} to {facts['high']:g}".replace("inf", "∞")
-                if facts.get("high") is not None
-                else "",
-            ),
-            ("unit", facts.get("unit")),
-            ("family", facts.get("family")),
-            ("paper", facts.get("paper")),
-            ("dimensions", ", ".join(f"{d}D" for d in facts.get("dims") or ())),
-            ("parts", ", ".join(facts.get("parts") or ())),
-            ("variants", "; ".join(f"@{k}: {v}" for k, v in variants.items())),
-            ("needs ground truth", "yes" if facts.get("needs_truth") else ""),
-            ("notes", facts.get("notes")),
-        ]
-    )
-
-
-def _filled(pairs: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
-    return [(k, str(v)) for k, v in pairs if v not in (None, "")]

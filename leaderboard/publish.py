@@ -9,18 +9,28 @@ from pathlib import Path
 import pandas as pd
 
 from fusebench.engine.manifest import protocol_order, read_manifest
-from fusebench.files import atomic_path
+from fusebench.errors import InputError
+from fusebench.files import write_text
+from fusebench.scoring.protocol import READERS
 from fusebench.store.folder import RunFolder
 
-from . import contact
+from . import contact_sheet, likeness
 from .board import Board
-from .tables import build
+from .columns import READINGS
+from .tables import MAIN, boards_of, build
 
 
 def boards(
-    folder: RunFolder, table: pd.DataFrame, metrics: Sequence[str] = (), notes: Sequence[str] = ()
+    folder: RunFolder,
+    table: pd.DataFrame,
+    metrics: Sequence[str] = (),
+    notes: Sequence[str] = (),
+    *,
+    rank_by: str = "",
 ) -> dict[str, Board]:
     """The leaderboard of every protocol with rows, by protocol, in the order of the run.
+
+    The readings of protocol ``readers`` are on the board of ``volume``, where there is one.
 
     Parameters
     ----------
@@ -30,27 +40,43 @@ def boards(
         Ids to rank on; none: the ranking set among those stored.
     notes : sequence of str
         Lines below every board, behind its own.
+    rank_by : str
+        As of `tables.build`.
     """
     manifest = read_manifest(folder.path)
+    alike = likeness.equals(folder.path, manifest.get("methods", {}))
     found: dict[str, Board] = {}
-    for protocol in protocol_order(table["protocol"], manifest):
+    for protocol in boards_of(protocol_order(table["protocol"], manifest)):
         present = set(table[table["protocol"] == protocol]["metric"])
         wanted = [m for m in metrics if m in present]
-        board = build(table, manifest, protocol, wanted or None)
+        if wanted and protocol == MAIN:
+            # The readings are asked for by the name of their protocol, not among the metrics.
+            read = set(table[table["protocol"] == READERS]["metric"])
+            wanted += [m for m in READINGS if m in read and m not in wanted]
+        board = build(table, manifest, protocol, wanted or None, rank_by=rank_by, alike=alike)
         found[protocol] = replace(board, notes=(*board.notes, *notes))
     return found
 
 
 def write(folder: RunFolder, found: dict[str, Board]) -> list[Path]:
     """Write boards and the contact sheet; returns the paths, tables of the run last."""
+    try:
+        return _write(folder, found)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or folder.path}: {error.strerror}; the rows are stored, boards not whole: "
+            "make room and run the same command"
+        ) from None
+
+
+def _write(folder: RunFolder, found: dict[str, Board]) -> list[Path]:
     paths: list[Path] = []
     for index, (protocol, board) in enumerate(found.items()):
         stem = folder.board(protocol if index else "")
         texts = {"csv": board.to_csv(), "md": board.to_markdown(), "tex": board.to_latex()}
         for suffix, text in texts.items():
             path = stem.with_name(f"{stem.name}.{suffix}")
-            with atomic_path(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+            write_text(path, text)
             paths.append(path)
-    sheet = contact.of_run(folder.path)
+    sheet = contact_sheet.of_run(folder.path)
     return [*paths, *([sheet] if sheet else []), folder.csv, folder.parquet, folder.manifest]

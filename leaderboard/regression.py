@@ -19,9 +19,9 @@ from statsmodels.stats.multitest import multipletests
 from fusebench.errors import InputError
 from fusebench.text import plural
 
-from .markup import markdown_text
+from .columns import facts_of
+from .escape import markdown_text
 from .runs import Runs, groups
-from .tables import facts_of
 
 Mode = Literal["auto", "exact", "test"]
 Verdict = Literal["loss", "gain", "same", "warning"]
@@ -95,7 +95,7 @@ class Comparison:
 
     @property
     def lost(self) -> bool:
-        """Whether anything that gates got worse."""
+        """True if anything that gates got worse."""
         return bool(self.of("loss"))
 
     def to_json(self) -> str:
@@ -152,7 +152,7 @@ def compare(
     *,
     baselines: Sequence[Runs] = (),
     mode: Mode = "auto",
-    tolerance: float = 1e-6,
+    tolerance: float | None = None,
     alpha: float = 0.05,
     min_effect: float = 0.05,
     gate_costs: bool = False,
@@ -168,8 +168,9 @@ def compare(
         "exact": a loss above `tolerance` counts, of the mean or, where the mean stays, of one case.
         "test": the mean loss must be significant (paired Wilcoxon by subject, Holm over all series) and
         exceed `min_effect`.  "auto": "exact" for rows that both runs made on a CPU, else "test".
-    tolerance : float
-        Relative to the value above 1, absolute below.
+    tolerance : float, optional
+        Relative to the value above 1, absolute below.  None: what each metric declares in
+        `MetricInfo.tolerance`, which is 1e-6 for nearly all.
     alpha, min_effect : float
         `min_effect` is in standard deviations of the base over cases.
     gate_costs : bool
@@ -209,14 +210,21 @@ def _ok(runs: Runs) -> pd.DataFrame:
 
 
 def _quality(
-    base: Runs, new: Runs, mode: Mode, tolerance: float, alpha: float, min_effect: float, notes: list[str]
+    base: Runs,
+    new: Runs,
+    mode: Mode,
+    tolerance: float | None,
+    alpha: float,
+    min_effect: float,
+    notes: list[str],
 ) -> list[Change]:
     left, right = _ok(base), _ok(new)
     columns = [*_KEY, "group", "value", "device"]
     pairs = left[columns].merge(right[[*_KEY, "value", "device"]], on=_KEY, suffixes=("_base", "_new"))
     found: list[tuple[Change, bool]] = []
     for (dataset, protocol, metric, method), t in groups(pairs, ["dataset", "protocol", "metric", "method"]):
-        direction = facts_of(metric, new.manifest).get("direction", "none")
+        facts = facts_of(metric, new.manifest)
+        direction = facts.get("direction", "none")
         if direction == "none":
             continue
         a, b = t["value_base"].to_numpy(dtype=float), t["value_new"].to_numpy(dtype=float)
@@ -228,7 +236,8 @@ def _quality(
         exact = mode == "exact" or (mode == "auto" and on_cpu)
         p: float | None = None
         if exact:
-            limit = tolerance * max(1.0, float(size.mean()) if len(size) else 0.0)
+            least = float(facts["tolerance"]) if tolerance is None else tolerance
+            limit = least * max(1.0, float(size.mean()) if len(size) else 0.0)
         else:
             finite = a[np.isfinite(a)]  # the spread of the others, where one is a copy with infinite PSNR
             spread = float(finite.std(ddof=1)) if len(finite) > 1 else 0.0
@@ -340,7 +349,7 @@ def noise_band(tables: Sequence[pd.DataFrame], kind: str) -> float:
 
 def _costs(base: Runs, new: Runs, baselines: Sequence[Runs], gate: bool, notes: list[str]) -> list[Change]:
     tables = [cost_table(r) for r in (base, *baselines)]
-    # What the new run is held against is the middle of all baselines: one may itself be off.
+    # The new run is held against the middle of all baselines: one may itself be off.
     middle = pd.concat(tables).groupby(level=["dataset", "method", "case"]).median()
     fresh = cost_table(new)
     changes = []

@@ -10,14 +10,18 @@ import numpy as np
 import pandas as pd
 
 from fusebench.errors import InputError
+from fusebench.files import write_text
 from fusebench.metric import MetricId
+from fusebench.scoring.protocol import READERS
 from fusebench.scoring.select import metric_registry
+from fusebench.text import csv_value
 
-from . import charts, runs
+from . import charts, likeness, runs
+from .agreement import agreement
 from .board import Board, Column
 from .pages import SITE, Pages, Section, Span, Status, slug
-from .published import paper_markdown, paper_table
-from .tables import build
+from .paper_values import paper_markdown, paper_table
+from .tables import MAIN, boards_of, build
 
 FOLDERS = ("tables", "figures", "static", "data", "methods", "metrics", "cases")
 MARKER = ".fusebench-report"
@@ -30,6 +34,8 @@ def write(
     metrics: Sequence[str] | None = None,
     viewer_cases: int = 8,
     figures: bool = True,
+    rank_by: str = "",
+    test: str = "permutation",
 ) -> list[Path]:
     """Write tables, figures and the site of some run folders.
 
@@ -45,6 +51,8 @@ def write(
         At most so many cases with stored volumes get an image viewer.
     figures : bool
         Draw the figures; they take most of the time.
+    rank_by, test : str
+        As of `tables.build`.
 
     Returns
     -------
@@ -54,18 +62,36 @@ def write(
     Raises
     ------
     InputError
-        `out` holds a folder of a report's names that no report made, or no run has one of `metrics`.
+        `out` holds files of a report's names that no report made or cannot be written, or no run has one of
+        `metrics`.
     """
     found = runs.load([run_dirs] if isinstance(run_dirs, str | Path) else run_dirs)
     _check_present(metrics or (), found)
     out = Path(out)
+    try:
+        return _write(found, out, metrics, viewer_cases, figures, rank_by, test)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or out}: cannot be written ({error.strerror}); make room, report again"
+        ) from None
+
+
+def _write(
+    found: runs.Runs,
+    out: Path,
+    metrics: Sequence[str] | None,
+    viewer_cases: int,
+    figures: bool,
+    rank_by: str,
+    test: str,
+) -> list[Path]:
     _clear(out)
     for file in (SITE / "static").iterdir():
         shutil.copyfile(file, out / "static" / file.name)
     sections = [
-        _section(found, dataset, protocol, metrics, out, figures)
+        _section(found, dataset, protocol, metrics, out, figures, rank_by, test)
         for dataset in found.datasets
-        for protocol in found.protocols
+        for protocol in boards_of(found.protocols)
         if ((found.rows["dataset"] == dataset) & (found.rows["protocol"] == protocol)).any()
     ]
     Pages(found, sections, out).write(viewer_cases)
@@ -85,36 +111,50 @@ def _check_present(metrics: Sequence[str], found: runs.Runs) -> None:
 
 def _clear(out: Path) -> None:
     """Make the report's folders anew: pages of an earlier one would outlive the methods they describe."""
-    foreign = [name for name in FOLDERS if (out / name).exists()]
-    if foreign and not (out / MARKER).exists():
+    foreign = [n for n in ("index.html", *FOLDERS) if (out / n).exists() or (out / n).is_symlink()]
+    if foreign and not (out / MARKER).is_file():
         raise InputError(
             f"{out}: holds {', '.join(foreign)}, not made by a report; give --out an empty or new folder"
         )
     out.mkdir(parents=True, exist_ok=True)
     # Before anything else, so that a report that was interrupted can be made again in its place.
-    (out / MARKER).write_text("A report of FuseBench; the next one made here replaces its folders.\n")
+    write_text(out / MARKER, "A report of FuseBench; the next one made here replaces its folders.\n")
     for name in FOLDERS:
         shutil.rmtree(out / name, ignore_errors=True)
         (out / name).mkdir()
 
 
 def _section(
-    found: runs.Runs, dataset: str, protocol: str, metrics: Sequence[str] | None, out: Path, draw: bool
+    found: runs.Runs,
+    dataset: str,
+    protocol: str,
+    metrics: Sequence[str] | None,
+    out: Path,
+    draw: bool,
+    rank_by: str,
+    test: str,
 ) -> Section:
-    rows = found.rows[(found.rows["dataset"] == dataset) & (found.rows["protocol"] == protocol)]
-    board = build(rows, found.manifest_of(dataset), protocol, metrics)
+    parts = [MAIN, READERS] if protocol == MAIN else [protocol]
+    rows = found.rows[(found.rows["dataset"] == dataset) & found.rows["protocol"].isin(parts)]
+    manifest = found.manifest_of(dataset)
+    alike = {k: v for f in found.folders for k, v in likeness.equals(f, manifest.get("methods", {})).items()}
+    board = build(rows, manifest, protocol, metrics, rank_by=rank_by, test=test, alike=alike)
     name = slug(f"{dataset}-{protocol}")
     tables = {
         f"{name}.csv": board.to_csv(),
         f"{name}.md": board.to_markdown(),
         f"{name}.tex": board.to_latex(),
-        f"{name}-cases.csv": per_case(rows, board).to_csv(index=False, lineterminator="\n"),
+        f"{name}-cases.csv": per_case(rows, board).map(csv_value).to_csv(index=False, lineterminator="\n"),
     }
+    agreed = agreement(board)
+    if agreed is not None:
+        tables[f"{name}-agreement.csv"] = agreed.table().to_csv(index=False, lineterminator="\n")
+        tables[f"{name}-agreement.md"] = agreed.to_markdown()
     paper = paper_table(board) if protocol == "paper" else pd.DataFrame()
     if len(paper):
         tables[f"{name}-beside-paper.md"] = paper_markdown(paper)
     for file, text in tables.items():
-        (out / "tables" / file).write_text(text, encoding="utf-8")
+        write_text(out / "tables" / file, text)
     figures = []
     for stem, caption, figure in charts.all_charts(board) if draw else ():
         png, svg = charts.save(figure, out / "figures" / f"{name}-{stem}")
@@ -122,12 +162,19 @@ def _section(
                         "svg": f"figures/{svg.name}"})  # fmt: skip
     files = [{"href": f"tables/{f}", "text": f} for f in tables]
     return Section(
-        board, name, rows, _statuses(rows), figures, files, {c.id: _span(board, c) for c in board.columns}
+        board,
+        name,
+        rows,
+        _statuses(rows),
+        figures,
+        files,
+        {c.id: _span(board, c) for c in board.columns},
+        agreed,
     )
 
 
 def _outcomes(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """What became of each method and case: a failure counts before a value, a value before a skip."""
+    """The outcome of each method and case: a failure counts before a value, a value before a skip."""
     weight = np.select([runs.failed(rows), rows["status"] == "ok"], [2, 1])
     ordered = rows.assign(weight=weight).sort_values("weight", kind="stable")
     return ordered.groupby(keys)[["fuse_seconds", "memory_mb", "status", "reason"]].last()

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from fusebench.engine.manifest import protocol_order, read_manifest
 from fusebench.errors import InputError
-from fusebench.store.rows import IDENTITY, as_table, read_rows
+from fusebench.store.rows import IDENTITY, read_table
 
 # Where a file of a history store keeps the manifest.
 METADATA = b"fusebench"
@@ -98,13 +98,7 @@ def _merge(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _rows(folder: Path) -> pd.DataFrame:
     if folder.suffix == ".parquet":
         return _parquet(folder)
-    log, path = folder / "rows.jsonl", folder / "rows.parquet"
-    # The table is consolidated at the end of a run: an older one lacks what an interrupted run added.
-    if log.exists() and not (path.exists() and path.stat().st_mtime >= log.stat().st_mtime):
-        return as_table(read_rows(folder))
-    if not path.exists():
-        raise InputError(f"{folder}: neither rows.jsonl nor rows.parquet there; is it a run folder?")
-    return _parquet(path)
+    return read_table(folder)
 
 
 def _parquet(path: Path) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Boards from stored rows: which metrics count, what each method scored, and why cases are missing."""
+"""Boards from stored rows: what counts, where each method stands, and what it scored."""
 
 from __future__ import annotations
 
@@ -9,15 +9,36 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fusebench.metric import MetricId
+from fusebench.scoring.protocol import READERS
 from fusebench.text import plural
 
-from .board import Board, Cell, Column, Line, known_by_files
-from .ranking import MISSING_RULE, Ranking, Scores, gameable, rank, summarise
+from .board import Board, Cell, Column, Line, Standing, known_by_files
+from .columns import READINGS, columns_of, settle
+from .current import current
+from .intervals import summarise
+from .notes import board_notes, reasons
+from .ranking import Ranking, gameable, rank
+from .scores import Scores
+
+# The protocol whose board the readings join.
+MAIN = "volume"
+RANK_BY = ("reading", "similarity", "all")
+
+
+def boards_of(protocols: Sequence[str]) -> list[str]:
+    """Protocols that have a board of their own: `READERS` joins that of `MAIN` where there is one."""
+    return [p for p in protocols if p != READERS or MAIN not in protocols]
 
 
 def build(
-    rows: pd.DataFrame, manifest: Mapping[str, Any], protocol: str, metrics: Sequence[str] | None = None
+    rows: pd.DataFrame,
+    manifest: Mapping[str, Any],
+    protocol: str,
+    metrics: Sequence[str] | None = None,
+    *,
+    rank_by: str = "",
+    test: str = "permutation",
+    alike: Mapping[str, str] | None = None,
 ) -> Board:
     """Make the board of one protocol from stored rows and the manifest alone.
 
@@ -28,111 +49,82 @@ def build(
     manifest : mapping
         ``methods`` and ``metrics`` by name with the fields of their infos.
     protocol : str
+        The board of ``volume`` holds the readings of protocol ``readers``, too.
     metrics : sequence of str, optional
         Ids to show and to rank on.  By default every id in the rows is on the board and the default
-        ranking set counts: a metric with ``ranked`` true, and its ``worst`` part.  Where images made
-        elsewhere are on the board, metrics that need the method itself are shown but rank nobody.
+        ranking set counts: `reading`, and every metric with ``ranked`` true and its ``worst`` part, but for
+        those on which a control beats every method.
+    rank_by : {"", "reading", "similarity", "all"}
+        What gives the places; by default the readings where there are some, else the likeness to the
+        sources; "all" averages over both.
+    test : {"permutation", "wilcoxon"}
+        Of the groups, see `significance.compare_all`.
+    alike : mapping, optional
+        Learned methods and the unlearned ones that they equal.
 
     Returns
     -------
     Board
     """
-    mine = rows[rows["protocol"] == protocol]
-    columns = _columns(mine, manifest, metrics)
+    parts = [MAIN, READERS] if protocol == MAIN else [protocol]
+    mine, old = current(rows[rows["protocol"].isin(parts)], manifest)
+    columns = columns_of(mine, manifest, metrics)
     infos: Mapping[str, Any] = manifest.get("methods", {})
     names = list(dict.fromkeys([*infos, *mine["method"].astype(str)]))
     controls = [m for m in names if infos.get(m, {}).get("control")]
-    # "none" is kept out of the ranking; so is a metric that is on the board but not in the ranking set.
+    files = [m for m in names if known_by_files(infos.get(m, {}))]
     directions = {c.id: c.direction for c in columns}
-    scores = Scores.from_rows(mine, names, [c.id for c in columns], directions)
+    scores = Scores.from_rows(mine, names, [c.id for c in columns], directions, files)
     summary = summarise(scores)
-    flags = gameable(summary, scores, controls)
-    columns = tuple(_finish(c, summary, flags.get(c.id, "")) for c in columns)
-    ranked = [c.id for c in columns if c.ranked]
-    silent = _silent(scores)
-    ranking = rank(scores.take([m for m in names if m not in silent], ranked), controls)
-    lines = _lines(mine, manifest, names, controls, columns, scores, summary, ranking)
-    dataset = ", ".join(sorted(set(mine["dataset"].astype(str))))
-    return Board(
-        f"{dataset or 'no data'}, protocol {protocol}, {plural(len(scores.cases), 'case')} of "
-        f"{plural(len(scores.subjects), 'subject')}",
-        protocol,
-        dataset,
-        columns,
-        lines,
-        ranking,
-        scores,
-        summary,
-        _board_notes(columns, ranking, lines),
-    )
-
-
-def _silent(scores: Scores) -> set[str]:
-    """Methods without any value: listed with their reason, but no rank can be stated."""
-    return {m for i, m in enumerate(scores.methods) if np.isnan(scores.values[i]).all()}
-
-
-def facts_of(metric: str, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The manifest's facts for a metric id, of the id itself or of its metric, with the variant's unit."""
-    known: Mapping[str, Any] = manifest.get("metrics", {})
-    mid = MetricId.parse(metric)
-    facts = known.get(metric) or known.get(mid.name) or {}
-    # Runs from before `units` have none.
-    units: Mapping[str, str] = facts.get("units") or {}
-    return {**facts, "unit": units.get(mid.variant, facts.get("unit", ""))}
-
-
-def _columns(
-    rows: pd.DataFrame, manifest: Mapping[str, Any], metrics: Sequence[str] | None
-) -> tuple[Column, ...]:
-    ids = [m for m in dict.fromkeys(rows["metric"].dropna().astype(str)) if m]
-    # Task metrics have skips and no value outside their protocol: they tell no method from another.
-    of = {status: set(rows.loc[rows["status"] == status, "metric"]) for status in ("ok", "skip")}
-    present = [m for m in ids if m in of["ok"] or m not in of["skip"]] or ids
-    wanted = present if metrics is None else list(metrics)
-    columns = []
-    for name in wanted:
-        facts = facts_of(name, manifest)
-        mid = MetricId.parse(name)
-        direction = str(facts.get("direction", "none"))
-        default = bool(facts.get("ranked")) and not mid.variant and mid.part in ("", "worst")
-        columns.append(
-            Column(
-                name,
-                str(facts.get("title", name)),
-                direction,
-                str(facts.get("unit", "")),
-                _number(facts.get("low"), -np.inf),
-                _number(facts.get("high"), np.inf),
-                direction != "none" and (default if metrics is None else name in present),
-                facts=facts,
-            )
+    flags = gameable(scores, controls)
+    wanted = _wanted(columns, {} if metrics is not None else flags)
+    if rank_by == "all":
+        wanted = {"all": [m for ids in wanted.values() for m in ids]}
+    rankings = {
+        name: rank(
+            scores.take(metrics=ids),
+            controls,
+            # Who lacks one of these has no reading; that others were not asked for a task metric is no loss.
+            required=READINGS if name == "reading" else (),
+            test=test,
         )
-    if not any(c.ranked for c in columns):
-        # Protocols made of variants only (`paper`) rank on everything that has a direction.
-        columns = [_replace(c, ranked=c.direction != "none") for c in columns]
-    infos: Mapping[str, Any] = manifest.get("methods", {})
-    if any(known_by_files(infos.get(m, {})) for m in rows["method"].unique()):
-        # Entries of images cannot have these values, so the last rank for them would say nothing.
-        columns = [_replace(c, ranked=c.ranked and not c.facts.get("needs_twin")) for c in columns]
-    return tuple(sorted(columns, key=lambda c: not c.ranked)) if metrics is None else tuple(columns)
+        for name, ids in wanted.items()
+    }
+    by = _placing(rankings, rank_by)
+    counted = {m for r in rankings.values() for m in r.metrics}
+    columns = tuple(settle(c, summary, flags.get(c.id, ""), c.id in counted) for c in columns)
+    lines = _lines(mine, manifest, names, controls, columns, scores, summary, rankings, by, alike or {})
+    dataset = ", ".join(sorted(set(mine["dataset"].astype(str))))
+    named = [p for p in parts if (mine["protocol"] == p).any()] or [protocol]
+    title = (
+        f"{dataset or 'no data'}, protocol {' and '.join(named)}, {plural(len(scores.cases), 'case')} of "
+        f"{plural(len(scores.subjects), 'subject')}"
+    )
+    notes = board_notes(columns, rankings, by, lines, wanted, test)
+    doubts = manifest.get("dataset", {}).get("doubts", ())
+    notes = (*notes, *doubts, *old)
+    return Board(title, protocol, dataset, columns, lines, rankings, by, scores, summary, notes)
 
 
-def _number(value: Any, default: float) -> float:
-    return default if value is None else float(value)
+def _wanted(columns: Sequence[Column], flags: Mapping[str, str]) -> dict[str, list[str]]:
+    """Metrics of each ranking: those that no control wins, or all where it wins all."""
+    found = {}
+    for name in ("reading", "similarity"):
+        ids = [c.id for c in columns if c.ranked and c.kind == name]
+        if ids:
+            found[name] = [m for m in ids if m not in flags] or ids
+    return found or {"similarity": []}
 
 
-def _replace(column: Column, **changes: Any) -> Column:
-    return Column(**{**column.__dict__, **changes})
-
-
-def _finish(column: Column, summary: pd.DataFrame, control: str) -> Column:
-    """Decimals from the size of the values: four significant digits at the usual spread."""
-    mean = summary["mean"].xs(column.id, level="metric").abs()
-    mean = mean[np.isfinite(mean)]
-    top = float(mean.max()) if len(mean) else 1.0
-    decimals = 4 if top < 1 else 3 if top < 10 else 2 if top < 1000 else 1
-    return _replace(column, gameable=control, decimals=decimals)
+def _placing(rankings: Mapping[str, Ranking], asked: str) -> str:
+    """The ranking that gives the places."""
+    if asked in rankings:
+        return asked
+    first = rankings.get("reading")
+    read = first is not None and len(first.order) and set(first.metrics) & set(READINGS)
+    if "all" in rankings:
+        return "all"
+    return "reading" if read or "similarity" not in rankings else "similarity"
 
 
 def _marks(summary: pd.DataFrame, column: Column, ranked: Sequence[str]) -> dict[str, str]:
@@ -153,13 +145,16 @@ def _lines(
     columns: Sequence[Column],
     scores: Scores,
     summary: pd.DataFrame,
-    ranking: Ranking,
+    rankings: Mapping[str, Ranking],
+    by: str,
+    alike: Mapping[str, str],
 ) -> tuple[Line, ...]:
     infos: Mapping[str, Any] = manifest.get("methods", {})
     data: Mapping[str, Any] = manifest.get("dataset", {})
     scored = f"{data.get('name')}/{data.get('split')}"
     marks = {c.id: _marks(summary, c, [m for m in names if m not in controls]) for c in columns}
     costs = _costs(rows)
+    by_method = dict(tuple(rows.groupby(rows["method"].astype(str), observed=True)))
     k = [i for i, c in enumerate(columns) if c.ranked] or list(range(len(columns)))
     asked = scores.asked[:, k]
     there: NDArray[np.bool_] = ~np.isnan(scores.values[:, :, k])
@@ -169,23 +164,24 @@ def _lines(
         m: {c.id: Cell(**_cell(table[(m, c.id)]), mark=marks[c.id].get(m, "")) for c in columns}
         for m in names
     }
-    places = ranking.table.to_dict(orient="index")
+    places = rankings[by].table.to_dict(orient="index")
+    standings = {name: _standings(ranking) for name, ranking in rankings.items()}
     lines = []
     for i, m in enumerate(names):
         info = infos.get(m, {})
-        row: Mapping[Any, Any] | None = places.get(m)
+        row: Mapping[Any, Any] = places.get(m, {})
+        ranks = {name: of.get(m, Standing()) for name, of in standings.items()}
         lines.append(
             Line(
                 method=m,
                 control=m in controls,
-                position=None if row is None or np.isnan(row["average"]) else int(row["position"]),
-                average=float(ranking.controls.get(m, np.nan)) if row is None else float(row["average"]),
-                low=np.nan if row is None else float(row["low"]),
-                high=np.nan if row is None else float(row["high"]),
-                best=np.nan if row is None else float(row["best"]),
-                worst=np.nan if row is None else float(row["worst"]),
-                group="" if row is None else str(row["group"]),
-                win_rate=np.nan if row is None else float(row["win_rate"]),
+                position=int(row["position"]) if np.isfinite(ranks[by].average) and row else None,
+                standing=ranks[by],
+                ranks=ranks,
+                best=float(row.get("best", np.nan)),
+                worst=float(row.get("worst", np.nan)),
+                group=str(row.get("group", "")),
+                win_rate=float(row.get("win_rate", np.nan)),
                 cells=cells[m],
                 ok=int(complete[i].sum()),
                 asked=len(scores.cases),
@@ -195,14 +191,48 @@ def _lines(
                 params=int(info.get("params") or 0),
                 dims=info.get("dims"),
                 trained_on=str(info.get("trained_on") or ""),
-                overlap=scored in str(info.get("trained_on") or "").replace(",", " ").split(),
-                reasons=_reasons(rows[rows["method"] == m], info),
+                overlap=_overlaps(info, scored),
+                reasons=(
+                    *(_unplaced(m, rankings, by) if m in by_method else ()),
+                    *reasons(by_method.get(m, rows.iloc[:0]), info),
+                ),
+                alike=alike.get(m, ""),
                 facts=info,
             )
         )
-    return tuple(
-        sorted(lines, key=lambda x: (x.control, x.position or np.inf, np.nan_to_num(x.average, nan=np.inf)))
-    )
+
+    def order(x: Line) -> tuple[bool, float, float]:
+        rest = [x.standing.average, *(s.average for s in x.ranks.values())]
+        return x.control, x.position or np.inf, next((r for r in rest if np.isfinite(r)), np.inf)
+
+    return tuple(sorted(lines, key=order))
+
+
+def _standings(ranking: Ranking) -> dict[str, Standing]:
+    table = ranking.table
+    found = {
+        str(m): Standing(float(r["average"]), float(r["low"]), float(r["high"]))
+        for m, r in table.to_dict(orient="index").items()
+    }
+    return found | {str(m): Standing(float(v), control=True) for m, v in ranking.controls.items()}
+
+
+def _unplaced(method: str, rankings: Mapping[str, Ranking], by: str) -> tuple[str, ...]:
+    """Why a method has no rank although it has values."""
+    found = []
+    for name, ranking in rankings.items():
+        why = ranking.common.unplaced.get(method)
+        if why:
+            found.append(f"{'no place' if name == by else f'no {name} rank'}, {why}")
+    return tuple(found)
+
+
+def _overlaps(info: Mapping[str, Any], scored: str) -> bool:
+    """True where a method learned from the very split that is scored."""
+    splits = info.get("trained_splits")
+    if splits is None:  # manifests from before it was stated
+        splits = str(info.get("trained_on") or "").replace(",", " ").split()
+    return scored in splits
 
 
 def _cell(row: Mapping[Any, Any]) -> dict[str, Any]:
@@ -221,66 +251,3 @@ def _costs(rows: pd.DataFrame) -> dict[str, pd.Series]:
         "memory": by_method["memory_mb"].max(),
         "gpu": by_method["gpu_memory_mb"].max(),
     }
-
-
-def _reasons(rows: pd.DataFrame, info: Mapping[str, Any]) -> tuple[str, ...]:
-    """``error in 2 cases: message`` for all rows of a method that are not ok, most frequent first.
-
-    The metrics are named where only some have no value: ``skip in 1 case (lesion_auc): not defined ...``.
-    """
-    bad = rows[rows["status"] != "ok"]
-    valued = set(rows.loc[rows["status"] == "ok", "case"])
-    counted = []
-    for (status, reason), some in bad.groupby(["status", "reason"], observed=True):
-        names = dict.fromkeys(some["metric"].dropna().astype(str))
-        cases = set(some["case"])
-        which = f" ({_shortened(list(names))})" if status == "skip" or cases & valued else ""
-        text = " ".join(str(reason).split()) or "no reason given"
-        counted.append((len(cases), f"{status} in {plural(len(cases), 'case')}{which}: {text[:200]}"))
-    found = [text for _, text in sorted(counted, key=lambda x: -x[0])]
-    if not found and info.get("broken"):
-        found.append(str(info["broken"]))
-    if not found and not len(rows):
-        found.append("no rows in this protocol")
-    return tuple(found)
-
-
-def _shortened(names: Sequence[str], most: int = 6) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
-def _board_notes(columns: Sequence[Column], ranking: Ranking, lines: Sequence[Line]) -> tuple[str, ...]:
-    ids = ", ".join(ranking.metrics)
-    notes = ["Mean ± sd over cases; none of these metrics ranks."]
-    if ids:
-        notes = [
-            f"Mean ± sd over cases; rank = average over {ids}, with its bootstrap 95 % interval by subject. "
-            "Methods that share a group letter do not differ significantly (Wilcoxon, Holm)."
-        ]
-    if any(x.control for x in lines):
-        notes.append("c: a control, never ranked; in brackets the average rank it would have.")
-    gamed = [f"{c.id} ({c.gameable})" for c in columns if c.gameable and c.ranked]
-    if gamed:
-        notes.append("⚠ gameable here, a control beats every method: " + ", ".join(gamed))
-    if ids and any(x.ok < x.asked for x in lines):
-        notes.append(
-            f"Missing cases are penalised by {MISSING_RULE}; marks go to methods with the most cases."
-        )
-    if any(x.dims == 2 for x in lines):
-        notes.append("(2D): fuses slice by slice.")
-    learned: dict[str, list[str]] = {}
-    for line in lines:
-        if line.trained_on and not line.from_files:
-            learned.setdefault(line.trained_on, []).append(line.method)
-    if learned:
-        each = "; ".join(f"{', '.join(sorted(names))}: {source}" for source, names in learned.items())
-        notes.append(f"Learned from: {each}.")
-    if any(x.from_files for x in lines):
-        notes.append("(files): scored from image files; how and at what cost they were made is not known.")
-        beyond = [c.id for c in columns if c.facts.get("needs_twin") and not c.ranked]
-        if beyond:
-            notes.append(
-                f"Not ranked, since it takes the method itself, not only its images: {', '.join(beyond)}."
-            )
-    return (*notes, *ranking.notes)

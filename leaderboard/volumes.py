@@ -7,10 +7,11 @@ script: 8-bit voxels, gzip, base64.
 from __future__ import annotations
 
 import base64
+import csv
 import gzip
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusebench.errors import InputError
+from fusebench.images.packed import MAX_BYTES, unpack
 
 
 @dataclass(frozen=True)
 class StoredCase:
-    """Volumes of one case in a run folder: `sources` and `fused`, by name."""
+    """Volumes of one case in a run folder.
+
+    Attributes
+    ----------
+    dataset, case : str
+    sources, fused : dict
+        Files by name.
+    chroma : Path, optional
+        Of a picture in colour.
+    findings : Path, optional
+        Table of the findings that protocol ``readers`` puts in.
+    with_findings : dict
+        Sources and fused volumes with them, by name.
+    """
 
     dataset: str
     case: str
     sources: dict[str, Path]
     fused: dict[str, Path]
     chroma: Path | None = None
+    findings: Path | None = None
+    with_findings: dict[str, Path] = field(default_factory=dict)
 
 
 def stored_cases(folder: Path) -> Iterator[StoredCase]:
@@ -38,24 +55,74 @@ def stored_cases(folder: Path) -> Iterator[StoredCase]:
         case = sources.parent
         named = {n: sources / f"{n}.nii.gz" for n in ("mri", "pet") if (sources / f"{n}.nii.gz").exists()}
         fused = {p.name.removesuffix(".nii.gz"): p for p in sorted(case.glob("*.nii.gz"))}
-        chroma = sources / "chroma.nii.gz"
+        chroma, table = sources / "chroma.nii.gz", case / "findings" / "findings.csv"
+        with_ = {p.name.removesuffix(".nii.gz"): p for p in sorted(case.glob("findings/*.nii.gz"))}
         if len(named) == 2 and fused:
-            yield StoredCase(case.parent.name, case.name, named, fused, chroma if chroma.exists() else None)
+            yield StoredCase(
+                case.parent.name,
+                case.name,
+                named,
+                fused,
+                chroma if chroma.exists() else None,
+                table if table.exists() else None,
+                with_ if table.exists() else {},
+            )
+
+
+def findings(path: Path) -> list[dict[str, Any]]:
+    """Findings of a case for the viewer.
+
+    Parameters
+    ----------
+    path : Path
+        Table with columns ``kind`` (a, b), ``sign``, ``sigma`` in mm, and the voxel ``d, h, w``.
+
+    Returns
+    -------
+    list of dict
+        ``kind`` ("structural" or "functional"), ``sign`` (1 or -1), ``at`` (voxel d, h, w), ``radius`` in mm:
+        two standard deviations, where nearly all of a finding lies.
+
+    Raises
+    ------
+    InputError
+        Not such a table.
+    """
+    kinds = {"a": "structural", "b": "functional"}
+    try:
+        with path.open(encoding="utf-8", newline="") as handle:
+            return [
+                {
+                    "kind": kinds[row["kind"]],
+                    "sign": int(row["sign"]),
+                    "at": [int(row[axis]) for axis in "dhw"],
+                    "radius": 2 * float(row["sigma"]),
+                }
+                for row in csv.DictReader(handle)
+            ]
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
+        raise InputError(f"{path}: no table of findings ({error!r}); run again with --force") from None
+
+
+def _opened(path: Path) -> tuple[Any, NDArray[np.float32]]:
+    """The image and its voxels (x, y, z): of a file read to its end, where its checksum is."""
+    try:
+        image: Any = nib.Nifti1Image.from_bytes(unpack(path.read_bytes(), MAX_BYTES)[0])
+        return image, np.asarray(image.dataobj, dtype=np.float32)
+    except Exception as error:  # a damaged file makes nibabel and zlib raise nearly anything
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"{path}: not a readable NIfTI file ({reason}); run again with --force") from None
 
 
 def read(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Voxels (..., D, H, W) of a stored volume, channels first, and its affine."""
-    try:
-        image: Any = nib.Nifti1Image.from_filename(path)
-        data = np.asarray(image.dataobj, dtype=np.float32)
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
-        raise InputError(f"{path}: not a readable NIfTI file ({error}); run again with --force") from None
+    image, data = _opened(path)
     return np.ascontiguousarray(data.T), np.asarray(image.affine, dtype=np.float64)
 
 
 def geometry(path: Path) -> dict[str, Any]:
-    """What the viewer must know of a case: ``shape`` and ``spacing`` in (D, H, W), ``flat``, ``upright``."""
-    image: Any = nib.Nifti1Image.from_filename(path)
+    """Facts of a case for the viewer: ``shape`` and ``spacing`` in (D, H, W), ``flat``, ``upright``."""
+    image, _ = _opened(path)
     w, h, d = (*image.shape, 1)[:3]
     x, y, z = (float(s) for s in np.sqrt((image.affine[:3, :3] ** 2).sum(axis=0)))
     return {

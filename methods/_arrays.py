@@ -1,4 +1,4 @@
-"""What the classical methods share: the way to NumPy and back, and which axes can be filtered."""
+"""Helpers of the classical methods: the way to NumPy and back, and the axes that can be filtered."""
 
 from __future__ import annotations
 

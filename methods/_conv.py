@@ -1,4 +1,4 @@
-"""What the convolutional networks share: reflected borders for images of any size, memory that is kept."""
+"""Helpers of the convolutional networks: reflected borders for images of any size, memory that is kept."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def pool3x3(x: Tensor) -> Tensor:
 
 
 def trains_on_gpu(x: Tensor) -> bool:
-    """Whether a gradient will be asked for on CUDA, where those of some torch layers vary between runs."""
+    """True if a gradient will be asked for on CUDA, where those of some torch layers vary between runs."""
     return x.is_cuda and x.requires_grad
 
 

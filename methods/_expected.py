@@ -1,4 +1,4 @@
-"""What the structural image leads one to expect of the functional one, by regression on its intensities.
+"""The functional image that the structural one leads one to expect, by regression on its intensities.
 
 The intensities of the structural image are cut into classes of equal size; every class has a mean uptake, and
 what the scanner shows of that is blurred to its resolution (the regression behind partial volume correction:

@@ -1,11 +1,12 @@
-"""What the learned 2D methods share: constructor, weights, input checks."""
+"""The base of the learned 2D methods: constructor, weights, input checks."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,26 +31,41 @@ class LearnedSliceMethod(SliceMethod):
         Reproduce the authors' program, bugs included; each method says what that means.
     planes : {"axial", "coronal", "sagittal", "tri"}
         Slicing direction in volumes.
+    fast : bool
+        Take all shortcuts that change a result by no more than rounding: a faster form of the network on a
+        CPU where there is one (`_fast`), black borders left out, black slices fused once.  False: the plain
+        network on whole slices, on every device.
+
+    Attributes
+    ----------
+    network : Module
+    quick : object or None
+        The faster form in use; set by `setup`.
     """
 
     # Pixels from what is not black at which black gives the same value everywhere; 0 where there is no such.
     reach: int = 0
     network: nn.Module
+    quick: Any = None
     layouts: ClassVar[Sequence[Layout]] = ()
 
     def published(self) -> Sequence[Layout]:
         """Layouts of the published files that fit the network as it is set."""
         return self.layouts
 
-    def __init__(self, weights: str | None = None, compat: bool = False, planes: str = "axial") -> None:
+    def __init__(
+        self, weights: str | None = None, compat: bool = False, planes: str = "axial", fast: bool = True
+    ) -> None:
         self.planes = choose("planes", planes, ("axial", "coronal", "sagittal", "tri"))
         self.weights, self.compat = weights, choose("compat", compat, (True, False))
+        self.fast = choose("fast", fast, (True, False))
         self.origin = ""
         if weights is not None:  # before the run: a wrong file ends it, and the board says whose they are
             self.origin = load_weights(self.build(), weights, self.published())
 
     def describe(self) -> MethodInfo:
-        return with_weights(self.info, self.weights, self.origin) if self.weights else self.info
+        info = with_weights(self.info, self.weights, self.origin) if self.weights else self.info
+        return info if self.fast else replace(info, notes="the plain network on every device (fast=False)")
 
     def build(self) -> nn.Module:
         """A fresh network."""
@@ -61,11 +77,11 @@ class LearnedSliceMethod(SliceMethod):
         self.network = self.build()
         self.origin = load_weights(self.network, self.weights or self._shipped(), self.published())
         self.network.to(self.device).eval().requires_grad_(False)
-        if self.device.type == "cpu":
-            self.prepare()
+        self.quick = self.faster() if self.fast and self.device.type == "cpu" else None
 
-    def prepare(self) -> None:
-        """Make what shortcuts on a CPU need of the weights; nothing where there are none."""
+    def faster(self) -> Any:
+        """Make the faster form of `network` on a CPU; None where there is none."""
+        return None
 
     def _shipped(self) -> Path:
         cls = type(self)
@@ -88,7 +104,12 @@ class LearnedSliceMethod(SliceMethod):
                 f"{self.info.name}: an input holds NaN or infinite values; clean the images first"
             )
         with torch.inference_mode(), full_precision():
-            fused = self._run_content(a, b) if self.reach and not at_once(a) else self._run_distinct(a, b)
+            if not self.fast:
+                fused = self.run(a, b)
+            elif self.reach and not at_once(a):
+                fused = self._run_content(a, b)
+            else:
+                fused = self._run_distinct(a, b)
         return fused.clamp(0, 1)
 
     def _run_content(self, a: Tensor, b: Tensor) -> Tensor:
@@ -119,7 +140,7 @@ class LearnedSliceMethod(SliceMethod):
 
 
 def at_once(x: Tensor) -> bool:
-    """Whether slices go through a network as one batch, which fills a GPU; a CPU is faster one by one."""
+    """True if slices go through a network as one batch, which fills a GPU; a CPU is faster one by one."""
     return x.is_cuda
 
 

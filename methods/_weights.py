@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from fusebench.errors import InputError
 from fusebench.method import MethodInfo
+from fusebench.store.cache import is_honest
 
 State = dict[str, Tensor]
 
@@ -32,6 +34,8 @@ _ALLOWED: list[Any] = [
 # Beside an 8-bit tensor, what its channels are multiplied by.
 SCALE = ".scale"
 
+# Compressed weights shrink by a fifth; what shrinks far more holds nothing but a trap.
+_RATIO = 20
 _FORMS = ".safetensors, .npz or PyTorch's format"
 
 
@@ -77,18 +81,21 @@ def read_state(path: str | Path) -> State:
     if not path.is_file():
         what = "not a file" if path.exists() else "no such file"
         raise InputError(f"weights {path}: {what}; give an existing file or leave it out for the shipped one")
+    if not path.stat().st_size:
+        raise InputError(f"weights {path}: an empty file; download or write it again")
     try:
         if path.suffix == ".safetensors":
             found: Any = load_file(path)
         elif path.suffix == ".npz":
+            _refuse_bomb(path)
             with np.load(path, allow_pickle=False) as arrays:
                 found = {k: torch.from_numpy(np.array(arrays[k])) for k in arrays.files}
         else:
+            if zipfile.is_zipfile(path):
+                _refuse_bomb(path)
             with torch.serialization.safe_globals(_ALLOWED):
                 found = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, ValueError, EOFError, KeyError, RuntimeError, SafetensorError) as error:
-        if not path.stat().st_size:
-            raise InputError(f"weights {path}: an empty file; download or write it again") from error
         raise InputError(
             f"weights {path}: cannot be read ({_line(error)}); download or write it again, in {_FORMS}"
         ) from error
@@ -133,6 +140,12 @@ def small(state: Mapping[str, Tensor]) -> State:
             out[name] = (tensor / scale.view(-1, *[1] * (tensor.ndim - 1))).round().to(torch.int8)
             out[name + SCALE] = scale
     return out
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Raise `ValueError` for an archive that would unpack to far more than weights do."""
+    if not is_honest(path, _RATIO):
+        raise ValueError(f"it unpacks to more than {_RATIO} times its size")
 
 
 def origin_of(path: str | Path, layouts: Iterable[Layout] = ()) -> str:

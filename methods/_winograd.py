@@ -68,7 +68,7 @@ class Maps:
 
 @dataclass
 class Sums:
-    """What kernels multiply: 36 sums of each tile, of the last few rows of tiles."""
+    """Transformed input, which kernels multiply: 36 sums of each tile, of the last few rows of tiles."""
 
     rows: list[Tensor]  # each (36, channels, pictures * tiles)
     pictures: int

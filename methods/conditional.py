@@ -39,6 +39,7 @@ class Conditional(Method):
         notes="keeps the structural image's levels: pooled PSNR is low by intention; wants aligned images",
     )
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"1": {"k": 1.0}, "2": {"k": 2.0}}
+    default_variant: ClassVar[str] = "1"
 
     def __init__(self, k: float = 1.0, bins: int = 10, smooth: float = 0.8, limit: float = 0.8) -> None:
         if not 2 <= bins <= 256:

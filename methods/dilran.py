@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as nnf
@@ -10,11 +11,10 @@ from torch import Tensor, nn
 
 from fusebench.method import MethodInfo, Weights
 
-from ._conv import Memory
-from ._learned import LearnedSliceMethod, at_once, choose
+from ._fast import FastDILRAN
+from ._learned import LearnedSliceMethod, choose
 from ._nuclear_norm import largest_nuclear_norms
 from ._weights import Layout
-from ._winograd import Cascade, transform_layer
 
 WIDTH, DILATIONS = 64, (1, 3, 5)
 RULES = ("sfnn", "fl1n", "l1nw", "al1nw", "fer", "addition", "average")
@@ -46,63 +46,6 @@ class DILRANNet(nn.Module):
         features: Tensor = x + smooth(x) * self.norm(deep)
         return features
 
-    def encode_fast(self, x: Tensor) -> Tensor:
-        """`encode` of one image (1, 1, H, W) without gradients, at a fifth of the cost; `prepare` first.
-
-        All channels of the shallow features are mixtures of three images, x, its product with ``smooth(x)``
-        and ``smooth(x)``; what follows up to the first norm is linear, so it acts on the three instead of
-        64, and constants fall out in the norm.
-        """
-        smoothed = smooth_fast(x)
-        three = torch.cat((x, smoothed * x, smoothed), 1)
-        # A convolution of three channels is slow where it is dilated; a product with shifted copies is not.
-        shifted = [nnf.unfold(three, 3, dilation=d, padding=d) for d in DILATIONS]
-        deep = self._normalise_((self.merged @ torch.cat(shifted, 1)).view(1, -1, *x.shape[2:]))
-        total = self._attend(deep)
-        deep = self._normalise_(total.mul_(smooth_fast(deep)).add_(deep))
-        shallow = (self.mixtures @ three.flatten(2)).view(1, -1, *x.shape[2:])
-        return deep.mul_(smooth_fast(shallow)).add_(shallow)
-
-    def prepare(self) -> None:
-        """Merge and transform what `encode_fast` and `decode_fast` multiply by."""
-        weight, bias = self.shallow.weight.detach().flatten(), self.shallow.get_parameter("bias").detach()
-        mixtures = torch.stack((torch.ones_like(bias), weight, bias)).double()
-        mixes = torch.split(self.reduce.weight.detach()[..., 0, 0].double(), WIDTH, 1)
-        kernels = (conv.get_parameter("weight").detach().double() for conv in self.dilated)
-        pairs = zip(mixes, kernels, strict=True)
-        merged = [torch.einsum("om,mihw,ki->okhw", mix, kernel, mixtures) for mix, kernel in pairs]
-        self.merged = torch.cat([kernel.flatten(1) for kernel in merged], 1).float()
-        self.mixtures = mixtures.T.float().contiguous()
-        attention, bias = transform_layer(self.attention)
-        self.thrice = [(attention, times * bias) for times in (1, 2, 3)]
-        self.layers = [transform_layer(layer) for layer in self.decoder]
-        self.memory = Memory()
-
-    def _attend(self, x: Tensor) -> Tensor:
-        """The attention layer A without activation, applied once, twice and three times, summed.
-
-        With A x = W x + b that is W (x + W (x + W x + b) + 2 b) + 3 b.
-        """
-        cascade = Cascade(x.shape[-2:], 1, False, self.memory)
-        given = cascade.load(x.transpose(0, 1), kept=3)
-        sums = given
-        for layer in self.thrice[:-1]:
-            sums = cascade.add(cascade.convolve(sums, layer), given)
-        return cascade.finish(sums, self.thrice[-1:]).transpose(0, 1)
-
-    def decode_fast(self, x: Tensor) -> Tensor:
-        """`decode` without gradients on a CPU; `prepare` first."""
-        cascade = Cascade(x.shape[-2:], 1, False, self.memory)
-        return cascade.finish(cascade.load(x.transpose(0, 1)), self.layers).transpose(0, 1)
-
-    def _normalise_(self, x: Tensor) -> Tensor:
-        """The instance norm, in place."""
-        x -= x.mean((2, 3), keepdim=True)
-        # Not a dot product of 65,536 terms: that loses three digits in single precision.
-        variance = x.square().mean((2, 3), keepdim=True)
-        scale = self.norm.weight[:, None, None] * (variance + self.norm.eps).rsqrt()
-        return x.mul_(scale).add_(self.norm.bias[:, None, None])
-
     def decode(self, x: Tensor) -> Tensor:
         """Features to images; no activation."""
         image: Tensor = self.decoder(x)
@@ -116,13 +59,6 @@ class DILRANNet(nn.Module):
 def smooth(x: Tensor) -> Tensor:
     """Average 2x2 pixels, back to size by repetition, ReLU."""
     return nnf.interpolate(nnf.avg_pool2d(x, 2).relu(), scale_factor=2, mode="nearest")
-
-
-def smooth_fast(x: Tensor) -> Tensor:
-    """`smooth` up to rounding; on a CPU sums of slices are faster than pooling."""
-    rows = x[:, :, ::2] + x[:, :, 1::2]
-    means = (rows[..., ::2] + rows[..., 1::2]).mul_(0.25).relu_()
-    return nnf.interpolate(means, scale_factor=2, mode="nearest")
 
 
 class DILRAN(LearnedSliceMethod):
@@ -162,6 +98,7 @@ class DILRAN(LearnedSliceMethod):
             sha256="5c3fcba7ab272c8e563e17b8db15d5e597f80ed034fe4313d12a71116cb04a9c",
         ),
         params=216_001,
+        notes="on a CPU in the faster form (fast=False: the plain network)",
     )
     recipes = {"default": "._recipes_2d:DILRANRecipe"}
     layouts = (
@@ -183,26 +120,38 @@ class DILRAN(LearnedSliceMethod):
         ),
     )
     network: DILRANNet
+    quick: FastDILRAN | None
 
     def __init__(
-        self, weights: str | None = None, rule: str = "sfnn", compat: bool = False, planes: str = "axial"
+        self,
+        weights: str | None = None,
+        rule: str = "sfnn",
+        compat: bool = False,
+        planes: str = "axial",
+        fast: bool = True,
     ) -> None:
-        super().__init__(weights, compat, planes)
+        super().__init__(weights, compat, planes, fast)
         self.rule = choose("rule", rule, RULES)
 
     def build(self) -> nn.Module:
         return DILRANNet()
 
-    def prepare(self) -> None:
-        self.network.prepare()
+    def faster(self) -> FastDILRAN:
+        net = self.network
+        return FastDILRAN(
+            net.shallow,
+            [cast(nn.Conv2d, layer) for layer in net.dilated],
+            net.reduce,
+            net.norm,
+            net.attention,
+            net.decoder,
+        )
 
     def run(self, a: Tensor, b: Tensor) -> Tensor:
         h, w = a.shape[-2:]
         even = (0, w % 2, 0, h % 2)
-        each, net = [], self.network
-        encode, decode, step = net.encode_fast, net.decode_fast, 1
-        if at_once(a):
-            encode, decode, step = net.encode, net.decode, len(a)
+        each, net, quick = [], self.network, self.quick
+        encode, decode, step = (quick.encode, quick.decode, 1) if quick else (net.encode, net.decode, len(a))
         if self.compat and self.rule in AMPLIFYING:
             decode = net.decode  # which amplifies rounding less
         for pair in zip(torch.split(b, step), torch.split(a, step), strict=True):

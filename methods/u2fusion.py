@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from fusebench.errors import InputError
 from fusebench.method import MethodInfo, Weights
 
-from ._conv import Memory, pad_reflect
-from ._learned import LearnedSliceMethod, at_once, choose
+from ._conv import pad_reflect
+from ._fast import FastDense
+from ._learned import LearnedSliceMethod, choose
 from ._weights import Layout, origin_of, refuse_other_form
-from ._winograd import Cascade, transform_layer
 
 WIDTH = 44
 
@@ -53,20 +53,6 @@ class U2FusionNet(nn.Module):
         fused: Tensor = self.decoder[-1](pad(x)).tanh() / 2 + 0.5
         return fused
 
-    def prepare(self) -> None:
-        """Transform the kernels for `forward_fast`."""
-        self.layers = [transform_layer(layer) for layer in (self.first, *self.dense, *self.decoder)]
-        self.memory = Memory()
-
-    def forward_fast(self, functional: Tensor, structural: Tensor) -> Tensor:
-        """`forward` of one pair (1, 1, H, W) on a CPU, without gradients; `prepare` first."""
-        x = torch.cat((functional, structural))
-        cascade = Cascade(x.shape[-2:], 0.2, self.reflect, self.memory)
-        split = 1 + len(self.dense)
-        dense, decoder = self.layers[:split], self.layers[split:]
-        sums = cascade.dense(cascade.load(x if self.reflect else 2 * x - 1), dense)
-        return cascade.finish(sums, decoder).tanh().div_(2).add_(0.5)
-
 
 class U2Fusion(LearnedSliceMethod):
     """U2Fusion.
@@ -100,6 +86,7 @@ class U2Fusion(LearnedSliceMethod):
             sha256="449b3d4969b4c2b70183379fc4ec50b638c96096414d0c0be5e52ed19b885a22",
         ),
         params=659_217,
+        notes="on a CPU in the faster form (fast=False: the plain network)",
     )
     recipes = {"default": "._recipes_2d:U2FusionRecipe"}
     variants = {"port": {"variant": "port"}}
@@ -107,6 +94,7 @@ class U2Fusion(LearnedSliceMethod):
     # One network on both images: nothing ties it to a where a = b, and on noise it smooths.
     expected_failed_checks = {"identical_inputs": "a network on both images at once has no such identity"}
     network: U2FusionNet
+    quick: FastDense | None
 
     def __init__(
         self,
@@ -114,11 +102,11 @@ class U2Fusion(LearnedSliceMethod):
         variant: str = "authors",
         compat: bool = False,
         planes: str = "axial",
+        fast: bool = True,
     ) -> None:
         self.variant = choose("variant", variant, ("authors", "port"))
-        self.reach = (
-            11 if variant == "authors" else 0
-        )  # ten layers and the border; zero borders show everywhere
+        # Ten layers and the border; zero borders show everywhere.
+        self.reach = 11 if variant == "authors" else 0
         if weights is None and variant == "port":
             raise InputError(
                 "u2fusion: the shipped weights are for variant=authors; give the port's file with "
@@ -126,7 +114,7 @@ class U2Fusion(LearnedSliceMethod):
             )
         if weights is not None:
             refuse_other_variant(weights, variant)
-        super().__init__(weights, compat, planes)
+        super().__init__(weights, compat, planes, fast)
 
     def published(self) -> Sequence[Layout]:
         return (AUTHORS if self.variant == "authors" else PORT,)
@@ -134,15 +122,17 @@ class U2Fusion(LearnedSliceMethod):
     def build(self) -> nn.Module:
         return U2FusionNet(reflect=self.variant == "authors")
 
-    def prepare(self) -> None:
-        self.network.prepare()
+    def faster(self) -> FastDense:
+        net = self.network
+        return FastDense((net.first, *net.dense), net.decoder, slope=0.2, reflect=net.reflect)
 
     def run(self, a: Tensor, b: Tensor) -> Tensor:
-        if at_once(a):
+        if self.quick is None:
             fused: Tensor = self.network(b, a)
             return fused
-        pairs = zip(torch.split(b, 1), torch.split(a, 1), strict=True)
-        return torch.cat([self.network.forward_fast(x, y) for x, y in pairs])
+        pairs = [torch.cat(pair) for pair in zip(torch.split(b, 1), torch.split(a, 1), strict=True)]
+        last = [self.quick.of_both(x if self.network.reflect else 2 * x - 1) for x in pairs]
+        return torch.cat([x.tanh().div_(2).add_(0.5) for x in last])
 
 
 def refuse_other_variant(weights: str | Path, variant: str) -> None:

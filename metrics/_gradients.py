@@ -72,11 +72,16 @@ def parallel(t: Triple, source: str, mode: str | None = None) -> Tensor:
 
     def make() -> Tensor:
         g, f = gradients(t, source, mode), gradients(t, "fused", mode)
-        dot = g[0] * f[0]
-        for x, y in zip(g[1:], f[1:], strict=True):
+        # The arc cosine near 1 keeps half the digits: of single precision that is too few.
+        dot = torch.zeros_like(g[0], dtype=torch.float64)
+        length = [dot.clone(), dot.clone()]
+        for x, y in zip(g, f, strict=True):
+            x, y = x.double(), y.double()
             dot.addcmul_(x, y)
-        length = magnitude(t, source, mode) * magnitude(t, "fused", mode)
-        cosine = torch.where(length > 0, dot.abs_() / length, 1.0).clamp_(max=1)
-        return 1 - torch.acos(cosine) * (2 / torch.pi)
+            length[0].addcmul_(x, x)
+            length[1].addcmul_(y, y)
+        size = length[0].mul_(length[1]).sqrt_()
+        cosine = torch.where(size > 0, dot.abs_() / size, 1.0).clamp_(max=1)
+        return (1 - torch.acos(cosine) * (2 / torch.pi)).to(g[0].dtype)
 
     return t.cached(("parallel", source, mode), make)

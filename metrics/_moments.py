@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from fusebench.triple import Triple
@@ -24,8 +23,15 @@ def windows(t: Triple, sigma: float = 1.5, size: int = 11) -> tuple[tuple[float,
     return tuple(out)
 
 
+# A local variance below this share of the squared mean is rounding noise: the window is flat.
+_NOISE = 1e-12
+
+
 class Moments:
     """Local means, variances and covariances of a triple on the valid part, made when asked for.
+
+    Sums are in double precision, since a variance is a small difference of large ones; the maps have the
+    precision of the images.
 
     Attributes
     ----------
@@ -39,30 +45,30 @@ class Moments:
         self.triple = t.crop([len(w) // 2 for w in windows(t, sigma, size)]) if crop else t
         self.windows = windows(self.triple, sigma, size)
         self.margin = tuple(len(w) // 2 for w in self.windows)
-        # Single precision loses digits in E[x^2] - E[x]^2; a shift towards zero keeps them.
-        self._shift = 0.0 if self.triple.a.dtype == torch.float64 else 128.0
+        self._dtype = t.images.dtype
         self._maps: dict[tuple[str, ...], Tensor] = {}
-
-    def _image(self, x: str) -> Tensor:
-        image = self.triple.image(x)
-        return image - self._shift if self._shift else image
 
     def _mean(self, x: str) -> Tensor:
         if (x,) not in self._maps:
-            self._maps[x,] = separable(self._image(x), self.windows)
+            self._maps[x,] = separable(self.triple.image(x).double(), self.windows)
         return self._maps[x,]
 
     def mean(self, x: str) -> Tensor:
         """Local mean."""
-        return self._mean(x) + self._shift if self._shift else self._mean(x)
+        return self._mean(x).to(self._dtype)
 
     def cov(self, x: str, y: str) -> Tensor:
         """Local covariance; of an image with itself, the local variance."""
         key = (x, y) if x <= y else (y, x)
         if key not in self._maps:
-            product = separable(self._image(x) * self._image(y), self.windows)
-            self._maps[key] = product.addcmul_(self._mean(x), self._mean(y), value=-1)
+            product = separable(self.triple.image(x).double() * self.triple.image(y), self.windows)
+            product.addcmul_(self._mean(x), self._mean(y), value=-1)
+            self._maps[key] = product.to(self._dtype)
         return self._maps[key]
+
+    def flat(self, x: str, least: float = _NOISE) -> Tensor:
+        """Windows without contrast (bool map): their variance is `least`, or rounding noise."""
+        return self.cov(x, x) <= (self._mean(x) ** 2).mul_(_NOISE).add_(least)
 
     def average(self, x: Tensor) -> Tensor:
         """Mean ``(N,)`` of a map inside the mask."""

@@ -21,7 +21,8 @@ def _decimate(t: Triple, sigma: float, taps: int) -> Triple:
     kernels = [gaussian(sigma, taps) if n >= taps + 1 else (1.0,) for n in t.shape]
     steps = tuple(slice(None, None, 2 if len(k) > 1 else 1) for k in kernels)
     at = (slice(None), *steps)
-    images = separable(t.images, kernels)[(slice(None), *at)].contiguous()
+    # Double precision, so that what was flat stays flat; from here on the images are small.
+    images = torch.stack([separable(x.double(), kernels)[at].contiguous() for x in t.images])
     inner = tuple(slice(len(k) // 2, n - len(k) // 2) for k, n in zip(kernels, t.shape, strict=True))
     mask = None if t.mask is None else t.mask[(slice(None), *inner)][at].contiguous()
     return Triple(images, mask, t.scale)
@@ -59,7 +60,7 @@ def information(m: Moments, source: str, noise: float) -> tuple[Tensor, Tensor, 
 
     def make() -> tuple[Tensor, Tensor, Tensor]:
         var_s, var_f = m.cov(source, source).clamp_min(0), m.cov("fused", "fused").clamp_min(0)
-        flat_s, flat_f = var_s < _EPS, var_f < _EPS
+        flat_s, flat_f = m.flat(source, _EPS), m.flat("fused", _EPS)
         gain = m.cov(source, "fused") / (var_s + _EPS)
         rest = torch.addcmul(var_f, gain, m.cov(source, "fused"), value=-1)
         rest = torch.where(flat_s, var_f, rest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fusebench.errors import Undefined
 from fusebench.metric import MetricInfo, metric
 from fusebench.triple import Triple
 
@@ -23,7 +24,7 @@ def _step_error(t: Triple, axis: int) -> Tensor:
     inside = torch.ones(t.shape, dtype=torch.bool, device=t.device) if t.mask is None else t.mask[0]
     both = inside.narrow(axis, 1, n - 1) & inside.narrow(axis, 0, n - 1)
     if not both.any():
-        return torch.full((1,), torch.nan, dtype=torch.float64, device=t.device)
+        raise Undefined("no two neighbouring points lie in the mask")
     low, high = torch.minimum(a, b).clamp(max=0), torch.maximum(a, b).clamp(min=0)
     error = (low - fused).clamp(min=0) + (fused - high).clamp(min=0)
     return error[both].mean()[None] / 255
@@ -43,7 +44,7 @@ def _step_error(t: Triple, axis: int) -> Tensor:
         "sources' steps allow: any fixed blend scores 0, a slice-wise method that flickers does not.",
     )
 )
-def through_plane_error(t: Triple, part: str, variant: str) -> Tensor:
+def through_plane_error(t: Triple) -> Tensor:
     """Flicker across axial slices."""
     return _step_error(t, 0)
 
@@ -62,7 +63,7 @@ def through_plane_error(t: Triple, part: str, variant: str) -> Tensor:
         "texture.",
     )
 )
-def in_plane_error(t: Triple, part: str, variant: str) -> Tensor:
+def in_plane_error(t: Triple) -> Tensor:
     """Steps inside slices beyond those of the sources."""
     return (_step_error(t, 1) + _step_error(t, 2)) / 2
 
@@ -82,7 +83,7 @@ def in_plane_error(t: Triple, part: str, variant: str) -> Tensor:
         "two sources.",
     )
 )
-def ssim_plane(t: Triple, part: str, variant: str) -> Tensor:
+def ssim_plane(t: Triple, variant: str) -> Tensor:
     """2D SSIM along one axis of a volume."""
     axis = _AXES[variant]
     planes = [x[0].movedim(axis, 0) for x in (t.a, t.b, t.fused)]
@@ -90,7 +91,7 @@ def ssim_plane(t: Triple, part: str, variant: str) -> Tensor:
         held = t.mask[0].movedim(axis, 0).flatten(1).any(1)
         planes = [x[held] for x in planes]
     if not len(planes[0]):
-        return torch.full((1,), torch.nan, dtype=torch.float64, device=t.device)
+        raise Undefined("no slice holds foreground")
     a, b, fused = ((x / 255).contiguous() for x in planes)
     with Triple.make(a, b, fused, batch=True) as slices:
         values = [ssim.on(chunk) for _, chunk in slices.chunks(slices.foreground())]

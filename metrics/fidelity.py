@@ -203,7 +203,7 @@ def correlation(cov: Array, var_x: Array, var_y: Array, scale: Array) -> Array:
         notes="A constant image correlates 0 with everything. F = A = B gives 1.",
     )
 )
-def cc(t: Triple, part: str, variant: str) -> Tensor:
+def cc(t: Triple, part: str) -> Tensor:
     """Mean Pearson correlation of F with A and with B."""
     c, scale = _covariance(t)
 
@@ -228,7 +228,7 @@ def cc(t: Triple, part: str, variant: str) -> Tensor:
         "source) correlates 0.",
     )
 )
-def scd(t: Triple, part: str, variant: str) -> Tensor:
+def scd(t: Triple) -> Tensor:
     """Correlation of F - B with A plus that of F - A with B."""
     c, scale = _covariance(t)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pywt
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,6 +21,8 @@ Feature = Callable[[Tensor], Tensor]
 
 # Windows worked on at once: their 9x9 joint tables stay in the cache.
 _CHUNK = 2048
+# Coefficients of at most this share of the largest are rounding noise.
+_NOISE = 1e-13
 
 
 def _raw(x: Tensor) -> Tensor:
@@ -42,12 +45,22 @@ def _edge(x: Tensor) -> Tensor:
     return (across | along).to(x.dtype)
 
 
+def _without_noise(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Coefficients ``(N, H, W)``, those that are rounding noise next to the largest set to 0.
+
+    A window of such noise would be stretched to full contrast.
+    """
+    size = np.abs(x)
+    x[size <= _NOISE * size.max((1, 2), keepdims=True)] = 0
+    return x
+
+
 def _dct(x: Tensor) -> Tensor:
     """Cosine transform of the whole image."""
     import scipy.fft  # a fifth of a second, for one feature
 
     y = scipy.fft.dctn(x.cpu().numpy(), axes=(1, 2), norm="ortho")
-    return torch.from_numpy(y).to(x.device)
+    return torch.from_numpy(_without_noise(y)).to(x.device)
 
 
 def _wavelet(x: Tensor) -> Tensor:
@@ -144,7 +157,7 @@ _NOTES = (
     "with A changes F before it is compared with B. Two flat windows of different grey count as equal. In "
     "3D: slice mean. "
 )
-_WHOLE = "The transform is of the whole image: a mask has no effect."
+_WHOLE = "The transform is of the whole image: a mask has no effect. "
 _FACTS: dict[str, Any] = {
     "family": "information",
     "direction": "higher",
@@ -160,7 +173,7 @@ _FACTS: dict[str, Any] = {
 def _metric(info: MetricInfo, feature: Feature, local: bool = True) -> Metric:
     """The metric of one feature; a mask applies to its windows where they are `local`."""
 
-    def core(t: Triple, part: str, variant: str) -> Tensor:
+    def core(t: Triple) -> Tensor:
         return _fmi(t, feature, local)
 
     core.__doc__ = f"{info.title}."
@@ -190,7 +203,7 @@ fmi_dct = _metric(
     MetricInfo(
         name="fmi_dct",
         title="Feature mutual information, cosine transform",
-        notes=_NOTES + _WHOLE,
+        notes=_NOTES + _WHOLE + "Coefficients below 1e-13 of the largest are rounding noise and count as 0.",
         **_FACTS,
     ),
     _dct,
@@ -200,7 +213,11 @@ fmi_wavelet = _metric(
     MetricInfo(
         name="fmi_wavelet",
         title="Feature mutual information, wavelet transform",
-        notes=_NOTES + _WHOLE,
+        notes=_NOTES
+        + _WHOLE
+        + "On a black background the long filters leave coefficients of the size of rounding, which count "
+        "as in the program: one build of PyWavelets gives the same number on every processor, another "
+        "build may not.",
         **_FACTS,
     ),
     _wavelet,

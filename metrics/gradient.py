@@ -78,7 +78,7 @@ def _liu(t: Triple) -> Tensor:
         },
         ranked=True,
         notes="Sobel strength and orientation, L = 1. In 3D the angle between gradient vectors replaces the "
-        "difference of orientations. F = A = B gives 0.975. No edge in the sources: 0.",
+        "difference of orientations, in double precision. F = A = B gives 0.975. No edge in the sources: 0.",
     )
 )
 def qabf(t: Triple, part: str, variant: str) -> Tensor:
@@ -122,7 +122,7 @@ def _artefacts(t: Triple, a: Tensor, b: Tensor, f: Tensor, aligned: list[Tensor]
         "which is perfect: never rank by it alone.",
     )
 )
-def nabf(t: Triple, part: str, variant: str) -> Tensor:
+def nabf(t: Triple, variant: str) -> Tensor:
     """Share of edge information in F that comes from neither source."""
     c = t.crop((1,) * t.dims)
     if variant == "tang":

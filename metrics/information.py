@@ -16,7 +16,8 @@ from ._histogram import binned_joint, joint, joint_counts, levels, marginal_entr
 
 Joint = Callable[[Triple, str, str], Tensor]
 # Orders of the Tsallis entropy.
-_NAVA, _CVEJIC = 0.43137, 1.85
+_NAVA = 0.43137
+_CVEJIC = 1.85
 
 
 def _entropies(t: Triple, x: str, y: str, counts: Joint = joint) -> tuple[Tensor, Tensor, Tensor]:
@@ -56,7 +57,7 @@ def _saturated(t: Triple, source: str) -> Tensor:
         notes="Shannon entropy of the 256 grey levels of F. Uses no source: noise has the most.",
     )
 )
-def en(t: Triple, part: str, variant: str) -> Tensor:
+def en(t: Triple) -> Tensor:
     """Entropy of the fused image."""
     return _entropies(t, "a", "fused")[1]
 
@@ -112,7 +113,7 @@ def _hossny(t: Triple, source: str) -> Tensor:
         "F gives 0, F = A = B gives 2.",
     )
 )
-def q_mi(t: Triple, part: str, variant: str) -> Tensor:
+def q_mi(t: Triple, part: str) -> Tensor:
     """Mutual information over the mean entropy, summed over the sources."""
     return sum_of_two(lambda s: _hossny(t, s), part)
 
@@ -157,7 +158,7 @@ def nmi(t: Triple, part: str, variant: str) -> Tensor:
         "images. Values lie close together: report four decimals or more.",
     )
 )
-def q_ncie(t: Triple, part: str, variant: str) -> Tensor:
+def q_ncie(t: Triple) -> Tensor:
     """Entropy of the eigenvalues of the nonlinear correlation matrix of A, B and F."""
     matrix = torch.eye(3, dtype=torch.float64, device=t.device).repeat(len(t), 1, 1)
     for i, j, x, y in ((0, 1, "a", "b"), (0, 2, "a", "fused"), (1, 2, "b", "fused")):
@@ -194,7 +195,7 @@ def _tsallis(t: Triple, x: str, y: str, q: float, swapped: bool) -> Tensor:
         "are swapped. Three constant images give 0.",
     )
 )
-def q_te(t: Triple, part: str, variant: str) -> Tensor:
+def q_te(t: Triple, variant: str) -> Tensor:
     """Tsallis mutual information of F with both sources."""
     swapped = variant != "paper"
     if variant == "cvejic":

@@ -37,11 +37,12 @@ def _vifp(t: Triple, source: str) -> Tensor:
         high=math.inf,
         paper="Sheikh and Bovik 2006, doi:10.1109/TIP.2005.859378; code vifp_mscale",
         parts=("a", "b"),
-        notes="Sum over the two sources, noise variance 2. F = A = B gives 2; more contrast than the source "
-        "gives more. A source without contrast gives 1. Depends on the size of the image.",
+        notes="Sum over the two sources, noise variance 2. F = A = B gives 2; more contrast than the "
+        "source gives more. A window whose variance is rounding noise is flat; a source without "
+        "contrast gives 1. Depends on the size of the image.",
     )
 )
-def vifp(t: Triple, part: str, variant: str) -> Tensor:
+def vifp(t: Triple, part: str) -> Tensor:
     """Pixel-domain VIF of F against A plus that against B."""
     return sum_of_two(lambda s: _vifp(t, s), part)
 
@@ -58,11 +59,12 @@ def vifp(t: Triple, part: str, variant: str) -> Tensor:
         ranked=True,
         symmetric=False,
         notes="Per pixel the source with the smaller gain, scales weighted (1, 0, .15, 1) / 2.15, noise "
-        "variance 0.005 * 255^2. Where both gains are equal source B counts, so swapping the sources changes "
-        "about 1e-6. F = A = B gives 1; F with more contrast than flat sources gives far more.",
+        "variance 0.005 * 255^2. Where both gains are equal source B counts, so swapping the sources "
+        "changes about 1e-6. A window whose variance is rounding noise is flat and has gain 0. F = A "
+        "= B gives 1; F with more contrast than flat sources gives far more.",
     )
 )
-def viff(t: Triple, part: str, variant: str) -> Tensor:
+def viff(t: Triple) -> Tensor:
     """Share of the visual information of the sources that F keeps."""
     total = torch.zeros(len(t), dtype=torch.float64, device=t.device)
     weights = 0.0

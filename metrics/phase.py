@@ -19,6 +19,8 @@ from ._phase import Bank, responses
 _ZHAO = Bank(scales=4, orientations=6, shortest=3.0, step=2.1)
 _FSIM = Bank(scales=4, orientations=4, shortest=6.0, step=2.0, transposed=True)
 _FEATURE = 0.1
+# Filters that answer with less than this, in grey levels, answer with rounding noise: there is no phase.
+_SILENT = 1e-6
 
 
 def _features(t: Triple, name: str) -> Tensor:
@@ -77,7 +79,7 @@ def _local_correlations(xs: list[Tensor], f: Tensor, seen: list[Tensor]) -> list
         "where the program may be NaN.",
     )
 )
-def q_p(t: Triple, part: str, variant: str) -> Tensor:
+def q_p(t: Triple) -> Tensor:
     """Local correlation of the phase features of F with those of the sources."""
     a, b, f = (_features(t, name) for name in ("a", "b", "fused"))
     first = a[0] > b[0]
@@ -97,21 +99,21 @@ def q_p(t: Triple, part: str, variant: str) -> Tensor:
 
 
 def _fsim_maps(t: Triple, name: str) -> tuple[Tensor, Tensor]:
-    """Phase congruency and Scharr gradient in single precision, after pooling to about 256 pixels."""
+    """Phase congruency and Scharr gradient, after pooling to about 256 pixels."""
 
     def make() -> tuple[Tensor, Tensor]:
-        x = t.image(name).float()
+        x = t.image(name)
         pool = max(1, round(min(t.shape) / 256))
         x = functional.avg_pool2d(x[:, None], pool)[:, 0] if pool > 1 else x
         epsilon = torch.finfo(torch.float32).eps
-        energy = amplitude = torch.full_like(x, epsilon)
+        energy = amplitude = torch.zeros_like(x)
         for r in responses(x, _FSIM, epsilon, exact_median=False):
             energy, amplitude = energy + r.energy, amplitude + r.amplitude
         p = functional.pad(x, (1, 1, 1, 1))
         rows = p[:, :-2] * 3 + p[:, 1:-1] * 10 + p[:, 2:] * 3
         columns = p[:, :, :-2] * 3 + p[:, :, 1:-1] * 10 + p[:, :, 2:] * 3
         slope = norm([(rows[:, :, 2:] - rows[:, :, :-2]) / 16, (columns[:, 2:] - columns[:, :-2]) / 16])
-        return energy / amplitude, slope
+        return torch.where(amplitude > _SILENT, energy / amplitude, 0.0), slope
 
     return t.cached(("fsim", name), make)
 
@@ -143,9 +145,11 @@ def _fsim(t: Triple, source: str) -> Tensor:
         paper="Zhang, Zhang, Mou and Zhang 2011, doi:10.1109/TIP.2011.2109730",
         parts=("a", "b", "worst"),
         notes="Phase congruency and Scharr gradient, T1 = .85, T2 = 160, four scales and orientations; "
-        "images are pooled by round(min(side) / 256) first. Mean of two. F = A = B gives 1.",
+        "images are pooled by round(min(side) / 256) first. Mean of two. F = A = B gives 1. Where "
+        "the filters answer with less than 1e-6 grey levels, as in a constant image, phase "
+        "congruency is 0; programs leave it to rounding, or have 1 there.",
     )
 )
-def fsim(t: Triple, part: str, variant: str) -> Tensor:
+def fsim(t: Triple, part: str) -> Tensor:
     """Feature similarity of F with A and with B."""
     return mean_of_two(lambda s: _fsim(t, s), part)

@@ -26,8 +26,6 @@ def _radius(shape: tuple[int, int], divisor: float, device: torch.device) -> Ten
     # MATLAB's freqspace spans [-1, 1): twice the cycles per pixel.
     v = torch.fft.fftfreq(h, dtype=torch.float64, device=device) * (2 * h / divisor)
     u = torch.fft.rfftfreq(w, dtype=torch.float64, device=device) * (2 * w / divisor)
-    if w % 2 == 0:
-        u[-1].neg_()
     return torch.hypot(v[:, None], u[None, :])
 
 
@@ -44,7 +42,7 @@ def _bell(sigma: float) -> tuple[float, ...]:
     )
 
 
-# What a difference of one grey level leaves in the mean after the filter: a mean below it is black.
+# A difference of one grey level leaves so much in the mean after the filter: a mean below it is black.
 _LEVEL = 1 - 0.7622
 # Masked contrasts that are smaller than this are the same: nobody sees a contrast of 0.05 %.
 _UNSEEN = 1e-6
@@ -84,12 +82,13 @@ def _masked_contrast(t: Triple, name: str, floor: float) -> Tensor:
             "liu": "contrast of a black background is the ratio of two rounding errors: equal to 0.004 from "
             "one processor to the next (Liu's metricChenBlum, VIFB)"
         },
+        tolerances={"liu": 0.004},
         notes="Images stretched to 0..255, DoG contrast sensitivity. Contrast is taken against a local mean "
         "of at least one grey level, and masked contrasts below 1e-6 count as equal: where neither image "
         "has contrast, as on a black background, it is kept (1), whatever the rounding. F = A = B gives 1.",
     )
 )
-def q_cb(t: Triple, part: str, variant: str) -> Tensor:
+def q_cb(t: Triple, variant: str) -> Tensor:
     """Masked contrast of the sources kept in F, weighted by its saliency."""
     floor, unseen = (0.0, 0.0) if variant == "liu" else (_LEVEL, _UNSEEN)
     a, b, f = (_masked_contrast(t, name, floor) for name in ("a", "b", "fused"))
@@ -126,7 +125,7 @@ def _blocks(x: Tensor) -> Tensor:
         "foreground. F = A = B gives 0, sources without any edge give 0.",
     )
 )
-def q_cv(t: Triple, part: str, variant: str) -> Tensor:
+def q_cv(t: Triple) -> Tensor:
     """Perceived error of F against both sources, weighted by block saliency."""
     r = 0.144 * _radius((t.shape[0], t.shape[1]), 8.0, t.device)
     transfer = 2.6 * (0.0192 + r) * torch.exp(-(r**1.1))

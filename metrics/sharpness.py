@@ -26,7 +26,7 @@ from ._gradients import derivative, norm
         notes="Of F alone: stretching and noise raise it.",
     )
 )
-def sd(t: Triple, part: str, variant: str) -> Tensor:
+def sd(t: Triple) -> Tensor:
     """Standard deviation of the fused image."""
     x = t.points("fused").double()
     x = x - t.mean(x)[:, None]
@@ -73,7 +73,7 @@ def _mean_square(t: Triple, squares: Tensor, offsets: tuple[int, ...]) -> Tensor
         "size.",
     )
 )
-def sf(t: Triple, part: str, variant: str) -> Tensor:
+def sf(t: Triple, variant: str) -> Tensor:
     """Spatial frequency of the fused image."""
     total = torch.zeros(len(t), dtype=torch.float64, device=t.device)
     for axis in range(t.dims):
@@ -96,7 +96,7 @@ def sf(t: Triple, part: str, variant: str) -> Tensor:
         notes="Mean of the root mean square of the central differences of F alone.",
     )
 )
-def ag(t: Triple, part: str, variant: str) -> Tensor:
+def ag(t: Triple, variant: str) -> Tensor:
     """Average gradient of the fused image."""
     axes = [k for k in range(t.dims) if t.shape[k] > 1]
     if not axes:
@@ -120,7 +120,7 @@ def ag(t: Triple, part: str, variant: str) -> Tensor:
         notes="Of F alone, border repeated. IVIF_ZOO pads with zeros, so a constant image scores there.",
     )
 )
-def ei(t: Triple, part: str, variant: str) -> Tensor:
+def ei(t: Triple) -> Tensor:
     """Mean Sobel magnitude of the fused image."""
     parts = [derivative(t.fused, k, t.scale, "replicate") for k in range(t.dims)]
     return t.map_mean(norm(parts), (0,) * t.dims)
@@ -140,7 +140,7 @@ def ei(t: Triple, part: str, variant: str) -> Tensor:
         "detail, above 0 it gained detail or noise. Sources without detail give 0.",
     )
 )
-def q_sf(t: Triple, part: str, variant: str) -> Tensor:
+def q_sf(t: Triple) -> Tensor:
     """Relative error of the spatial frequency of F against the stronger source gradients."""
     have = want = torch.zeros(len(t), dtype=torch.float64, device=t.device)
     count = float(math.prod(t.shape))
@@ -176,10 +176,10 @@ def _haar(x: Tensor) -> tuple[Tensor, list[Tensor]]:
         notes="Two levels. F = A = B gives 3. Sources without detail give 0.",
     )
 )
-def q_m(t: Triple, part: str, variant: str) -> Tensor:
+def q_m(t: Triple) -> Tensor:
     """Haar detail of the sources kept in F, weighted by its energy."""
     low = {name: t.image(name) for name in ("a", "b", "fused")}
-    mask = None if t.mask is None else t.mask.double()[:]
+    mask = None if t.mask is None else t.mask.double()
     value = torch.ones(len(t), dtype=torch.float64, device=t.device)
     for power in (2 / 3, 1 / 3):
         if min(low["a"].shape[1:]) < 2:

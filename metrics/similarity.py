@@ -12,22 +12,16 @@ from ._gradients import derivative, norm
 from ._moments import Moments, moments
 from .structure import ssim_map
 
-# Below this share of the squared mean a local variance is rounding noise: the window is flat.
-_FLAT = {torch.float64: 1e-12, torch.float32: 1e-5}
 _TINY = 2e-16
-
-
-def _flat(m: Moments, x: str) -> Tensor:
-    return m.cov(x, x) <= _FLAT[m.cov(x, x).dtype] * (1 + m.mean(x) ** 2)
 
 
 def _variance(m: Moments, x: str) -> Tensor:
     """Local variance, 0 in flat windows."""
-    return m.triple.cached(("variance", m.margin, x), lambda: m.cov(x, x).masked_fill(_flat(m, x), 0))
+    return m.triple.cached(("variance", m.margin, x), lambda: m.cov(x, x).masked_fill(m.flat(x), 0))
 
 
 def _covariance(m: Moments, x: str, y: str) -> Tensor:
-    return m.cov(x, y).masked_fill(_flat(m, x) | _flat(m, y), 0)
+    return m.cov(x, y).masked_fill(m.flat(x) | m.flat(y), 0)
 
 
 def _shares(m: Moments) -> tuple[Tensor, Tensor]:
@@ -70,7 +64,7 @@ def _weighted(t: Triple) -> Tensor:
         "half and half; the program leaves that to rounding. F = A = B gives 1.",
     )
 )
-def q_s(t: Triple, part: str, variant: str) -> Tensor:
+def q_s(t: Triple) -> Tensor:
     """Mean over windows of SSIM mixed by the variance of the sources."""
     m = moments(t)
     return m.average(_mixed(m))
@@ -88,7 +82,7 @@ def q_s(t: Triple, part: str, variant: str) -> Tensor:
         notes="As Q_S, windows weighted by the larger source variance. F = A = B gives 1.",
     )
 )
-def q_w(t: Triple, part: str, variant: str) -> Tensor:
+def q_w(t: Triple) -> Tensor:
     """Variance-weighted mean of SSIM mixed by the variance of the sources."""
     return t.cached("q_w", lambda: _weighted(t))
 
@@ -114,9 +108,9 @@ def _edges(t: Triple) -> Triple:
         "branch does not run, so there is no reference program. F = A = B gives 1.",
     )
 )
-def q_e(t: Triple, part: str, variant: str) -> Tensor:
+def q_e(t: Triple) -> Tensor:
     """Product of Q_W of intensity and of edges."""
-    return q_w.core(t, "", "") * _weighted(t.cached("edges", lambda: _edges(t)))
+    return q_w.core(t) * _weighted(t.cached("edges", lambda: _edges(t)))
 
 
 def _similarity(m: Moments, x: str, y: str) -> Tensor:
@@ -145,7 +139,7 @@ def _similarity(m: Moments, x: str, y: str) -> Tensor:
         "NaN there. A copy of a source scores 1 wherever it wins.",
     )
 )
-def q_y(t: Triple, part: str, variant: str) -> Tensor:
+def q_y(t: Triple) -> Tensor:
     """Local similarity of F with both sources where they agree, with the better one where they do not."""
     m = moments(t, 1.5, 7)
     share, _ = _shares(m)
@@ -164,15 +158,19 @@ def q_y(t: Triple, part: str, variant: str) -> Tensor:
         high=1.0,
         paper="Cvejic, Loza, Bull and Canagarajah 2005, Int. J. Signal Processing 2, 178-182",
         variants={"liu": "a share outside [0, 1] sets the result, not the share (Liu's metricCvejic)"},
-        notes="7-tap Gaussian windows; share of A is cov(A, F) / (cov(A, F) + cov(B, F)), clipped to [0, 1], "
-        "0.5 where both vanish. No reference: Liu's program is NaN on flat windows.",
+        notes="7-tap Gaussian windows; share of A is cov(A, F) / (cov(A, F) + cov(B, F)), clipped to [0, "
+        "1], 0.5 where both vanish; covariances that cancel count by their sign, not by what "
+        "rounding leaves of their sum. No reference: Liu's program is NaN on flat windows.",
     )
 )
-def q_c(t: Triple, part: str, variant: str) -> Tensor:
+def q_c(t: Triple, variant: str) -> Tensor:
     """Local similarity of F with both sources, mixed by their covariance with F."""
     m = moments(t, 1.5, 7)
     ca, cb = _covariance(m, "a", "fused"), _covariance(m, "b", "fused")
     total = ca + cb
+    # Covariances that are each other's negatives leave rounding, whose sign must not choose the source.
+    noise = 1e-9 * (ca.abs() + cb.abs()) + 1e-12 * (m.mean("a") + m.mean("b")) * m.mean("fused")
+    total = total.masked_fill(total.abs() <= noise, 0)
     share = torch.where(total == 0, torch.where(ca == 0, 0.5, torch.sign(ca) * torch.inf), ca / total)
     sa, sb = _similarity(m, "a", "fused"), _similarity(m, "b", "fused")
     clipped = share.clamp(0, 1)

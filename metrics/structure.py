@@ -12,10 +12,11 @@ from fusebench.metric import MetricInfo, metric
 from fusebench.triple import Triple
 
 from ._combine import mean_of_two, sum_of_two
-from ._filters import separable
+from ._filters import gaussian, separable
 from ._moments import Moments, moments
 
-_C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+_C1 = (0.01 * 255) ** 2
+_C2 = (0.03 * 255) ** 2
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
@@ -37,22 +38,17 @@ def _contrast_map(m: Moments, x: str, y: str) -> Tensor:
 
 
 def _torchmetrics_ssim(t: Triple, source: str) -> Tensor:
-    """SSIM as torchmetrics computes it: [0, 1], reflected border, dense kernel, single precision.
+    """SSIM as torchmetrics computes it: [0, 1], reflected border, negative variances set to 0.
 
-    Its rounding moves the value by 1e-6, so the arithmetic is repeated step by step.
+    It works in single precision, whose rounding moves the value by 1e-6 from one processor to the next and by
+    more on flat images; this does not.
     """
-    g = torch.exp(-((torch.arange(-5, 6, dtype=torch.float32) / 1.5) ** 2) / 2)
-    g = g / g.sum()
-    kernel = torch.outer(g, g)
-    if t.dims == 3:
-        kernel = kernel[..., None] * g
-    convolve = functional.conv2d if t.dims == 2 else functional.conv3d
+    kernels = [gaussian(1.5, 11)] * t.dims
     x, y = (
-        functional.pad(t.image(s)[:, None].float() / 255, (5,) * (2 * t.dims), mode="reflect")
+        functional.pad(t.image(s)[:, None].double() / 255, (5,) * (2 * t.dims), mode="reflect")[:, 0]
         for s in ("fused", source)
     )
-    maps = convolve(torch.cat([x, y, x * x, y * y, x * y]), kernel[None, None].to(x.device))
-    mx, my, xx, yy, xy = maps.view(5, *x.shape[:1], *maps.shape[2:])
+    mx, my, xx, yy, xy = (separable(v, kernels) for v in (x, y, x * x, y * y, x * y))
     c1, c2 = 0.01**2, 0.03**2
     var = (xx - mx * mx).clamp_min(0) + (yy - my * my).clamp_min(0)
     values = (2 * mx * my + c1) * (2 * (xy - mx * my) + c2) / ((mx * mx + my * my + c1) * (var + c2))
@@ -61,7 +57,7 @@ def _torchmetrics_ssim(t: Triple, source: str) -> Tensor:
 
 def _uniform_ssim(t: Triple, source: str, data_range: float) -> Tensor:
     """SSIM in uniform windows of 7 with sample covariance: the defaults of scikit-image."""
-    x, y = t.image(source), t.image("fused")
+    x, y = t.image(source).double(), t.image("fused").double()
     kernels = [(1 / 7,) * 7] * t.dims
     mx, my = separable(x, kernels), separable(y, kernels)
     count = 7**t.dims
@@ -85,7 +81,8 @@ def _uniform_ssim(t: Triple, source: str, data_range: float) -> Tensor:
         paper="Wang, Bovik, Sheikh and Simoncelli 2004, doi:10.1109/TIP.2003.819861",
         parts=("a", "b", "worst"),
         variants={
-            "torchmetrics": "border reflected and averaged in (torchmetrics, DC2Fusion, dilran)",
+            "torchmetrics": "border reflected and averaged in; equal to the rounding of their single "
+            "precision (torchmetrics, DC2Fusion, dilran)",
             "cddfuse": "sum of two, uniform 7x7 window, L = 2 on 0..255: what scikit-image took for floats "
             "(CDDFuse)",
             "cddfuse-255": "the same with L = 255 (CDDFuse with the data range given)",
@@ -170,7 +167,7 @@ def _ms_ssim(t: Triple, source: str) -> Tensor:
         "count, their weights scaled to sum 1: compare equal sizes only. A negative scale mean counts as 0.",
     )
 )
-def ms_ssim(t: Triple, part: str, variant: str) -> Tensor:
+def ms_ssim(t: Triple, part: str) -> Tensor:
     """Multi-scale structural similarity of F with A and with B."""
     return mean_of_two(lambda s: _ms_ssim(t, s), part)
 
@@ -186,10 +183,11 @@ def _mef_ssim(t: Triple) -> Tensor:
         return separable(x, flat)
 
     # Sums of whole numbers are exact, so a flat window has no contrast at all.
-    sa, sb = total(t.a) / count, total(t.b) / count
-    aa = total(t.a * t.a).sub_(sa * sa * count).clamp_min_(0)
-    bb = total(t.b * t.b).sub_(sb * sb * count).clamp_min_(0)
-    ab = total(t.a * t.b).sub_(sa * sb * count)
+    a, b = t.a.double(), t.b.double()
+    sa, sb = total(a) / count, total(b) / count
+    aa = total(a * a).sub_(sa * sa * count).clamp_min_(0)
+    bb = total(b * b).sub_(sb * sb * count).clamp_min_(0)
+    ab = total(a * b).sub_(sa * sb * count)
     na, nb = aa.sqrt(), bb.sqrt()
     eps = torch.finfo(na.dtype).eps
     consistency = ((aa + bb + 2 * ab).clamp_min_(0).sqrt() + eps) / (na + nb + eps)
@@ -221,7 +219,7 @@ def _mef_ssim(t: Triple) -> Tensor:
         notes="One scale, luminance left out, as mef_ssim.m. F = A = B gives 1.",
     )
 )
-def mef_ssim(t: Triple, part: str, variant: str) -> Tensor:
+def mef_ssim(t: Triple, variant: str) -> Tensor:
     """MEF-SSIM: contrast and structure of F against those of the stronger source, patch by patch."""
     if variant != "tang":
         return _mef_ssim(t)

@@ -95,7 +95,7 @@ def auc(low: NDArray[Any], high: NDArray[Any]) -> float:
         "the lesion, below 0 it looks brighter than healthy tissue, as in an inverted image.",
     )
 )
-def lesion_contrast(t: Triple, part: str, variant: str) -> Tensor:
+def lesion_contrast(t: Triple) -> Tensor:
     """Share of the true lesion contrast that the fused image shows."""
     lesion = _truth(t, "lesion").astype(bool)
     if not lesion.any():
@@ -126,7 +126,7 @@ def lesion_contrast(t: Triple, part: str, variant: str) -> Tensor:
         "information, which is what the structural image has.",
     )
 )
-def lesion_auc(t: Triple, part: str, variant: str) -> Tensor:
+def lesion_auc(t: Triple) -> Tensor:
     """Separation of lesion and healthy grey matter by the grey value of F."""
     lesion = _truth(t, "lesion").astype(bool)
     if not lesion.any():
@@ -153,7 +153,7 @@ def lesion_auc(t: Triple, part: str, variant: str) -> Tensor:
         "contrast.",
     )
 )
-def gm_wm_auc(t: Triple, part: str, variant: str) -> Tensor:
+def gm_wm_auc(t: Triple) -> Tensor:
     """Separation of grey and white matter by the grey value of F."""
     fused, inside = _fused(t), _inside(t)
     value = auc(fused[(_truth(t, "wm") > _PURE) & inside], fused[(_truth(t, "gm") > _PURE) & inside])
@@ -177,7 +177,7 @@ def gm_wm_auc(t: Triple, part: str, variant: str) -> Tensor:
         "of the white matter. The structural image has .9; F without any edge gives 0.",
     )
 )
-def wm_edge(t: Triple, part: str, variant: str) -> Tensor:
+def wm_edge(t: Triple) -> Tensor:
     """Correlation of the edges of F with the true border between grey and white matter."""
     wm = torch.from_numpy(np.ascontiguousarray(_truth(t, "wm"), dtype=np.float32)).to(t.a)[None]
     border = norm([derivative(wm, k, t.scale, "replicate") for k in range(t.dims)])
@@ -209,7 +209,7 @@ def wm_edge(t: Triple, part: str, variant: str) -> Tensor:
         "it. Part b leaves out the structural source.",
     )
 )
-def psnr_clean(t: Triple, part: str, variant: str) -> Tensor:
+def psnr_clean(t: Triple, part: str) -> Tensor:
     """PSNR of F against the structural and the noise-free functional image, pooled."""
     clean = torch.from_numpy(np.ascontiguousarray(_truth(t, "pet_clean"), dtype=np.float32)).to(t.a)
     f = t.points("fused")

@@ -15,7 +15,10 @@ from fusebench.triple import Triple
 from ._combine import mean_of_two
 from ._filters import separable
 
-_LEVELS, _BLOCK, _NOISE, _EPS = 4, 3, 0.4, 1e-15
+_LEVELS = 4
+_BLOCK = 3
+_NOISE = 0.4
+_EPS = 1e-15
 # Of the six orientations the program uses two.
 _BANDS = (0, 3)
 
@@ -110,6 +113,6 @@ def _vif(t: Triple, source: str) -> Tensor:
         "contrast gives 1.",
     )
 )
-def vif_wavelet(t: Triple, part: str, variant: str) -> Tensor:
+def vif_wavelet(t: Triple, part: str) -> Tensor:
     """Wavelet-domain VIF of F against A and B."""
     return mean_of_two(lambda s: _vif(t, s), part)

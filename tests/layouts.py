@@ -2,23 +2,17 @@
 
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
-from PIL import Image
 
 from fusebench.testing.images import head
 
+from .saving import save_picture, save_volume
+
 
 def volume(path: Path, data):
-    path.parent.mkdir(parents=True, exist_ok=True)
     affine = np.diag([4.0, 4.0, 4.0, 1.0])
     affine[:3, 3] = [-2.0 * n for n in data.shape[::-1]]
-    nib.save(nib.Nifti1Image((1000 * data).astype(np.int16).transpose(2, 1, 0), affine), path)
-
-
-def picture(path: Path, data):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((255 * data).astype(np.uint8)).save(path)
+    save_volume(path, (1000 * data).astype(np.int16), affine)
 
 
 def phantom(folder: Path):
@@ -28,16 +22,16 @@ def phantom(folder: Path):
 def pairs(folder: Path):
     for number in range(3):
         a, b, _ = head((32, 28), seed=number)
-        picture(folder / "mri" / f"p{number}.png", a)
-        picture(folder / "pet" / f"p{number}.png", b)
+        save_picture(folder / "mri" / f"p{number}.png", a)
+        save_picture(folder / "pet" / f"p{number}.png", b)
     return {"data_dir": folder}
 
 
 def aanlib(folder: Path):
     for number in (25015, 41010):
         a, b, _ = head((32, 32), seed=number)
-        picture(folder / "PET-MRI" / "MRI" / f"{number}.png", a)
-        picture(folder / "PET-MRI" / "PET" / f"{number}.png", b)
+        save_picture(folder / "PET-MRI" / "MRI" / f"{number}.png", a)
+        save_picture(folder / "PET-MRI" / "PET" / f"{number}.png", b)
     return {"data_dir": folder}
 
 

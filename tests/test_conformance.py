@@ -27,6 +27,7 @@ EXPECTED = {
         "masked_is_cropped": "phase congruency filters the whole image, and takes its noise level from it"
     },
     "q_sf": {"masked_is_cropped": "published as a sum over all pixels; inside a mask the mean is over pairs"},
+    "ssim_plane": {"masked_is_cropped": "whole slices by definition; the mask chooses which"},
     "wm_edge": {"direction_true": "white-matter borders are not resolved on the small phantom of the kit"},
 }
 

@@ -17,7 +17,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 
@@ -26,6 +25,7 @@ from fusebench.cli import main
 from fusebench.testing.images import head
 
 from .layouts import adni, bids, pairs
+from .saving import save_volume
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -65,7 +65,7 @@ def paired(text):
 
 @pytest.fixture(scope="module")
 def user(tmp_path_factory):
-    """What a reader has: two images, folders of data, results of another program."""
+    """The files of a reader: two images, folders of data, results of another program."""
     folder = tmp_path_factory.mktemp("user")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FUSEBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
@@ -78,14 +78,13 @@ def user(tmp_path_factory):
         (folder / "my-hospital-data").mkdir()
         for number in range(8):
             for data, name in zip(head((8, 20, 16), seed=number)[:2], ("mri", "pet"), strict=True):
-                image = nib.Nifti1Image(data.transpose(2, 1, 0), np.diag([1.0, 1.0, 3.0, 1.0]))
-                nib.save(image, folder / "my-hospital-data" / f"s{number}_{name}.nii.gz")
+                affine = np.diag([1.0, 1.0, 3.0, 1.0])
+                save_volume(folder / "my-hospital-data" / f"s{number}_{name}.nii.gz", data, affine)
                 if number == 0:
-                    nib.save(image, folder / f"{name}.nii.gz")
+                    save_volume(folder / f"{name}.nii.gz", data, affine)
         case = create_dataset("phantom", size=24).cases("test")[0]
-        (folder / "theirs" / "net-a").mkdir(parents=True)
-        mean = ((case.a.data + case.b.data) / 2).transpose(2, 1, 0)
-        nib.save(nib.Nifti1Image(mean, case.a.affine), folder / "theirs" / "net-a" / f"{case.id}.nii.gz")
+        mean = (case.a.data + case.b.data) / 2
+        save_volume(folder / "theirs" / "net-a" / f"{case.id}.nii.gz", mean, case.a.affine)
         yield folder
 
 

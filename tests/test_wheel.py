@@ -1,4 +1,4 @@
-"""Wheel and sdist: what is in them, and that the wheel works elsewhere, beside a top-level `datasets`."""
+"""Wheel, sdist and editable install: contents, and imports beside another `datasets` or above the clone."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ print(case.a.shape, round(psnr(case.a.data, case.b.data, case.a.data), 3))
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    source, out = (tmp_path_factory.mktemp(name) for name in ("source", "dist"))
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout in a folder named ``fusebench``."""
+    source = tmp_path_factory.mktemp("above") / "fusebench"
     listed = subprocess.run(
         ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard"],
         capture_output=True,
@@ -43,6 +44,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, source / name)
+    return source
+
+
+@pytest.fixture(scope="module")
+def built(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(source)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
@@ -103,3 +110,25 @@ def test_wheel_works_beside_another_datasets(built: Path, tmp_path: Path) -> Non
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("(16, 16, 16)")
+
+
+def test_editable_install_works_above_a_clone_named_fusebench(source: Path, tmp_path: Path) -> None:
+    build = "import sys; from setuptools.build_meta import build_editable; build_editable(sys.argv[1])"
+    command = [sys.executable, "-c", build, str(tmp_path)]
+    result = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    # As in a fresh environment: without this checkout's own installation, be it a path or an import hook.
+    probe = (
+        "import site, sys; sys.meta_path[:] = [f for f in sys.meta_path if 'ditable' not in repr(f)]; "
+        f"sys.path[:] = [p for p in sys.path if p != {str(ROOT)!r}]; site.addsitedir({str(site)!r}); "
+        "import fusebench, fusebench.methods.average; print(fusebench.run.__name__, fusebench.__file__)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    command = [sys.executable, "-c", probe]
+    result = subprocess.run(
+        command, cwd=source.parent, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.stdout.split() == ["run", str(source / "fusebench" / "__init__.py")], result.stderr

@@ -16,7 +16,7 @@ from datetime import date
 from pathlib import Path
 
 from .rules import Kind, classify_mri, classify_pet
-from .tables import Facts, Tables
+from .tables import Facts, Tables, settle_dates
 
 SUBJECT = re.compile(r"(?<!\d)(\d{3}_S_\d{4,5})(?!\d)")
 _IMAGE_ID = re.compile(r"_I(\d+)(?=\.|_|$)")
@@ -62,7 +62,7 @@ class Entry:
 
 @dataclass
 class Listing:
-    """What lies below a folder."""
+    """The files and folders below a folder."""
 
     images: dict[tuple[str, str], list[Path]] = field(default_factory=lambda: defaultdict(list))
     tables: list[Path] = field(default_factory=list)
@@ -144,8 +144,9 @@ def _place(path: Path, home: Path, follow: bool, listing: Listing) -> None:
 def index(listing: Listing, root: Path, tables: Tables) -> Iterator[Entry]:
     """Rows of the index in a stable order; duplicates of an image id are excluded, and wrong ones say why."""
     by_id: dict[str, Path] = {}
-    for (_, _), files in sorted(listing.images.items()):
-        entry = _read_names(files, root)
+    named = [_read_names(files, root) for _, files in sorted(listing.images.items())]
+    settle_dates(tables, {e.image_id: e.acquired for e in named if e.image_id and e.acquired})
+    for entry in named:
         entry = _complete(entry, tables)
         if not entry.excluded:
             entry = _classify(entry)
@@ -162,7 +163,7 @@ def index(listing: Listing, root: Path, tables: Tables) -> Iterator[Entry]:
 
 
 def _read_names(files: list[Path], root: Path) -> Entry:
-    """What the path says."""
+    """The facts that the path states."""
     first = files[0]
     name = first.name
     for suffix in (".nii.gz", ".nii", ".dcm", ".v", ".img"):

@@ -26,6 +26,11 @@ _TRACERS = {
 _NOT_T1 = (
     (r"local[iy]s?z?er|scout|survey|3[- ]?plane", "a localizer"),
     (r"\bmask\b", "a mask"),
+    (
+        r"spatial(ly)?[- ]normali|normali[sz]ed (to|in)\b|\bmasked\b|skull[- ]?strip|talairach|\bmni|"
+        r"template|\batlas\b|\bwarped\b",
+        "spatially normalised or masked; download the native T1",
+    ),
     (r"freesurfer|cross-sectional|longitudinal|aseg|segmentation|\bfs\b", "FreeSurfer output"),
     (r"calibration|phantom|field ?map", "a calibration scan"),
     (r"flair|\bt2\b|t2[-_ *]|\bpd\b|proton|hippo|\bgre\b|swi", "not T1"),
@@ -34,9 +39,15 @@ _NOT_T1 = (
 )
 
 
+# "MP RAGE", "MP- RAGE" and "MPR" too; of T1 spin echo only what says so.
+_T1 = re.compile(r"mp[- ]*rage|\bmpr|\bmt1\b|spgr|bravo|\bt1\b|t1w|\btfl\b|tfl3d|3d[- ]?tfe")
+# Scanners cut long names: REPEAT, REPEA, REPE, ASOREP; RPT; and the second of a row, "#2".
+_REPEAT = re.compile(r"mpr-r\b|(?<!p)rep(?![a-df-z])|\brpt|# ?[2-9]|\b2nd\b|\bsecond\b")
+
+
 @dataclass(frozen=True)
 class Kind:
-    """What a description says.
+    """The facts that a series description states.
 
     Attributes
     ----------
@@ -65,6 +76,10 @@ def classify_pet(description: str) -> Kind:
     """Level and tracer of a PET description."""
     text = normalise(description)
     tracer = next((t for t, pattern in _TRACERS.items() if re.search(pattern, text)), "FDG")
+    if re.search(r"\bmask(ed)?\b", text):
+        return Kind(tracer=tracer, refused="a mask, or masked; download the whole image")
+    if re.search(r"spatially normali[sz]ed|talairach|\bmni|\bwarped\b", text):
+        return Kind(tracer=tracer, refused="spatially normalised; download the native product")
     if "early" in text:
         return Kind(tracer=tracer, refused="an early-frame acquisition")
     if re.search(r"\braw\b", text):
@@ -90,9 +105,9 @@ def classify_mri(description: str) -> Kind:
     for pattern, what in _NOT_T1:
         if re.search(pattern, text):
             return Kind(refused=what)
-    if not re.search(r"mp-?rage|\bmpr|\bmt1\b|spgr|\bt1\b|t1w|tfl3d", text):
+    if not _T1.search(text):
         return Kind(refused=f"not a T1 description: {description!r}")
-    repeat = bool(re.search(r"mpr-r\b|repeat|\brpt\b", text))
+    repeat = bool(_REPEAT.search(text))
     if "scaled" in text:
         return Kind("scaled", repeat=repeat)
     if re.search(r"\bn3\b", text):

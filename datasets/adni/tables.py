@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from pathlib import Path
@@ -31,12 +33,16 @@ _XML = {
     "dateacquired": "acquired",
     "description": "description",
 }
-_DATES = ("%m/%d/%Y", "%Y-%m-%d", "%m/%d/%y", "%Y/%m/%d", "%Y%m%d", "%d-%b-%Y")
+_DAY_FIRST = ("%d/%m/%Y", "%d/%m/%y")
+_DATES = ("%m/%d/%Y", "%Y-%m-%d", "%m/%d/%y", "%Y/%m/%d", "%Y%m%d", "%d-%b-%Y", "%d.%m.%Y")
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a table says about one image or subject; empty where it says nothing."""
+    """The columns of a table on one image or subject; empty where it has no entry.
+
+    `swapped` is `acquired` with day and month exchanged, where that is a date too.
+    """
 
     subject: str = ""
     diagnosis: str = ""
@@ -46,6 +52,7 @@ class Facts:
     modality: str = ""
     description: str = ""
     acquired: date | None = None
+    swapped: date | None = None
     source: str = ""
 
 
@@ -65,15 +72,59 @@ def image_id(text: str) -> str:
     return f"I{match.group(1)}" if match else ""
 
 
-def parse_date(text: str) -> date | None:
-    """A date in one of the forms in use, or None."""
+def parse_date(text: str, *, day_first: bool = False) -> date | None:
+    """A date in one of the forms in use, or None; `day_first` reads 3/12/2010 as 3 December."""
     text = text.strip().split("T")[0].split(" ")[0].removesuffix(".0")
-    for form in _DATES:
+    # In the other order where it cannot be this one.
+    for form in (*_DAY_FIRST, *_DATES) if day_first else (*_DATES, *_DAY_FIRST):
         try:
             return datetime.strptime(text, form).date()
         except ValueError:
             continue
     return None
+
+
+_SLASHED = re.compile(r"^\s*(\d{1,2})/(\d{1,2})/(\d{2}|\d{4})\b")
+
+
+def day_first(texts: Iterable[str]) -> bool | None:
+    """Tell whether the dates of a table are day/month/year, as a spreadsheet may have turned them.
+
+    IDA writes month/day/year, which holds where nothing contradicts; None where some dates can only be the
+    one and some only the other.
+    """
+    pairs = [(int(m[1]), int(m[2])) for text in texts if (m := _SLASHED.match(text))]
+    days, months = any(a > 12 for a, _ in pairs), any(b > 12 for _, b in pairs)
+    return None if days and months else days
+
+
+def swap(day: date | None) -> date | None:
+    """The date with day and month exchanged; None where there is none, or it is the same."""
+    if day is None or day.day > 12 or day.day == day.month:
+        return None
+    return day.replace(month=day.day, day=day.month)
+
+
+def settle_dates(tables: Tables, known: Mapping[str, date]) -> None:
+    """Compare the tables' dates with those of folders, by image id; turn day and month of a whole table.
+
+    A table in which no date is above the 12th can be read both ways.  Where the folders agree with the other
+    one, and with none of the dates as read, the table was day/month/year.
+    """
+    agree, turned = Counter[str](), Counter[str]()
+    for image, day in known.items():
+        facts = tables.by_image.get(image, Facts())
+        agree[facts.source] += facts.acquired == day and day.day != day.month
+        turned[facts.source] += facts.swapped == day
+    for source in [s for s, n in turned.items() if n and not agree[s]]:
+        for image, facts in tables.by_image.items():
+            if facts.source == source and facts.swapped is not None:
+                tables.by_image[image] = replace(facts, acquired=facts.swapped, swapped=facts.acquired)
+        path = next((p for p in tables.read if p.name == source), Path(source))
+        tables.notes.append((path, "its dates are day/month/year, as the dated folders show; read so"))
+    for source in [s for s, n in turned.items() if n and agree[s]]:
+        path = next((p for p in tables.read if p.name == source), Path(source))
+        tables.notes.append((path, "its dates mix month/day and day/month, as the dated folders show"))
 
 
 def read_tables(csv_files: list[Path], xml_files: list[Path]) -> Tables:
@@ -105,9 +156,16 @@ def _read_csv(path: Path, tables: Tables) -> None:
     if "subject" not in where or not ({"image", "diagnosis"} & where.keys()):
         return  # some other table
     tables.read.append(path)
-    for row in rows[1:]:
-        cells = {name: row[i].strip() for name, i in where.items() if i < len(row)}
-        _add(cells, path.name, tables, path)
+    found = [{name: row[i].strip() for name, i in where.items() if i < len(row)} for row in rows[1:]]
+    turned = day_first(cells.get("acquired", "") for cells in found)
+    if turned is None:
+        tables.notes.append(
+            (path, "its dates mix month/day and day/month; those that can be both are not used")
+        )
+    elif turned:
+        tables.notes.append((path, "its dates are day/month/year; read so"))
+    for cells in found:
+        _add(cells, path.name, tables, path, turned)
 
 
 def _read_xml(path: Path, tables: Tables) -> None:
@@ -129,8 +187,13 @@ def _read_xml(path: Path, tables: Tables) -> None:
         _add(cells, "XML", tables, path)
 
 
-def _add(cells: dict[str, str], source: str, tables: Tables, path: Path) -> None:
+def _add(cells: dict[str, str], source: str, tables: Tables, path: Path, turned: bool | None = False) -> None:
     modality = cells.get("modality", "").upper()
+    text = cells.get("acquired", "")
+    acquired = parse_date(text, day_first=bool(turned))
+    other = swap(acquired) if _SLASHED.match(text) else None
+    if turned is None and other is not None:
+        acquired = other = None
     facts = Facts(
         subject=cells.get("subject", ""),
         diagnosis=cells.get("diagnosis", ""),
@@ -139,7 +202,8 @@ def _add(cells: dict[str, str], source: str, tables: Tables, path: Path) -> None
         visit=cells.get("visit", ""),
         modality={"MR": "MRI", "PT": "PET"}.get(modality, modality),
         description=cells.get("description", ""),
-        acquired=parse_date(cells.get("acquired", "")),
+        acquired=acquired,
+        swapped=other,
         source=source,
     )
     key = image_id(cells.get("image", ""))

@@ -13,19 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import scipy
 from numpy.typing import NDArray
 
 from fusebench.case import Case, Pair, Volume
 from fusebench.dataset import Dataset, DatasetInfo
 from fusebench.errors import InputError
 from fusebench.store.cache import cache_dir, cached_arrays
-from fusebench.store.keys import content_key
+from fusebench.store.keys import content_key, minor_versions, source_files
 
 _HERE = Path(__file__).parent
-# What the voxels depend on.
-_SOURCES = ("fields.py", "anatomy.py", "mri.py", "pet.py", "subject.py")
 _DEFAULT_SUBJECTS = {"train": 64, "val": 8, "test": 8}
 
 
@@ -121,8 +117,8 @@ def read_split(split: str) -> list[tuple[str, int, bool]]:
 
 def phantom_key(parameters: Mapping[str, Any]) -> str:
     """Content key of a subject: parameters, generator source, template, and the libraries' streams."""
-    versions = [".".join(v.split(".")[:2]) for v in (np.__version__, scipy.__version__)]
-    files = [_HERE / name for name in _SOURCES] + sorted(_HERE.glob("icbm152_*.nii.gz"))
+    versions = minor_versions(("numpy", "scipy"))
+    files = [*source_files(_HERE / "subject.py"), *sorted(_HERE.glob("icbm152_*.nii.gz"))]
     return content_key({**parameters, "libraries": versions}, files)
 
 
@@ -134,7 +130,7 @@ def _stored(key: str, parameters: Mapping[str, Any], names: Sequence[str]) -> di
     def make() -> dict[str, NDArray[Any]]:
         subject = make_subject(**parameters)
         images = {"a": subject.a, "b": subject.b, **subject.truth}
-        # What equals another array is not stored; see Truth.
+        # An array that equals another one is not stored; see Truth.
         packed = {n: quantise(x, n) for n, x in images.items() if n in STEPS and not _same_as(n, parameters)}
         return {**packed, "mask": subject.mask, "lesion": subject.truth["lesion"]}
 

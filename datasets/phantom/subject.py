@@ -74,7 +74,7 @@ def dequantise(levels: NDArray[np.uint16], name: str) -> Array:
 
 
 def draw_lesion(seed: int) -> bool:
-    """Whether a subject of no published split has lesions: one in two."""
+    """Decide if a subject of no published split has lesions: one in two."""
     return bool(stream(seed, "group").integers(2))
 
 

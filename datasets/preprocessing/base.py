@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import os
+import re
 import shlex
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,11 +19,15 @@ from fusebench.case import Case
 from fusebench.dataset import Dataset
 from fusebench.errors import InputError
 from fusebench.parameters import user_path
+from fusebench.text import plural, printable
 
-from .pipeline import PairSource, make_case, steps_of
+from . import quality
+from .pipeline import PairSource, make_case, steps_of, stored_report
 
 SPLITS = ("train", "val", "test")
 SHARES = (0.7, 0.1, 0.2)
+# Cases that a line below the board names.
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -145,7 +152,16 @@ class PairDataset(Dataset):
         )
 
     def left_out(self) -> Sequence[str]:
-        return [f"{x.path}: {x.reason}" for x in self.found[1]]
+        return [printable(f"{x.path}: {x.reason}") for x in self.found[1]]
+
+    def doubts(self, cases: Sequence[Case]) -> Sequence[str]:
+        found = {case.id: quality.doubts(stored_report(case)) for case in cases}
+        wrong = {case: printable("; ".join(reasons)) for case, reasons in found.items() if reasons}
+        if not wrong:
+            return []
+        first = [f"{case}: {reasons}" for case, reasons in list(wrong.items())[:_SHOWN]]
+        more = f" | and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        return [f"To look at, {len(wrong)} of {plural(len(cases), 'case')} | {' | '.join(first)}{more}"]
 
     def every_case(self) -> Sequence[Case]:
         return self.cases("all")
@@ -208,24 +224,60 @@ def read_table(path: Path, *columns: str) -> list[tuple[int, dict[str, str]]]:
     Raises
     ------
     InputError
-        It cannot be read, has no row, or lacks one of `columns`.
+        It cannot be read, has no row, lacks one of `columns`, or has two columns of one name.
     """
     need = f"a CSV (UTF-8) with the columns {' and '.join(columns)}"
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = _text(path).splitlines()
         blank = next((i for i, line in enumerate(lines) if line.strip()), len(lines))
         head = "".join(lines[blank : blank + 1])
-        reader = csv.DictReader(lines[blank:], delimiter=max(",;\t", key=head.count), skipinitialspace=True)
+        told = re.fullmatch(r"\s*sep=(.)\s*", head, re.IGNORECASE)  # what Excel writes for itself
+        if told:
+            blank += 1
+            head = "".join(lines[blank : blank + 1])
+        delimiter = told.group(1) if told else max(",;\t", key=head.count)
+        reader = csv.DictReader(lines[blank:], delimiter=delimiter, skipinitialspace=True)
+        names = [n.strip().lower() for n in reader.fieldnames or ()]
         # A cell too many is a list without a name.
         rows = [
             (blank + reader.line_num, {k.strip().lower(): (v or "").strip() for k, v in row.items() if k})
             for row in reader
         ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({type(error).__name__}); give {need}") from None
+    twice = next((n for n in names if n and names.count(n) > 1), None)
+    if twice:
+        raise InputError(f"{path}: has the column {twice!r} twice; keep one of them")
     if not rows or not set(columns) <= rows[0][1].keys():
         raise InputError(f"{path}: has no such header, or no row; give {need}")
     return rows
+
+
+def _text(path: Path) -> str:
+    """A text file in UTF-8, or in UTF-16 where a byte-order mark says so (Excel's "Unicode text")."""
+    content = path.read_bytes()
+    marked = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+    return content.decode("utf-16" if marked else "utf-8").lstrip("\ufeff")
+
+
+def table_path(folder: Path, text: str) -> Path:
+    """The file that a cell of a table means; relative paths start at `folder`.
+
+    Where there is none of that name: Windows' backslashes as slashes, and accents in the form that the disk
+    has.
+    """
+    path = folder / user_path(text)
+    if os.path.exists(path):
+        return path
+    if "\\" in text:
+        path = folder / user_path(text.replace("\\", "/"))
+    if not os.path.exists(path):
+        form = unicodedata.normalize("NFC", path.name)
+        with contextlib.suppress(OSError, ValueError):
+            return next(
+                (p for p in path.parent.iterdir() if unicodedata.normalize("NFC", p.name) == form), path
+            )
+    return path
 
 
 def read_splits(path: Path) -> dict[str, str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,19 @@ from fusebench.case import Case, Pair, Volume
 from fusebench.errors import InputError
 from fusebench.files import atomic_path
 from fusebench.images import read_write
+from fusebench.images.dicom import read_dicom
 from fusebench.images.foreground import foreground
-from fusebench.images.raw import EXTENSIONS, PICTURES, RawImage, extension, image_files
-from fusebench.images.read_write import check_grid, intensity_range, read_mask, read_pair, read_raw, scale
+from fusebench.images.raw import PICTURES, RawImage, extension, image_files
+from fusebench.images.read_write import check_grid, intensity_range, read_mask, read_raw, scale
 from fusebench.store.cache import cache_dir, cached_arrays
-from fusebench.store.keys import content_key
-from fusebench.store.keys import source_key as code_key
+from fusebench.store.keys import content_key, minor_versions, remembered_sha256, source_key
 
 from .grid import Image
+from .looks import doubts_as_is
+from .sidecar import frame_durations, read_sidecars, sidecars
 from .steps import (
     BiasField,
-    CheckGrid,
+    CheckHead,
     Intensity,
     Mask,
     PaperTensor,
@@ -47,6 +50,8 @@ RECIPES: dict[str, str] = {
     "native": "static PET, PET→MRI rigid, on the grid of the MRI, robust intensities",
     "none": "voxels as they are; both images must lie on one grid; min-max",
 }
+
+_log = logging.getLogger("fusebench")
 
 _REMEDY = "resample it first, or use --data-option recipe=default"
 
@@ -103,7 +108,7 @@ def steps_of(recipe: str, *, register: str = "auto", mask: str = "head", size: i
         raise InputError(f"register={register!r}: give auto, always or never")
     if mask not in ("head", "brain"):
         raise InputError(f"mask={mask!r}: give head or brain (or a file of your own per case)")
-    first: tuple[Step, ...] = (Static(), CheckGrid(), RegisterRigid(register))  # type: ignore[arg-type]
+    first: tuple[Step, ...] = (Static(), CheckHead(), RegisterRigid(register))  # type: ignore[arg-type]
     if recipe == "default":
         # The paper's field of view of 224 mm, whatever the number of voxels.
         box = ToBox(size, 224.0 / size)
@@ -122,54 +127,21 @@ def file_hash(path: Path) -> str:
     """sha256 of a file (with its detached data), or of a folder's files."""
     if path.is_dir():
         files = sorted(f for f in path.iterdir() if f.is_file())
-        return _joined(f.name + _hash(f) for f in files)
+        return _joined(f.name + remembered_sha256(f) for f in files)
     files = image_files(path)
-    return _hash(path) if len(files) == 1 else _joined(map(_hash, files))
+    return remembered_sha256(path) if len(files) == 1 else _joined(map(remembered_sha256, files))
 
 
 def _joined(texts: Iterable[str]) -> str:
     return hashlib.sha256("".join(texts).encode()).hexdigest()
 
 
-def _hash(path: Path) -> str:
-    """sha256 of a file; remembered in the cache by path, size and time."""
-    stat = path.stat()
-    name = hashlib.sha256(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()
-    memo = cache_dir("hashes", name[:2], name)
-    try:
-        known = memo.read_text()
-        if len(known) == 64:
-            return known
-    except OSError:
-        pass
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    try:
-        with atomic_path(memo) as temporary:
-            temporary.write_text(digest)
-    except OSError:
-        pass  # a cache that cannot be written costs time, nothing else
-    return digest
-
-
-@lru_cache(maxsize=1)
-def libraries() -> list[str]:
-    """Versions of the libraries that compute voxels, but for the last number."""
-    versions = []
-    for name in ("numpy", "scipy", "SimpleITK"):
-        try:
-            versions.append(".".join(version(name).split(".")[:2]))
-        except PackageNotFoundError:  # an extra
-            versions.append("")
-    return versions
-
-
 def read_key() -> list[Any]:
-    """What voxels depend on before any recipe: readers, foreground, libraries."""
-    return [code_key(Path(read_write.__file__)), libraries()]
+    """Everything that voxels depend on before any recipe: readers, foreground, libraries."""
+    return [source_key(Path(read_write.__file__)), minor_versions(("numpy", "scipy", "SimpleITK"))]
 
 
-def source_key(source: PairSource, recipe: str, options: Mapping[str, Any]) -> str:
+def pair_key(source: PairSource, recipe: str, options: Mapping[str, Any]) -> str:
     """Content key of a prepared pair: files, recipe, options, code and library versions."""
 
     def key(path: Path, files: tuple[Path, ...]) -> str:
@@ -177,8 +149,7 @@ def source_key(source: PairSource, recipe: str, options: Mapping[str, Any]) -> s
 
     try:
         hashes = [key(source.mri, source.mri_files), key(source.pet, source.pet_files)]
-        if _sidecar(source.pet).is_file():
-            hashes.append("frames " + file_hash(_sidecar(source.pet)))
+        hashes += ["frames " + file_hash(path) for path in sidecars(source.pet)]
         if source.mask is not None:
             hashes.append(file_hash(source.mask))
     except OSError as error:
@@ -191,7 +162,7 @@ def source_key(source: PairSource, recipe: str, options: Mapping[str, Any]) -> s
             "options": dict(options),
             "aligned": source.aligned,
             "bias_corrected": source.bias_corrected,
-            "code": [code_key(Path(__file__)), *read_key()],
+            "code": [source_key(Path(__file__)), *read_key()],
         }
     )
 
@@ -202,8 +173,11 @@ def source_key(source: PairSource, recipe: str, options: Mapping[str, Any]) -> s
 def read_source(source: PairSource) -> State:
     """Read both files of a pair, each checked; up to 1 % of NaN becomes background."""
     mri, pet = (_raw(p, f) for p, f in ((source.mri, source.mri_files), (source.pet, source.pet_files)))
-    durations = _durations(source.pet, pet)
     notes = [f"{r.path.name}: {n}" for r in (mri, pet) for n in r.notes]
+    durations = tuple(pet.extra.get("frame_durations", ()))
+    if pet.data.ndim == 4 and not durations:
+        fields, more = read_sidecars(source.pet)
+        durations, notes = frame_durations(fields), notes + more
     if mri.data.ndim == 4:
         raise InputError(f"{source.mri}: the MRI is 4D ({mri.data.shape[0]} volumes); give one T1w volume")
     for raw in (mri, pet):
@@ -221,28 +195,7 @@ def read_source(source: PairSource) -> State:
 
 
 def _raw(path: Path, files: tuple[Path, ...]) -> RawImage:
-    if not files:
-        return read_raw(path, max_nan=0.01, frames=True)
-    from fusebench.images.dicom_itk import read_dicom
-
-    return read_dicom(files, path)
-
-
-def _durations(path: Path, pet: RawImage) -> tuple[float, ...]:
-    """Frame lengths: from DICOM, or from the BIDS sidecar next to the file."""
-    known = pet.extra.get("frame_durations")
-    if known:
-        return tuple(known)
-    try:
-        values = json.loads(_sidecar(path).read_text(encoding="utf-8"))["FrameDuration"]
-        return tuple(float(v) for v in values)
-    except (OSError, ValueError, KeyError, TypeError):
-        return ()
-
-
-def _sidecar(path: Path) -> Path:
-    end = extension(path) if extension(path) in EXTENSIONS else ""
-    return path.with_name(path.name[: len(path.name) - len(end)] + ".json")
+    return read_dicom(files, path) if files else read_raw(path, max_nan=0.01, frames=True)
 
 
 def prepare(source: PairSource, recipe: str, options: Mapping[str, Any]) -> State:
@@ -260,6 +213,7 @@ def prepared_arrays(
         assert state.mask is not None
         report = {
             "notes": list(state.notes),
+            "doubts": list(state.doubts),
             "numbers": state.numbers,
             "provenance": list(state.provenance),
         }
@@ -280,7 +234,7 @@ def _cache_path(key: str) -> Path:
 
 
 def is_prepared(key: str) -> bool:
-    """Whether the cache holds this pair."""
+    """True if the cache holds this pair."""
     return _cache_path(key).is_file()
 
 
@@ -295,16 +249,21 @@ def load_prepared(key: str, source: PairSource, recipe: str, options: Mapping[st
 
 
 def stored_report(case: Case) -> dict[str, Any]:
-    """Notes, figures and provenance of a prepared case; empty where nothing was prepared."""
+    """Notes, doubts, figures and provenance of a case that was loaded; empty where it was not."""
     path = _cache_path(case.fingerprint)
-    if not path.is_file():
-        return {}
     try:
-        with np.load(path, allow_pickle=False) as store:
-            report: dict[str, Any] = json.loads(str(store["report"]))
-            return report
-    except (OSError, ValueError, KeyError):
+        if path.is_file():
+            with np.load(path, allow_pickle=False) as store:
+                report: dict[str, Any] = json.loads(str(store["report"]))
+        else:
+            report = json.loads(_looks_path(case.fingerprint).read_text(encoding="utf-8"))
+    except Exception:  # absent or damaged, on which zipfile raises nearly anything
         return {}
+    return report
+
+
+def _looks_path(key: str) -> Path:
+    return cache_dir("looks", key[:2], f"{key}.json")
 
 
 def align_files(mri: Path, pet: Path, mask: Path | None = None) -> tuple[Pair, State]:
@@ -321,7 +280,7 @@ def align_files(mri: Path, pet: Path, mask: Path | None = None) -> tuple[Pair, S
         raise InputError(f"{pet}: pictures have no position in space; align them first, without --register")
     steps: tuple[Step, ...] = (
         Static(),
-        CheckGrid(),
+        CheckHead(),
         RegisterRigid("always"),
         Mask(),
         ToMri(),
@@ -333,22 +292,40 @@ def align_files(mri: Path, pet: Path, mask: Path | None = None) -> tuple[Pair, S
     return Pair(a, b, state.mask), state
 
 
-def load_as_is(source: PairSource) -> Pair:
-    """The pair voxel by voxel (recipe "none", and pictures)."""
-    if source.is_picture or not (source.mri_files or source.pet_files):
-        return read_pair(source.mri, source.pet, mask=source.mask, remedy=_REMEDY)
-    a, b = (scale(_raw(p, f)) for p, f in ((source.mri, source.mri_files), (source.pet, source.pet_files)))
+def load_as_is(source: PairSource, key: str = "") -> Pair:
+    """The pair voxel by voxel (recipe "none", and pictures).
+
+    Notes and doubts are kept in the cache under `key` for `stored_report`, on the first time.
+    """
+    mri, pet = (
+        read_dicom(f, p) if f else read_raw(p)
+        for p, f in ((source.mri, source.mri_files), (source.pet, source.pet_files))
+    )
+    for raw in (mri, pet):
+        for note in raw.notes:
+            _log.warning("%s: %s", raw.path, note)
+    a, b = scale(mri), scale(pet)
     check_grid(a, b, source.mri, source.pet, _REMEDY)
-    return Pair(a, b, foreground(a.data) if source.mask is None else read_mask(source.mask, a))
+    mask = foreground(a.data) if source.mask is None else read_mask(source.mask, a)
+    if key and not _looks_path(key).is_file():
+        names = str(source.mri), str(source.pet)
+        doubts = doubts_as_is(Image(a.data, a.affine), Image(b.data, b.affine), mask, names)
+        notes = [f"{raw.path.name}: {note}" for raw in (mri, pet) for note in raw.notes]
+        report = {"notes": [*notes, *doubts], "doubts": doubts}
+        with contextlib.suppress(OSError), atomic_path(_looks_path(key)) as temporary:
+            temporary.write_text(json.dumps(report), encoding="utf-8")
+    return Pair(a, b, mask)
 
 
 def make_case(dataset: str, source: PairSource, recipe: str, options: Mapping[str, Any]) -> Case:
     """The lazy `Case` of a source.  Pictures are never resampled, whatever the recipe."""
     steps_of(recipe, **options)  # refuse a wrong option before anything runs
     as_is = recipe == "none" or source.is_picture
-    key = source_key(source, "none" if as_is else recipe, {} if as_is else options)
+    key = pair_key(source, "none" if as_is else recipe, {} if as_is else options)
     loader = (
-        partial(load_as_is, source) if as_is else partial(load_prepared, key, source, recipe, dict(options))
+        partial(load_as_is, source, key)
+        if as_is
+        else partial(load_prepared, key, source, recipe, dict(options))
     )
     meta = {**source.meta, "recipe": "none" if as_is else recipe}
     return Case(source.id, dataset, source.group, key, loader, meta=meta)

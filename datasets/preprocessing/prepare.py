@@ -11,6 +11,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fusebench.case import Case
 from fusebench.errors import FuseBenchError, InputError
 
@@ -36,8 +38,14 @@ def prepare_case(case: Case, images: Path | None) -> Result:
         if not cached or (png is not None and not png.exists()):
             pair = case.loader()
             if png is not None:
-                notes = "; ".join(quality.flags(pipeline.stored_report(case))) or "no flags"
-                quality.quality_png(pair, png, f"{case.dataset} {case.id}   {notes}")
+                report = pipeline.stored_report(case)
+                notes = "; ".join(quality.flags(report)) or "no flags"
+                numbers = report.get("numbers", {})
+                title = f"{case.dataset} {case.id}   {notes}"
+                if "moved_mm" in numbers:
+                    title = f"{title}   moved by {numbers['moved_mm']:.1f} mm"
+                found = numbers.get("to_pet")
+                quality.quality_png(pair, png, title, None if found is None else np.asarray(found))
     # One case of many: whatever is wrong with it is its row, not the end of the others.
     except Exception as error:
         text = " ".join(str(error).split())

@@ -18,6 +18,7 @@ from fusebench.images.dicom_itk import need, to_itk
 from fusebench.images.foreground import foreground
 
 from .grid import Image, Matrix, displacement, mask_points, resample
+from .looks import inverted
 
 # ITK is LPS, matrices here are RAS.
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -132,14 +133,6 @@ def _clean(image: Image, voxel: float) -> Image:
         least, most = most, least
     data = np.clip((data - least) / (float(most - least) or 1e-20), 0, 1).astype(np.float32)
     return Image(data, affine)
-
-
-def inverted(data: NDArray[np.float32]) -> bool:
-    """Whether the border is bright and the middle dark, as where ``max - x`` was stored."""
-    faces = [data[0], data[-1], data[:, 0], data[:, -1], data[:, :, 0], data[:, :, -1]]
-    border = float(np.median([np.median(f) for f in faces]))
-    low, high = np.percentile(data, [1, 99])
-    return bool(high > low and border > low + 0.8 * (high - low))
 
 
 def _euler(angles: tuple[float, float, float], shift: Any, centre: NDArray[np.float64]) -> Any:

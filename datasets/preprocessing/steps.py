@@ -20,7 +20,8 @@ from fusebench.images.foreground import foreground
 from fusebench.images.read_write import read_raw
 
 from .grid import Image, Matrix, box_affine, resample
-from .rigid import inverted, mutual_information, register
+from .looks import doubts
+from .rigid import mutual_information, register
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,8 @@ class State:
         Lengths of the PET's frames.
     notes : tuple of str
         Warnings for the report.
+    doubts : tuple of str
+        Those of them that say the pair may be wrong; the board shows them.
     numbers : dict
         Figures for the report.
     provenance : tuple of dict
@@ -61,6 +64,7 @@ class State:
     bias_corrected: bool = True
     durations: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     numbers: dict[str, Any] = field(default_factory=dict)
     provenance: tuple[dict[str, Any], ...] = ()
     intensity: tuple[tuple[float, float], tuple[float, float]] = ((0.0, 1.0), (0.0, 1.0))
@@ -68,6 +72,10 @@ class State:
     def noting(self, *notes: str, **numbers: Any) -> State:
         """The same with notes and figures added."""
         return replace(self, notes=(*self.notes, *notes), numbers={**self.numbers, **numbers})
+
+    def doubting(self, *doubts: str) -> State:
+        """The same with notes added that are doubts about the pair."""
+        return replace(self.noting(*doubts), doubts=(*self.doubts, *doubts))
 
 
 Step = Callable[[State], State]
@@ -90,23 +98,33 @@ class Static:
         frames = state.pet.data
         if frames.ndim == 3:
             return state
-        known = len(state.durations) == len(frames) and min(state.durations, default=0) > 0
-        weights = np.asarray(state.durations if known else np.ones(len(frames)))
+        weights, how = _weights(state.durations, len(frames))
         mean = np.average(frames, axis=0, weights=weights).astype(np.float32)
-        how = "weighted by their lengths" if known else "unweighted, their lengths are unknown"
         note = f"dynamic PET: mean of {len(frames)} frames, {how}"
         return replace(state, pet=Image(mean, state.pet.affine)).noting(note, pet_frames=len(frames))
 
 
+def _weights(durations: tuple[float, ...], count: int) -> tuple[NDArray[np.float64], str]:
+    """Weights of frames, and in words how their mean is taken."""
+    if not durations:
+        how = "unweighted, their lengths are not known"
+    elif len(durations) != count:
+        how = f"unweighted, since {len(durations)} lengths are listed"
+    elif not all(np.isfinite(d) and d > 0 for d in durations):
+        how = "unweighted, since a listed length is not above 0"
+    else:
+        return np.asarray(durations), "weighted by their lengths"
+    return np.ones(count), how
+
+
 @dataclass(frozen=True)
-class CheckGrid:
-    """Refuse what cannot be a head: few or huge voxels; note an inverted grey scale."""
+class CheckHead:
+    """Refuse what cannot be a head: few or huge voxels; note doubts, such as an inverted grey scale."""
 
     min_voxels: int = 32
     max_voxel: float = 8.0
 
     def __call__(self, state: State) -> State:
-        notes = []
         for image, name in ((state.mri, state.names[0]), (state.pet, state.names[1])):
             if image.data.ndim != 3:
                 raise InputError(f"{name}: has {image.data.shape[0]} frames; give one 3D volume")
@@ -120,9 +138,7 @@ class CheckGrid:
                     f"{name}: voxels of {max(image.spacing):.1f} mm, more than {self.max_voxel:g} mm; "
                     "check the header"
                 )
-            if inverted(image.data):
-                notes.append(f"{Path(name).name}: bright air around a dark head, it looks inverted")
-        return state.noting(*notes)
+        return state.doubting(*doubts(state.mri, state.pet, state.names))
 
 
 @dataclass(frozen=True)
@@ -137,15 +153,18 @@ class RegisterRigid:
             value = mutual_information(state.mri, state.pet, state.to_pet)
             return state.noting(information_before=value, information_after=value, registered=False)
         found = register(state.mri, state.pet, seed=self.seed)
-        return replace(state, to_pet=found.matrix).noting(
-            *found.warnings,
-            registered=True,
-            information_before=found.information_before,
-            information_after=found.information_after,
-            overlap=found.overlap,
-            moved_mm=found.moved,
-            spread_mm=found.spread,
-            to_pet=found.matrix.tolist(),
+        return (
+            replace(state, to_pet=found.matrix)
+            .doubting(*found.warnings)
+            .noting(
+                registered=True,
+                information_before=found.information_before,
+                information_after=found.information_after,
+                overlap=found.overlap,
+                moved_mm=found.moved,
+                spread_mm=found.spread,
+                to_pet=found.matrix.tolist(),
+            )
         )
 
 

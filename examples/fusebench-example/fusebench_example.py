@@ -57,7 +57,7 @@ def activity(x: Tensor) -> Tensor:
         paper="textbook definition; example package",
     )
 )
-def example_mae(t: Triple, part: str, variant: str) -> Tensor:
+def example_mae(t: Triple) -> Tensor:
     """Mean over both sources of the mean absolute difference, on the scale 0..255."""
     gaps = [t.mean((t.points(source) - t.points("fused")).abs()) for source in ("a", "b")]
     return (gaps[0] + gaps[1]) / 2

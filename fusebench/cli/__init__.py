@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 from .. import __version__
 from ..errors import FuseBenchError, InputError
 from ..parameters import user_path
+from ..text import printable
 from ._console import tolerant_streams
 
 PROGRAM = "run_bench.py"
@@ -103,7 +104,7 @@ def _failed(args: argparse.Namespace, message: str) -> int:
     """Say in one line what ended the command; with ``--debug`` also where."""
     if args.debug:
         traceback.print_exc()
-    print(f"{PROGRAM}: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{PROGRAM}: error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 2
 
 

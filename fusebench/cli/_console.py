@@ -19,7 +19,7 @@ from rich.console import Console
 _LIKENESS = {
     **{"→": ">", "←": "<", "↑": "^", "↓": "v", "–": "-", "—": "-", "−": "-", "±": "+-", "×": "x", "³": "3"},
     **{"⚠": "!", "∞": "inf", "…": "...", "“": '"', "”": '"', "’": "'", "•": "*", "·": ".", "≤": "<="},
-    **{"≥": ">=", "█": "#", "━": "-", "╸": "-", "╺": "-", "μ": "u", "µ": "u"},
+    **{"≥": ">=", "≈": "~", "█": "#", "━": "-", "╸": "-", "╺": "-", "μ": "u", "µ": "u"},
 }
 
 
@@ -87,7 +87,7 @@ class Tolerant:
         self._gone = True
         if not (isinstance(error, OSError) and error.errno == errno.EPIPE):
             self.problem = getattr(error, "strerror", None) or str(error)
-        # What the stream still holds would fail again when Python ends.
+        # The text that the stream still holds would fail again when Python ends.
         with contextlib.suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.stream.fileno())
@@ -128,16 +128,16 @@ def _nowhere() -> TextIO:
     return open(os.devnull, "w", encoding="utf-8")
 
 
-def make_console(*, stderr: bool = False, wide: bool = False) -> Console:
+def make_console(*, stderr: bool = False, columns: int | None = None) -> Console:
     """The console of a command.
 
     Parameters
     ----------
     stderr : bool
         Draw on standard error.
-    wide : bool
-        Where it is no terminal, wide enough for all columns of a board.
+    columns : int, optional
+        Width where it is no terminal.
     """
     stream = sys.stderr if stderr else sys.stdout
     terminal = stream is not None and stream.isatty()
-    return Console(stderr=stderr, width=160 if wide and not terminal else None)
+    return Console(stderr=stderr, width=None if terminal else columns)

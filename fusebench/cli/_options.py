@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..case import is_file_name
 from ..errors import InputError
+from ..names import check_file_name
 from ..parameters import user_path
 
 if TYPE_CHECKING:
@@ -69,6 +69,19 @@ def plugins_of(args: argparse.Namespace) -> Plugins:
     return found
 
 
+def add_board_options(parser: Any) -> None:
+    """``--rank-by`` and ``--wide``."""
+    parser.add_argument(
+        "--rank-by",
+        choices=["reading", "similarity", "all"],
+        help="what gives the places (default: the readings where the run has some, else the likeness to the "
+        "sources)",
+    )
+    parser.add_argument(
+        "--wide", action="store_true", help="print all columns of the board (default: at most 100 wide)"
+    )
+
+
 def add_device_option(parser: Options) -> None:
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
 
@@ -113,8 +126,7 @@ def choices_of(texts: Iterable[str], option: str) -> list[Choice]:
         given = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
         if not (equals and label and name and len(given) == len(pairs)):
             raise InputError(f"{option} {text}: the form is LABEL=METHOD,PARAM=VALUE,...")
-        if not is_file_name(label):
-            raise InputError(f"{option} {text}: the label cannot name a file; leave out / and \\")
+        check_file_name(label, f"{option}: the label")
         values = {key: literal(value) for key, value in given.items()}
         if isinstance(values.get("weights"), str):
             values["weights"] = str(user_path(values["weights"]).resolve())

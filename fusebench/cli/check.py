@@ -21,7 +21,7 @@ _STYLES = {
     "skip": "dim",
     "blocked": "dim",
 }
-_WORDS = {"skip": "n/a", "blocked": "not tried", "xfail": "expected", "xpass": "no longer fails"}
+_STATUS_WORDS = {"skip": "n/a", "blocked": "not tried", "xfail": "expected", "xpass": "no longer fails"}
 
 
 def add(subparsers: Any) -> None:
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         table.add_column(header, no_wrap=bool(header), overflow="fold")
     for outcome in outcomes:
         text = outcome.message or (rules[outcome.check] if args.verbose else "")
-        word = _WORDS.get(outcome.status, outcome.status)
+        word = _STATUS_WORDS.get(outcome.status, outcome.status)
         table.add_row(outcome.check, f"[{_STYLES[outcome.status]}]{word}[/]", escape(text))
     console = make_console()
     console.print(table)

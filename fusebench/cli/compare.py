@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..store.folder import RunFolder
+
 
 def add(subparsers: Any) -> None:
     """Register the subcommand."""
@@ -30,7 +32,9 @@ def add(subparsers: Any) -> None:
         help="exact: any mean loss above --tolerance; test: significant by subject and above --min-effect; "
         "auto: exact for what ran on a CPU (default)",
     )  # fmt: skip
-    parser.add_argument("--tolerance", type=float, default=1e-6, metavar="X", help="default 1e-6")
+    parser.add_argument(
+        "--tolerance", type=float, metavar="X", help="default: what each metric declares, 1e-6 for nearly all"
+    )
     parser.add_argument("--alpha", type=float, default=0.05, metavar="P", help="default 0.05")
     parser.add_argument(
         "--min-effect", type=float, default=0.05, metavar="SD",
@@ -52,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from ._options import writing
 
     baselines = [runs.load([p]) for p in args.baseline]
-    stored = sorted(args.base.glob("*.parquet")) if not (args.base / "manifest.json").exists() else []
+    stored = sorted(args.base.glob("*.parquet")) if not RunFolder(args.base).manifest.exists() else []
     if stored:
         base = runs.load([stored[-1]])
         baselines += [runs.load([p]) for p in stored[-10:-1]]

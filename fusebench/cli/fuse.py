@@ -45,7 +45,7 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..engine.task import fuse
+    from ..engine.fusing import fuse
     from ..errors import InputError
     from ..images.raw import NIFTI, extension
     from ..images.read_write import read_pair, write_image

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..errors import PluginError
+from ..errors import FuseBenchError, PluginError
 from ..metric import ARROWS
 from ..parameters import signature
 from ..registry import Registry
@@ -46,8 +46,9 @@ def run(args: argparse.Namespace) -> int:
     broken = 0
     for name in names:
         try:
-            info = registry.load(name).info
-            table.add_row(name, *map(escape, cells(info)))
+            info, setting = _facts(registry, name)
+            *row, summary = cells(info)
+            table.add_row(name, *map(escape, [*row, f"{summary} ({setting})" if setting else summary]))
         except PluginError as error:
             broken += 1
             place = f"cannot be loaded: {error.reason} ({error.origin})"
@@ -56,28 +57,49 @@ def run(args: argparse.Namespace) -> int:
     console.print(table)
     note = f", {broken} cannot be loaded" if broken else ""
     console.print(f"{len(names)} {args.what}{note}")
+    apart = [n for n in registry.unlisted() if args.patterns == ["all"]]
+    if apart:
+        console.print(f"only where they are named: {', '.join(apart)}", markup=False, highlight=False)
     for name in names if args.patterns != ["all"] else []:
         _print_parameters(name, registry, args.what, console)
     return 0
 
 
+def _facts(registry: Registry[Any], name: str) -> tuple[Any, str]:
+    """Facts of a plugin, or of one variant of it, and the parameters that the variant sets, as text."""
+    plugin, variant = registry.load(name), registry.entry(name).variant
+    if not variant:
+        return plugin.info, ""
+    given = plugin.variants[variant]
+    setting = ", ".join(f"{key}={value}" for key, value in given.items())
+    try:
+        return plugin(**given).describe(), setting
+    except FuseBenchError:  # it needs a file of the user's
+        return plugin.info, setting
+
+
 def _print_parameters(name: str, registry: Registry[Any], what: str, console: Console) -> None:
     """The options that set a plugin's parameters, each with its default, as they are typed."""
     try:
-        plugin = registry.load(name)
+        plugin, variant = registry.load(name), registry.entry(name).variant
     except PluginError:
         return
+    given = plugin.variants[variant] if variant else {}
     option = {"methods": f"--set {name}.", "datasets": "--data-option "}.get(what)
     known = signature(plugin)[0].values() if option else []
     for p in known:
         if p.name == "data_dir":
             typed = "--data-dir PATH"
         else:
-            typed = f"{option}{p.name}={'...' if p.required else p.default}"
+            typed = f"{option}{p.name}={'...' if p.required else given.get(p.name, p.default)}"
         words = "" if p.name == "data_dir" else p.words
         console.print(f"  {typed:<40} {words}".rstrip(), markup=False, highlight=False, soft_wrap=True)
     if option and not known:
         console.print(f"  {name} has no parameters", markup=False, highlight=False)
+    if what == "methods" and not variant:
+        for other, setting in plugin.variants.items():
+            typed = ", ".join(f"{key}={value}" for key, value in setting.items())
+            console.print(f"  variant {name}@{other}: {typed}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _method(info: Any) -> list[str]:

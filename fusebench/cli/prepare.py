@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from rich.table import Table
 from ..case import Case
 from ..dataset import Dataset
 from ..engine.data import check_split, open_dataset, split_cases
+from ..limits import usable_cores
 from ._options import add_plugin_option, at_least, parameters_of, plugins_of
 from .run import console_of
 
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.report:
         cases = split_cases(dataset, args.split)[: args.cases]
         images = None if args.no_images else out / "quality"
-        results = _prepare_all(cases, images, args.jobs or os.cpu_count() or 1, console)
+        results = _prepare_all(cases, images, args.jobs or usable_cores(), console)
         by_case = {row["case"]: row for row in rows if row["case"]}
         for case in cases:
             by_case.setdefault(case.id, {"subject": case.group, "case": case.id}).update(results[case.id])
@@ -103,7 +103,8 @@ def _prepare_all(
             progress.advance(bar)
             if not console.is_terminal:
                 text = f"[{len(results)}/{len(cases)}] {case.id}: {result['status']} {result['reason']}"
-                console.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
+                moved = f", moved by {result['moved_mm']:.1f} mm" if "moved_mm" in result else ""
+                console.print(text.rstrip() + moved, markup=False, highlight=False, soft_wrap=True)
 
         prepare_cases(cases, images, jobs, done)
     return results
@@ -116,11 +117,13 @@ def _print_table(rows: list[dict[str, Any]], console: Console, most: int = 60) -
     table = Table(box=None, header_style="bold")
     for name in ("subject", "case", "status", "split", "why"):
         table.add_column(name, overflow="fold")
-    # What needs attention comes first where the table is cut; the CSV holds everything.
+    # Rows that need attention come first where the table is cut; the CSV holds everything.
     order = {"error": 0, "left out": 1}
     shown = sorted(rows, key=lambda r: order.get(str(r["status"]), 2)) if len(rows) > most else rows
     for row in shown[:most]:
         why = row.get("reason") or row.get("flags") or row.get("note") or ""
+        if "moved_mm" in row:
+            why = f"moved by {row['moved_mm']:.1f} mm" + (f"; {why}" if why else "")
         where = f" [{row['file']}]" if row.get("file") else ""
         table.add_row(
             *(_plain(row.get(k, "")) for k in ("subject", "case", "status", "split")), _plain(f"{why}{where}")
@@ -142,15 +145,16 @@ def _plain(value: object) -> str:
 
 def _write_csv(rows: list[dict[str, Any]], path: Path) -> Path:
     from ..errors import InputError
+    from ..text import csv_value
 
     first = _FIRST if any("status" in row for row in rows) else ("subject", "split")
     names = list(dict.fromkeys([*first, *(k for row in rows for k in row)]))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as handle:
+        with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as handle:
             writer = csv.DictWriter(handle, names, restval="")
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows({k: csv_value(v) for k, v in row.items()} for row in rows)
     except OSError as error:
         raise InputError(
             f"--out {path.parent}: cannot be written ({error.strerror}); give another folder"

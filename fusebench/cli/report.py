@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..store.folder import RunFolder
 from ._options import at_least, split_commas, writing
 
 
@@ -27,6 +28,19 @@ def add(subparsers: Any) -> None:
         metavar="N",
         help="cases that get an image viewer, of those whose volumes were kept (default 8)",
     )
+    parser.add_argument(
+        "--rank-by",
+        choices=["reading", "similarity", "all"],
+        help="what gives the places (default: the readings where the run has some, else the likeness to the "
+        "sources)",
+    )
+    parser.add_argument(
+        "--test",
+        choices=["permutation", "wilcoxon"],
+        default="permutation",
+        help="of differences between methods: sign-flip permutation with the maximum statistic (default), or "
+        "Wilcoxon with Holm's correction",
+    )
     parser.add_argument("--no-figures", action="store_true", help="tables and pages only; much quicker")
     parser.set_defaults(run=run)
 
@@ -34,12 +48,18 @@ def add(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the report and print its entry page."""
     metrics = split_commas(args.metrics) if args.metrics else None
-    out = args.out or args.runs[-1] / "report"
+    out = args.out or RunFolder(args.runs[-1]).report
     from ..leaderboard import report
 
     with writing(out):
         paths = report.write(
-            args.runs, out, metrics=metrics, viewer_cases=args.viewer_cases, figures=not args.no_figures
+            args.runs,
+            out,
+            metrics=metrics,
+            viewer_cases=args.viewer_cases,
+            figures=not args.no_figures,
+            rank_by=args.rank_by or "",
+            test=args.test,
         )
     print(f"{paths[0]} ({len(paths) - 1} tables and figures beside it)")
     return 0

@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..parameters import user_path
 from ._console import make_console
 from ._options import (
+    add_board_options,
     add_data_options,
     add_device_option,
     add_plugin_option,
@@ -103,6 +104,7 @@ def add(subparsers: Any) -> None:
     again.add_argument("--resume", action="store_true", help="run what is missing or changed (default)")
     again.add_argument("--force", action="store_true", help="run everything again")
     again.add_argument("--collect", action="store_true", help="run nothing; make tables from stored rows")
+    add_board_options(out)
     out.add_argument("--dry-run", action="store_true", help="show what would run and why")
     parser.set_defaults(run=run)
 
@@ -114,14 +116,14 @@ def run(args: argparse.Namespace) -> int:
     from ._progress import Shown
 
     asked = request_of(args)
-    console = console_of()
+    console = console_of(wide=args.wide)
     observer = Shown(console)
     # First of all: workers import torch while this process, which never does, finds out what to run.
     with LocalPool(1 if args.dry_run and asked.jobs != 0 else first_workers(asked), asked.threads) as pool:
         planned = plan_run(asked, pool, observer)
         if args.dry_run:
             return dry_run(planned, console)
-        return show(finish(planned, pool, observer), console)
+        return show(finish(planned, pool, observer), console, wide=args.wide)
 
 
 def request_of(args: argparse.Namespace) -> Request:
@@ -155,22 +157,23 @@ def request_of(args: argparse.Namespace) -> Request:
         seed=args.seed,
         out=args.out,
         save="all" if args.save_fused else "first",
+        rank_by=args.rank_by or "",
         reuse="force" if args.force else "collect" if args.collect else "resume",
         command=sys.argv,
     )
 
 
-def console_of() -> Console:
-    """The console of a board: of the terminal's width, or wide enough for all columns in a file."""
-    return make_console(wide=True)
+def console_of(*, wide: bool = False) -> Console:
+    """The console of a board: of the terminal's width; in a file 100 columns, or room for all of them."""
+    return make_console(columns=250 if wide else 100)
 
 
-def show(result: Run, console: Console) -> int:
-    """Print the boards of a run and name its files; returns the exit code."""
-    for board in result.boards.values():
-        board.to_terminal(console)
+def show(result: Run, console: Console, *, wide: bool = False) -> int:
+    """Name the files of a run and print its boards, the main one last; returns the exit code."""
     for path in result.publish():
         console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+    for board in reversed(result.boards.values()):
+        board.to_terminal(console, wide=wide)
     return int(not result.failures.empty)
 
 

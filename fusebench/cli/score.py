@@ -23,6 +23,7 @@ from ..metric import ARROWS, MetricId
 from ..parameters import user_path
 from ..scoring.protocol import PROTOCOLS, READERS, Scene
 from ..scoring.select import select_metrics
+from ..text import cell
 from ._console import make_console
 from ._options import add_data_options, add_plugin_option, data_of, plugins_of, split_commas, writing
 from .run import console_of, show
@@ -316,4 +317,4 @@ def _write(path: Path, rows: Sequence[tuple[Item, dict[str, Any]]], ids: Sequenc
         out.writerow(["method", "case", *ids])
         for item, values in rows:
             cells = ["" if isinstance(values[i], Exception) else repr(float(values[i])) for i in ids]
-            out.writerow([item.method, item.case, *cells])
+            out.writerow([cell(item.method), cell(item.case), *cells])

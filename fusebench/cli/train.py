@@ -108,7 +108,7 @@ def add(subparsers: Any) -> None:
 
 def run_train(args: argparse.Namespace) -> int:
     """Train as asked; 0 when the weights are written, 130 when it was interrupted."""
-    from ..dataset import fingerprint_of
+    from ..store.keys import cases_key
 
     try:
         from ..methods.training import fit as loop
@@ -159,8 +159,8 @@ def run_train(args: argparse.Namespace) -> int:
         "dataset": args.dataset,
         "dataset parameters": args.data_option,
         "data licence": dataset.info.licence,
-        "train": f"{args.split}, {len(train_cases)} cases, {fingerprint_of(train_cases)}",
-        "val": f"{args.val_split}, {len(val_cases)} cases, {fingerprint_of(val_cases)}" if val else "none",
+        "train": f"{args.split}, {len(train_cases)} cases, {cases_key(train_cases)}",
+        "val": f"{args.val_split}, {len(val_cases)} cases, {cases_key(val_cases)}" if val else "none",
         "pool": train.pool,
         "initial weights": _sha256(weights) if weights else "random",
     }

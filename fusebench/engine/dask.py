@@ -7,9 +7,12 @@ as on one machine.
 
 from __future__ import annotations
 
+import logging
 import threading
+from asyncio import CancelledError as AsyncCancelled
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +20,7 @@ from ..errors import InputError
 from ..store.rows import Row
 from .pool import Result
 from .spec import Task
-from .worker import IsolatedWorker, Parcel, pack, unpack
+from .worker import IsolatedWorker, Parcel, complete, pack, unpack
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -48,6 +51,23 @@ def run_dask(
     InputError
         Dask is not installed, or the scheduler does not answer.
     """
+    log = logging.getLogger("distributed")
+    before = log.level
+    log.setLevel(logging.CRITICAL)  # what it says of a lost connection, with a traceback, is said below
+    try:
+        yield from _run(tasks, scheduler, jobs, threads, memory_mb)
+    except (OSError, CancelledError, AsyncCancelled) as error:
+        raise InputError(
+            f"the Dask scheduler went away ({type(error).__name__}); what was stored is kept: "
+            "run the same command to go on"
+        ) from None
+    finally:
+        log.setLevel(before)
+
+
+def _run(
+    tasks: Sequence[Task], scheduler: str | None, jobs: int, threads: int, memory_mb: float | None
+) -> Iterator[Result]:
     with _client(scheduler, jobs) as client:
         from distributed import as_completed
 
@@ -65,7 +85,9 @@ def run_dask(
         completed = as_completed([submit() for _ in range(min(slots, len(waiting)))])
         for future in completed:
             task = submitted.pop(future.key)
-            rows = _rows(future, task)
+            if future.status in ("lost", "cancelled"):  # with the scheduler that knew it
+                raise CancelledError
+            rows = complete(task, _rows(future, task))
             future.release()
             if waiting:
                 completed.add(submit())
@@ -76,7 +98,7 @@ def _rows(future: Any, task: Task) -> list[Row]:
     if future.status == "finished":
         rows: list[Row] = future.result()
         return rows
-    from .task import describe  # imports torch, which a run without such a failure need not wait for
+    from .fusing import describe  # imports torch, which a run without such a failure need not wait for
 
     return task.failed("error", f"Dask gave the task up: {describe(future.exception())}")
 

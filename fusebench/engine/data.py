@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..case import Case
-from ..dataset import Dataset, fingerprint_of
+from ..dataset import Dataset
 from ..errors import InputError
 from ..parameters import create
 from ..plugins import Plugins
+from ..store.keys import cases_key
 
 
 def open_dataset(
@@ -84,7 +85,7 @@ def dataset_facts(dataset: Dataset, split: str, cases: Sequence[Case], count: in
     """The manifest's entry on the data: `cases` of the split, of which `count` are run."""
     return {
         "split": split,
-        "fingerprint": fingerprint_of(cases),
+        "fingerprint": cases_key(cases),
         "cases": count,
         "left_out": left_out(dataset),
         **asdict(dataset.describe()),

@@ -15,27 +15,28 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..case import Case, Volume, is_file_name
+from ..case import Case, Volume
 from ..errors import InputError
 from ..files import file_sha256
 from ..images.raw import EXTENSIONS, RawImage, extension, folder_images, image_files
 from ..images.read_write import check_grid, read_raw, scale
 from ..method_info import MethodInfo
 from ..metric import MetricId, MetricInfo
+from ..names import check_file_name
 from ..plugins import Plugins
 from ..store.keys import digest
 from .spec import MethodSpec, Task
 
 # `Task.image` of a case without an image.
 MISSING = ":"
-# What follows the case's id in the name of an image that was made of the sources with findings.
+# Follows the case's id in the name of an image that was made of the sources with findings.
 WITH_FINDINGS = "+findings"
 
 # Entry -> case id -> image.
 Results = Mapping[str, Mapping[str, Path]]
 Range = tuple[float, float]
 
-# What a network overshoots [0, 1] by through rounding; as for the metrics themselves.
+# A network overshoots [0, 1] by so much through rounding; as for the metrics themselves.
 _SLACK = 1e-4
 
 
@@ -58,8 +59,8 @@ def find_results(folder: Path, cases: Sequence[Case], plugins: Plugins, name: st
     """
     if not folder.is_dir():
         raise InputError(f"--results-dir {folder}: no such folder")
-    if name and not is_file_name(name):
-        raise InputError(f"--name {name}: cannot name a file; leave out / and \\")
+    if name:
+        check_file_name(name, "--name")
     wanted = {case.id for case in cases}
     named = wanted | {case + WITH_FINDINGS for case in wanted}
     folders = entry_folders(folder, wanted)
@@ -68,6 +69,7 @@ def find_results(folder: Path, cases: Sequence[Case], plugins: Plugins, name: st
         for path in folders
     }
     for entry in results:
+        check_file_name(entry, f"{folder}: the entry")
         if entry in plugins.methods:
             raise InputError(
                 f"{folder}: a method is called {entry!r} as well; rename the folder (say {entry}-authors), "

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 
 from ..errors import InputError
+from ..limits import usable_cores, usable_memory_mb
+
+# Variables by which someone may have chosen other kernels than the processor would have.
+_FORCING = (
+    "ATEN_CPU_CAPABILITY",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "NPY_DISABLE_CPU_FEATURES",
+    "ONEDNN_MAX_CPU_ISA",
+    "OPENBLAS_CORETYPE",
+)
 
 
 def checked_device(text: str) -> str:
@@ -35,16 +49,38 @@ def checked_device(text: str) -> str:
 
 
 def describe_hardware() -> dict[str, Any]:
-    """Processor, cores, memory and accelerators."""
+    """Processor, cores, memory, accelerators, and which kernels compute: the last digits depend on them."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "machine": platform.machine(),
         "system": platform.system(),
         "processor": _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "blas": _blas(),
+        "threads": torch.get_num_threads(),
+        "forced": {name: os.environ[name] for name in _FORCING if name in os.environ},
         "cores": psutil.cpu_count(logical=False),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "usable_cores": usable_cores(),
+        "usable_memory_gb": round(usable_memory_mb() / 2**10, 1),
         "gpus": gpus,
     }
+
+
+def _blas() -> dict[str, str]:
+    """Name and version of the linear algebra of NumPy, with its kernel where it tells, and of torch."""
+    built: Any = np.show_config(mode="dicts")
+    built = built.get("Build Dependencies", {}).get("blas", {})
+    found = {"numpy": f"{built.get('name', '')} {built.get('version', '')}".strip()}
+    with suppress(ImportError):  # comes with scikit-learn, if at all
+        from threadpoolctl import threadpool_info
+
+        kernels = {i["architecture"] for i in threadpool_info() if i.get("architecture")}
+        if kernels:
+            found["numpy"] += f" ({', '.join(sorted(kernels))})"
+    named = re.search(r"(?:Math Kernel Library|OpenBLAS|BLAS_INFO=)[^,\n]*", torch.__config__.show())
+    found["torch"] = named[0].removeprefix("BLAS_INFO=").strip() if named else ""
+    return found
 
 
 def _processor() -> str:

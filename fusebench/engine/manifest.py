@@ -1,4 +1,4 @@
-"""What produced a run: versions, seeds, hashes, hardware, and the facts of every plugin in it."""
+"""The manifest of a run: versions, seeds, hashes, hardware, and the facts of every plugin in it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,13 @@ from .. import __version__
 from ..errors import InputError
 from ..files import ROOT, atomic_path
 from ..metric import MetricInfo
+from ..store.folder import RunFolder
+from ..text import printable
 from .spec import MethodSpec
 
 _PACKAGES = ("torch", "numpy", "scipy", "nibabel", "scikit-image", "pandas", "PyWavelets", "safetensors")
+# Of a manifest that are mappings; of the first two every value is one.
+_PARTS = ("methods", "metrics", "options", "run", "dataset", "hardware", "versions", "earlier", "git")
 _HOW = ("run", "options", "git", "versions", "hardware", "dataset")
 
 
@@ -50,6 +54,7 @@ def describe_run(
                 **asdict(m.info),
                 "parameters": dict(m.parameters),
                 "key": m.key,
+                "plugin": m.plugin,
                 "origin": m.origin,
                 "broken": m.broken,
             }
@@ -64,7 +69,7 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 
     Their methods and metrics are merged; how they ran is under ``earlier``, by the run id of their rows.
     """
-    path = folder / "manifest.json"
+    path = RunFolder(folder).manifest
     merged = dict(manifest)
     if path.exists():
         before = read_manifest(folder)
@@ -72,20 +77,66 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
             merged[part] = {**before.get(part, {}), **merged[part]}
         how = {part: before[part] for part in _HOW if part in before}
         merged["earlier"] = {**before.get("earlier", {}), str(before.get("run", {}).get("id", "")): how}
-    with atomic_path(path) as temporary:
-        Path(temporary).write_text(json.dumps(merged, indent=2, default=str) + "\n", encoding="utf-8")
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(merged, indent=2, default=str) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"{path}: {error.strerror}; what was stored is kept: make room and run the same command"
+        ) from None
+
+
+def other_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """How two runs into one folder differ in what every row depends on; "" where they do not."""
+    found = []
+    for name in ("seed", "device", "threads", "split"):
+        old, new = (m.get("options", {}).get(name) for m in (before, now))
+        if old is not None and old != new:
+            found.append(f"{name} {printable(str(old))}, now {new}")
+    old, new = (m.get("dataset", {}).get("name") for m in (before, now))
+    if old is not None and old != new:
+        found.append(f"dataset {printable(str(old))}, now {new}")
+    return "; ".join(found)
+
+
+def add_to_manifest(folder: Path, part: str, facts: Mapping[str, Any]) -> None:
+    """Set facts of one part of the manifest that only became known while running."""
+    manifest = read_manifest(folder)
+    manifest[part] = {**manifest.get(part, {}), **facts}
+    with atomic_path(folder / "manifest.json") as temporary:
+        Path(temporary).write_text(json.dumps(manifest, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read ``manifest.json`` of a run folder."""
-    path = folder / "manifest.json"
+    """Read ``manifest.json`` of a run folder.
+
+    Raises
+    ------
+    InputError
+        It is not there, or not a manifest.
+    """
+    path = RunFolder(folder).manifest
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; is {folder} a run folder?") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error}); delete it and run again") from None
-    return content
+    parts = [content, *(content.get(p, {}) for p in _PARTS)] if isinstance(content, dict) else [content]
+    named = [facts for part in parts[1:3] if isinstance(part, dict) for facts in part.values()]
+    if not all(isinstance(part, dict) for part in (*parts, *named)):
+        raise InputError(f"{path} is no manifest of a run; delete it and run again")
+    found: dict[str, Any] = _printable(content)
+    return found
+
+
+def _printable(value: Any) -> Any:
+    """`value` with what would steer a terminal written out in all its texts: it may be a stranger's file."""
+    if isinstance(value, str):
+        return printable(value, keep="\n")
+    if isinstance(value, dict):
+        return {printable(str(k)): _printable(v) for k, v in value.items()}
+    return [_printable(v) for v in value] if isinstance(value, list) else value
 
 
 def protocol_order(found: Iterable[str], manifest: Mapping[str, Any]) -> list[str]:

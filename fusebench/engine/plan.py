@@ -42,6 +42,7 @@ class Options:
     repeats: int = 1
     timeout: float | None = None
     save: str = "first"
+    split: str = ""
 
 
 def scored(protocols: Iterable[str], metrics: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -65,7 +66,7 @@ def make_plan(
         Of every metric that is `scored`, by name.
     """
     ids = scored(options.protocols, options.metrics)
-    sources = {name: _metric_source(plugins, name) for name in infos}
+    sources = {name: metric_source(plugins, name) for name in infos}
 
     def scores(volume: str, has_truth: bool) -> tuple[Score, ...]:
         found = []
@@ -96,12 +97,14 @@ def make_plan(
                     fused_path=str(folder.fused(case.dataset, case.id, method.name)),
                     save=options.save == "all" or (options.save == "first" and index == 0),
                     plugins=plugins.paths,
+                    split=options.split,
                 )
             )
     return tasks
 
 
-def _metric_source(plugins: Plugins, name: str) -> str:
+def metric_source(plugins: Plugins, name: str) -> str:
+    """Hash of a metric's source."""
     # The registry knows the file without importing it; only an installed package's metric has to be loaded.
     path = plugins.metrics.entry(name).path or path_of(plugins.metrics.load(name))
     return source_key(path) if path else name

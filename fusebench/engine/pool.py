@@ -11,8 +11,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import psutil
-
+from ..limits import usable_cores, usable_memory_mb
 from .worker import IsolatedWorker
 
 if TYPE_CHECKING:  # workers are to start before this process imports anything else
@@ -127,20 +126,26 @@ class LocalPool:
         for worker in self.workers:
             worker.stop()
 
-    def ask(self, question: Callable[[], T]) -> Callable[[], T]:
+    def ask(self, question: Callable[[], T], seconds: float | None = None) -> Callable[[], T]:
         """Ask every worker, so that each has imported what the question needs; the first answer counts.
+
+        Parameters
+        ----------
+        seconds : float, optional
+            For the answer.
 
         Returns
         -------
         callable
-            Waits for the answer, and raises `FuseBenchError` where the question did or its process died.
+            Waits for the answer, and raises `FuseBenchError` where the question did, or `WorkerDied` where
+            the process that was to answer died or took too long.
         """
         if not self.workers:
             return question
-        asked = {worker.ask(question): worker for worker in self.workers}
+        asked = {worker.ask(question, seconds): worker for worker in self.workers}
 
         def answer() -> T:
-            first: T = asked[wait(list(asked))[0]].answer()  # type: ignore[index]
+            first: T = asked[wait(list(asked))[0]].answer()  # type: ignore[index, arg-type]
             return first
 
         return answer
@@ -201,16 +206,16 @@ def run_here(tasks: Iterable[Task]) -> Iterator[Result]:
 
 
 def default_jobs(device: str) -> int:
-    """One worker per core; one per accelerator."""
-    return 1 if device.startswith("cuda") else psutil.cpu_count(logical=False) or 1
+    """One worker per core that this process may use; one per accelerator."""
+    return 1 if device.startswith("cuda") else usable_cores()
 
 
 def may_have_gpu() -> bool:
-    """Whether there are device files of a GPU: a hint at no cost, where asking torch takes seconds."""
+    """True if there are device files of a GPU: a hint at no cost, where asking torch takes seconds."""
     files = ("nvidiactl", "nvhost-gpu", "kfd", "dxg")
     return any(Path("/dev", name).exists() for name in files)
 
 
 def default_memory_mb(jobs: int) -> float:
-    """Nine tenths of the machine's memory, shared by the workers."""
-    return 0.9 * float(psutil.virtual_memory().total) / 2**20 / jobs
+    """Nine tenths of the memory that this process may use, shared by the workers."""
+    return 0.9 * usable_memory_mb() / jobs

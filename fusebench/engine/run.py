@@ -16,16 +16,25 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..case import Case
 from ..dataset import Dataset
 from ..errors import InputError, WorkerDied
+from ..names import check_file_name
 from ..plugins import Plugins, find_plugins, require_plugins
 from ..scoring.protocol import PROTOCOLS, default_protocols
 from ..store.folder import RunFolder
 from ..store.rows import Row, RunStore
+from .current import Outdated, method_source
 from .data import check_split, dataset_facts, left_out, open_dataset, split_cases
-from .manifest import describe_run, git_state, write_manifest
+from .manifest import (
+    add_to_manifest,
+    describe_run,
+    git_state,
+    other_options,
+    read_manifest,
+    write_manifest,
+)
 from .plan import Options, make_plan, pending
 from .pool import LocalPool, Result, default_jobs, default_memory_mb, may_have_gpu, run_here
 from .spec import Choice, Task
-from .survey import Question, Survey, survey, survey_apart
+from .survey import Question, Survey, survey, survey_apart, survey_seconds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +44,7 @@ Execute = Callable[[Sequence[Task]], Iterator[Result]]
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is to be run, and how; the fields are the options of ``run_bench.py run``.
+    """The order for a run; the fields are the options of ``run_bench.py run``.
 
     Attributes
     ----------
@@ -82,6 +91,8 @@ class Request:
         Name of the entry where `results_dir` holds the images itself.
     fused_range : (float, float), optional
         Values for 0 and 1 in those images; None: as the files say.
+    rank_by : {"", "reading", "similarity", "all"}
+        What gives the places on the boards; "": the readings where there are some, else the similarity.
     command : sequence of str
         For the manifest.
     """
@@ -113,6 +124,7 @@ class Request:
     results_dir: Path | None = None
     entry: str = ""
     fused_range: tuple[float, float] | None = None
+    rank_by: Literal["", "reading", "similarity", "all"] = ""
     command: Sequence[str] = ()
 
 
@@ -254,12 +266,13 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
         any(c.truth_loader for c in cases),
         request.device,
     )
-    answer = pool.ask(partial(survey, question))
+    seconds = survey_seconds(request.timeout)
+    answer = pool.ask(partial(survey, question), seconds)
     git = git_state()
     try:
         found = answer()
     except WorkerDied:
-        found = survey_apart(pool, question)
+        found = survey_apart(pool, question, seconds)
     options = Options(
         run=datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"),
         metrics=found.metrics,
@@ -270,6 +283,7 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
         repeats=request.repeats,
         timeout=request.timeout or None,
         save=request.save,
+        split=request.split,
     )
     if results is not None and request.results_dir:
         from .from_files import file_specs, file_tasks
@@ -290,6 +304,8 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
         hardware=found.hardware,
         git=git,
     )
+    for spec in found.methods:
+        manifest["methods"][spec.name]["source"] = method_source(plugins, spec.plugin)
     if results is not None:
         for facts in manifest["methods"].values():
             facts["dims"] = None  # slices or volumes: the images do not say
@@ -317,17 +333,39 @@ def execute(planned: Planned, pool: LocalPool, observer: Observer | None = None)
         stored = sum(len(t.scores) for t in planned.tasks) - sum(len(t.scores) for t in todo)
         if request.reuse == "collect":
             todo = []
+        before = read_manifest(folder.path) if folder.manifest.exists() else {}
+        if changed := other_options(before, planned.manifest):
+            observer.note(f"note: {folder.path} holds a run with other options: {changed}")
         write_manifest(folder.path, planned.manifest)
         observer.begin(planned, todo, stored)
+        missing = {id(task): task for task in todo}
         try:
             for task, rows in _executor(planned, pool)(todo) if todo else ():
+                missing.pop(id(task), None)
                 store.append(rows)
                 observer.finished(task, rows)
         finally:
             observer.end()
-        table = store.consolidate(planned.listed)
+        for task in missing.values():
+            rows = task.failed("error", "the run ended without a result for it")
+            store.append(rows)
+            observer.finished(task, rows)
+        outdated = Outdated(
+            planned.plugins,
+            planned.listed,
+            planned.found.methods,
+            planned.tasks,
+            planned.options,
+            before,
+        )
+        table = store.consolidate(outdated)
         if table.empty:
             raise InputError(" ".join([f"{folder.path}: no stored rows of these data.", *store.outdated]))
+        # Cases were loaded by now, so that their voxels have been looked at.
+        doubts = list(planned.dataset.doubts(planned.listed[: request.cases]))
+        add_to_manifest(folder.path, "dataset", {"doubts": doubts})
+        for doubt in doubts:
+            observer.note(f"warning: {doubt}")
         return Outcome(planned, table, (*planned.notes, *store.outdated))
 
 
@@ -342,6 +380,7 @@ def _choices(plugins: Plugins, request: Request) -> list[Choice]:
             raise InputError(f"{option}: {typed} is not among the methods to run")
     choices = [Choice(name, name, settings.get(name, ("", {}))[1]) for name in names]
     for choice in request.choices:
+        check_file_name(choice.label, "--method-as")
         if choice.label in names or choice.label in plugins.methods:
             raise InputError(f"{choice.label}: the label is a method's name; give another")
         plugins.methods.entry(choice.method)

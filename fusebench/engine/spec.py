@@ -1,4 +1,4 @@
-"""What a worker is told: `MethodSpec` (an entry of the board), `Score` (a row to be) and `Task`."""
+"""Orders to a worker: `MethodSpec` (an entry of the board), `Score` (a row to be) and `Task`."""
 
 from __future__ import annotations
 
@@ -85,6 +85,7 @@ class Task:
     image: str = ""
     image_with: str = ""
     image_range: tuple[float, float] | None = None
+    split: str = ""
 
     @property
     def label(self) -> str:
@@ -104,6 +105,7 @@ class Task:
             device=self.device,
             seed=self.seed,
             fingerprint=self.case.fingerprint,
+            split=self.split,
             **values,
         )
 

@@ -20,6 +20,9 @@ from .spec import Choice, MethodSpec, broken_spec, method_specs
 if TYPE_CHECKING:
     from .pool import LocalPool
 
+# For imports, which a cold disk makes slow, however short --timeout is.
+LEAST_SECONDS = 20.0
+
 
 @dataclass(frozen=True)
 class Question:
@@ -92,8 +95,18 @@ def survey(question: Question) -> Survey:
     )
 
 
-def survey_apart(pool: LocalPool, question: Question) -> Survey:
+def survey_seconds(timeout: float | None) -> float | None:
+    """Limit for a survey, by the limit for a fuse; None for none."""
+    return max(timeout, LEAST_SECONDS) if timeout else None
+
+
+def survey_apart(pool: LocalPool, question: Question, seconds: float | None = None) -> Survey:
     """`survey`, where that ended its process: each method is asked for alone, to tell which is broken.
+
+    Parameters
+    ----------
+    seconds : float, optional
+        For each answer.
 
     Raises
     ------
@@ -101,18 +114,16 @@ def survey_apart(pool: LocalPool, question: Question) -> Survey:
         As of `survey`, or it is not a method that does it.
     """
     entries = find_plugins(question.paths).methods
-    pool.stop()  # here and below: another worker may be about to die of the same question
     specs: list[MethodSpec] = []
     for choice in question.choices:
         try:
-            specs += pool.ask(partial(_specs, question.paths, choice))()
+            specs += pool.ask(partial(_specs, question.paths, choice), seconds)()
         except WorkerDied as death:
-            pool.stop()
             origin = entries.entry(choice.method).origin
             reason = PluginError(choice.method, origin, f"it ends the process that imports it ({death})")
             specs.append(broken_spec(choice, origin, str(reason)))
     try:
-        found = pool.ask(partial(survey, replace(question, choices=())))()
+        found = pool.ask(partial(survey, replace(question, choices=())), seconds)()
     except WorkerDied as death:
         raise InputError(
             f"a metric ends the process that imports it ({death}); leave it out: `check metric NAME` imports "

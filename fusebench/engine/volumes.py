@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Mapping
@@ -16,11 +17,14 @@ from numpy.typing import NDArray
 from ..case import Case, Volume
 from ..errors import FuseBenchError
 from ..files import atomic_path
+from ..images.packed import MAX_BYTES, unpack
 from ..metric import Trial
 from ..store.keys import digest
 from .spec import Task
 
 Image = NDArray[np.float32]
+
+_HASH = "voxels"  # in the header: sha256 of shape and values
 
 
 @contextmanager
@@ -71,7 +75,8 @@ def store(
 
     image = nib.Nifti1Image(np.ascontiguousarray(data.T), like.affine)
     image.header["descrip"] = f"fusebench {key}".encode()
-    note = nib.nifti1.Nifti1Extension("comment", json.dumps(made or {}).encode())
+    said = {**(made or {}), _HASH: _hash(data)}
+    note = nib.nifti1.Nifti1Extension("comment", json.dumps(said).encode())
     image.header.extensions.append(note)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
@@ -95,17 +100,27 @@ def store_sources(folder: Path, case: Case) -> None:
 
 
 def read_stored(path: Path, key: str) -> tuple[Image, dict[str, Any]] | None:
-    """Voxels, and what making them took, of a volume stored under `key`."""
+    """Voxels, and what making them took, of a volume stored under `key`; None where it is not as it was."""
     if not path.is_file():
         return None
     import nibabel as nib
 
+    # A damaged file is not an answer, whatever reading it raises; the volume is simply made again.
     try:
-        image = nib.Nifti1Image.from_filename(path)
-        if image.header["descrip"].item().decode(errors="replace") != f"fusebench {key}":
+        with np.errstate(all="ignore"):
+            image = nib.Nifti1Image.from_bytes(unpack(path.read_bytes(), MAX_BYTES)[0])
+            if image.header["descrip"].item().decode(errors="replace") != f"fusebench {key}":
+                return None
+            made = json.loads(image.header.extensions[0].get_content())
+            data = np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0)
+        # The sum of gzip is of what was packed; this is of what was made.
+        if made.pop(_HASH, "") != _hash(data):
             return None
-        made = json.loads(image.header.extensions[0].get_content())
-        return np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0), made
-    # A damaged file is not an answer; the volume is simply made again.
-    except (OSError, EOFError, ValueError, IndexError, nib.filebasedimages.ImageFileError):
+        return data, made
+    except Exception:
         return None
+
+
+def _hash(data: NDArray[Any]) -> str:
+    whole = np.ascontiguousarray(data, np.float32)
+    return hashlib.sha256(f"{whole.shape}".encode() + whole.tobytes()).hexdigest()

@@ -6,7 +6,6 @@ Other readers take truncated files silently, or prefer the qform.
 from __future__ import annotations
 
 import gzip
-import io
 import zlib
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from numpy.typing import NDArray
 from ..case import Volume
 from ..errors import InputError
 from . import colour
+from .packed import MAX_BYTES, TooMuch, beginning, unpack
+from .picture import over_black
 from .raw import (
     RawImage,
     canonical,
@@ -30,37 +31,105 @@ from .raw import (
     usable,
 )
 
-# A header that declares more than this is damaged, or too big to fuse anyway.
-MAX_BYTES = 8 << 30
+# A file may hold this much beyond what its header declares, and as much again as that, with a note.
+_SLACK = 16 << 20
+
+# xyzt_units: unknown, metre, millimetre, micron.
+_UNITS = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
+
+# Only `encode` writes this, no other program: only then is cal_min..cal_max the range of the data.
+_OURS = b"fused by FuseBench"
 
 _COLOUR = (("R", "G", "B"), ("R", "G", "B", "A"))
 
 
 def _bytes(path: Path) -> tuple[bytes, list[str]]:
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError(f"{path}: holds more than {MAX_BYTES >> 30} GiB; this is no image of a head")
     raw = path.read_bytes()
     packed = raw[:2] == b"\x1f\x8b"
     notes = []
     if not packed and extension(path) == ".nii.gz":
         notes.append("is named .nii.gz but is not compressed")
     if packed:
-        try:
-            with gzip.open(io.BytesIO(raw)) as stream:
-                raw = stream.read(MAX_BYTES + 1)
-        except (EOFError, zlib.error, OSError) as error:
-            raise InputError(
-                f"{path}: compressed file truncated or damaged ({first_line(error)}); download it again"
-            ) from None
-        if len(raw) > MAX_BYTES:
-            raise InputError(f"{path}: holds more than {MAX_BYTES >> 30} GiB; this is no image of a head")
+        raw, rest = _unpacked(path, raw)
+        if rest:
+            notes.append(f"{rest} bytes behind the end of the compressed data are passed over")
     return raw, notes
+
+
+def _unpacked(path: Path, packed: bytes) -> tuple[bytes, int]:
+    """Content of the gzip members, and how many bytes follow them that are none."""
+    declared = _declared(beginning(packed, 540))
+    most = min(MAX_BYTES, _SLACK + 2 * declared)
+    try:
+        return unpack(packed, most)
+    except TooMuch:
+        raise InputError(
+            f"{path}: unpacks to more than {most >> 20} MiB, while its header declares {declared} bytes; "
+            "this is no image: download it again"
+        ) from None
+    except (EOFError, zlib.error) as error:
+        raise InputError(
+            f"{path}: compressed file truncated or damaged ({first_line(error)}); download it again"
+        ) from None
+
+
+def _declared(head: bytes) -> int:
+    """Bytes of the file that a header declares; 0 where that cannot be read, which reading the image says."""
+    kind: Any = nib.Nifti2Header if _is_second(head) else nib.Nifti1Header
+    try:
+        with np.errstate(all="ignore"):
+            header: Any = kind(head[: kind.template_dtype.itemsize], check=False)
+            voxels = int(np.prod(header.get_data_shape(), dtype=object))
+            size = int(header.get_data_dtype().itemsize)
+            return max(0, int(header["vox_offset"])) + max(0, voxels) * size
+    except Exception:
+        return 0
+
+
+def _normal(raw: bytes) -> tuple[bytes, list[str]]:
+    """The file with its header as the standard means it, where programs write it otherwise, and notes.
+
+    nibabel refuses a quaternion that rounding made a little too long, a data offset of 0, a qfac of 0 and
+    negative voxel sizes beside a qform; other readers take them.
+    """
+    kind: Any = nib.Nifti2Header if _is_second(raw) else nib.Nifti1Header
+    size = kind.template_dtype.itemsize
+    try:
+        header: Any = kind(raw[:size], check=False)
+    except Exception:
+        return raw, []  # too short, or no NIfTI at all: nibabel says so
+    notes = []
+    quaternion = np.array([header[f"quatern_{n}"] for n in "bcd"], np.float64)
+    length = float(np.sqrt((quaternion**2).sum()))
+    if 1 < length < 1.01:
+        for n, value in zip("bcd", quaternion / length, strict=True):
+            # Towards zero: rounded up, the length would be beyond 1 again.
+            header[f"quatern_{n}"] = np.nextafter(header[f"quatern_{n}"].dtype.type(value), 0)
+    if header["pixdim"][0] == 0:
+        header["pixdim"][0] = 1
+    if float(header["vox_offset"]) == 0 and bytes(header["magic"])[:2] == b"n+":
+        header["vox_offset"] = kind.single_vox_offset
+        notes.append(f"its data offset is 0; taken as {kind.single_vox_offset}, behind the header")
+    sizes = header["pixdim"][1:4]
+    if (sizes < 0).any():
+        header["pixdim"][1:4] = np.abs(sizes)
+        notes.append("holds negative voxel sizes; taken as positive")
+    return header.binaryblock + raw[size:], notes
+
+
+def _is_second(raw: bytes) -> bool:
+    """NIfTI-2 says so in its first four bytes, in either byte order."""
+    return raw[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c")
 
 
 def _image(path: Path) -> tuple[Any, list[str]]:
     """The nibabel image of a single-file NIfTI, its header checked against the bytes there are."""
     raw, notes = _bytes(path)
-    # NIfTI-2 says so in its first four bytes, in either byte order.
-    second = raw[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c")
-    kind = nib.Nifti2Image if second else nib.Nifti1Image
+    raw, more = _normal(raw)
+    notes += more
+    kind = nib.Nifti2Image if _is_second(raw) else nib.Nifti1Image
     # Damaged headers make nibabel raise almost anything (ValueError, struct.error, OverflowError...).
     try:
         with np.errstate(all="ignore"):
@@ -89,13 +158,15 @@ def _image(path: Path) -> tuple[Any, list[str]]:
 
 
 def _geometry(path: Path, image: Any) -> tuple[NDArray[np.float64], list[str]]:
+    """Affine in mm, whatever the unit of the file, and notes."""
     header = image.header
     if int(header["sform_code"]) <= 0 and int(header["qform_code"]) <= 0:
         raise InputError(
             f"{path}: the header has neither sform nor qform, so left, right and position are unknown; "
             "set one (e.g. nibabel's `set_sform(affine, 1)`)"
         )
-    affine = np.asarray(image.affine, np.float64)
+    scale = np.diag([*[_unit(path, header)] * 3, 1.0])
+    affine = scale @ np.asarray(image.affine, np.float64)
     if not usable(affine):
         raise InputError(f"{path}: the affine in the header is singular or not finite; set a valid sform")
     size = np.linalg.norm(affine[:3, :3], axis=0)
@@ -105,15 +176,15 @@ def _geometry(path: Path, image: Any) -> tuple[NDArray[np.float64], list[str]]:
     if int(header["sform_code"]) > 0 and int(header["qform_code"]) > 0:
         try:
             with np.errstate(all="ignore"):
-                apart = corner_distance(affine, np.asarray(header.get_qform(), np.float64), xyz)
+                apart = corner_distance(affine, scale @ header.get_qform(), xyz)
         except Exception:
             apart = float("nan")
         if not apart <= 1.0:
             notes.append(f"sform and qform differ by {apart:.1f} mm; the sform is used")
-    rows = np.asarray(header.get_sform(), np.float64)
+    rows = np.asarray(scale @ header.get_sform(), np.float64)
     if int(header["sform_code"]) <= 0 and usable(rows) and corner_distance(affine, rows, xyz) > 1.0:
         notes.append("holds an sform of code 0 that differs from the qform; the qform is used")
-    zooms = np.asarray(header["pixdim"][1:4], np.float64)[: min(3, len(image.shape))]
+    zooms = scale[0, 0] * np.asarray(header["pixdim"][1:4], np.float64)[: min(3, len(image.shape))]
     with np.errstate(all="ignore"):
         if not np.allclose(np.abs(zooms), size[: len(zooms)], rtol=0.01):
             notes.append(
@@ -121,6 +192,14 @@ def _geometry(path: Path, image: Any) -> tuple[NDArray[np.float64], list[str]]:
                 "the affine is used"
             )
     return affine, notes
+
+
+def _unit(path: Path, header: Any) -> float:
+    """Millimetres in the file's unit of length; no unit means mm, as everywhere."""
+    code = int(header["xyzt_units"]) & 7
+    if code not in _UNITS:
+        raise InputError(f"{path}: unit of length {code} is none of NIfTI's; set xyzt_units to mm")
+    return _UNITS[code]
 
 
 def read(path: Path) -> RawImage:
@@ -135,7 +214,11 @@ def read(path: Path) -> RawImage:
         with np.errstate(all="ignore"):
             if colours:
                 voxels = np.asarray(image.dataobj)
-                data = colour.luminance(np.stack([voxels[c] for c in "RGB"], axis=-1)).astype(np.float32)
+                rgb = np.stack([voxels[c] for c in "RGB"], axis=-1)
+                if "A" in (voxels.dtype.names or ()) and voxels["A"].any():  # all 0: nobody set it
+                    rgb, unseen = over_black(rgb, voxels["A"])
+                    more += unseen
+                data = colour.luminance(rgb).astype(np.float32)
             else:
                 data = np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
     except Exception as error:
@@ -145,17 +228,30 @@ def read(path: Path) -> RawImage:
     if data.ndim > 4:
         raise InputError(f"{path}: has {data.ndim} axes {data.shape}; save a 3D image")
     data = data.reshape(data.shape + (1,) * (3 - data.ndim))
-    low, high = float(header["cal_min"]), float(header["cal_max"])
     scaled = (float(image.dataobj.slope), float(image.dataobj.inter)) != (1.0, 0.0)
     return canonical(
         path,
         data,
         affine,
         notes=(*notes, *more),
-        stored_range=(low, high) if np.isfinite([low, high]).all() and low < high else None,
+        stored_range=_stored_range(header, data),
         full_range=full,
         type_range=full or (None if scaled else type_range(header.get_data_dtype())),
     )
+
+
+def _stored_range(header: Any, data: NDArray[np.floating[Any]]) -> tuple[float, float] | None:
+    """The range that `encode` wrote.  In a file of another program it is a hint for a viewer.
+
+    Values beyond it show that another program changed an image of ours and kept the header.
+    """
+    low, high = float(header["cal_min"]), float(header["cal_max"])
+    ours = bytes(header["descrip"]).rstrip(b"\0") == _OURS
+    if not (ours and np.isfinite([low, high]).all() and low < high):
+        return None
+    slack = 0.01 * (high - low) + 1.0  # integers round
+    inside = low - slack <= float(data.min()) and float(data.max()) <= high + slack
+    return (low, high) if inside else None
 
 
 def _mm(size: NDArray[np.float64]) -> str:
@@ -181,7 +277,7 @@ def encode(
     else:
         image, low, high = _in_original_space(data, like, intensity, dtype == "float32")
     image.header["cal_min"], image.header["cal_max"] = low, high
-    image.header["descrip"] = b"fused by FuseBench"
+    image.header["descrip"] = _OURS
     blob: bytes = image.to_bytes()
     # mtime=0: the same image is the same file.
     return gzip.compress(blob, compresslevel=6, mtime=0) if compress else blob

@@ -1,9 +1,14 @@
-"""PNG, TIFF and the like: one slice, grey or colour."""
+"""PNG, TIFF, JPEG and the like, by what their tags say: one slice or a stack, grey or colour.
+
+One gate for sources, masks and fused images.  Palettes, transparency, orientation and inverted scales are
+resolved; what cannot be read right (animations, CMYK, 16-bit colour of a PNG) is refused.
+"""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,65 +24,41 @@ Plane = Callable[[NDArray[Any]], NDArray[Any]]
 # Affine of a picture: 1 mm pixels, rows run from the top (anterior) down.
 UPRIGHT = np.diag([1.0, -1.0, 1.0, 1.0])
 
+_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Bytes of pixels: never more than the first; than the second only where the file is large too.
+_MOST, _LARGE = 4 << 30, 64 << 20
+_UNSEEN = "has transparent pixels; they are taken as black"
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """Pixels of a picture as it is seen.
+
+    Attributes
+    ----------
+    values : ndarray, shape (N, H, W) or, in colour, (N, H, W, 3)
+        Upright, over the whole range of its type where that is uint8 or uint16.
+    coloured : bool
+    notes : tuple of str
+    """
+
+    values: NDArray[Any]
+    coloured: bool = False
+    notes: tuple[str, ...] = ()
+
 
 def read(path: Path, plane: Plane) -> RawImage:
     """Read a picture; `plane` says what of colour is fused."""
-    pixels, notes = _pixels(path)
-    if pixels.dtype not in (np.uint8, np.uint16):
-        if pixels.ndim == 3 and pixels.shape[-1] == 3:
-            raise InputError(f"{path}: colour of type {pixels.dtype}; save it with 8 or 16 bits")
-        return RawImage(path, _stack(pixels).astype(np.float32), UPRIGHT, notes=notes)
-    kind = type_range(pixels.dtype)
-    cb_cr = None
-    colourful = pixels.ndim >= 3 and pixels.shape[-1] == 3
-    if colourful and (np.ptp(pixels, axis=-1) == 0).all():
-        pixels = pixels[..., 0]
-    elif colourful:
-        cb_cr = colour.chroma(pixels)
-        cb_cr = cb_cr.reshape(2, -1, *cb_cr.shape[-2:])
-        pixels = plane(pixels)
-    full = (0.0, 255.0) if pixels.dtype == np.uint8 else None
-    if full is None and not np.issubdtype(pixels.dtype, np.integer):
-        full = kind = (0.0, 1.0)  # a plane that computes its own scale returns [0, 1]
-    return RawImage(path, _stack(pixels).astype(np.float32), UPRIGHT, full, cb_cr, notes, type_range=kind)
-
-
-def _pixels(path: Path) -> tuple[NDArray[Any], tuple[str, ...]]:
-    """Pixels (H, W), (N, H, W) or (..., H, W, 3) of a picture; alpha and palettes resolved."""
-    from PIL import Image
-
-    notes: tuple[str, ...] = ()
-    if extension(path) in (".jpg", ".jpeg"):
-        notes = ("JPEG is lossy; scores of it include its artefacts",)
     try:
-        if extension(path) in (".tif", ".tiff"):
-            import tifffile
+        with path.open("rb") as handle:
+            tiff = handle.read(4) in _TIFF
+        if tiff:
+            from . import tiff as reader
 
-            try:
-                pixels = np.asarray(tifffile.imread(path))
-                if pixels.dtype.kind in "uif" and pixels.dtype.byteorder == ">":
-                    pixels = pixels.astype(pixels.dtype.newbyteorder("="))
-                if pixels.ndim in (3, 4) and pixels.shape[-1] == 4:
-                    pixels = pixels[..., :3]
-                if pixels.ndim in (2, 3) or (pixels.ndim == 4 and pixels.shape[-1] == 3):
-                    return pixels, notes
-                raise InputError(f"{path}: TIFF of shape {pixels.shape}; save one plane, stack or RGB image")
-            except ValueError as error:
-                if "imagecodecs" not in str(error):
-                    raise
-                # Pillow brings the codecs of compressed TIFF that tifffile leaves to a package of its own.
-        with Image.open(path) as image:
-            image.load()
-            if image.mode.startswith(("I", "F")):
-                pixels = np.asarray(image)
-                if image.mode == "I" and pixels.min() >= 0 and pixels.max() < 1 << 16:
-                    pixels = pixels.astype(np.uint16)
-                return pixels, notes
-            if image.mode in ("1", "L", "LA"):
-                return np.asarray(image.convert("L")), notes
-            if image.mode in ("P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "RGB"):
-                return np.asarray(image.convert("RGB")), notes
-            raise InputError(f"{path}: pictures of mode {image.mode} are not supported; save as grey or RGB")
+            picture = reader.read(path)
+        else:
+            picture = read_pillow(path)
     except InputError:
         raise
     # Pillow and tifffile raise many types on damaged files (OSError, SyntaxError, struct.error...).
@@ -85,10 +66,115 @@ def _pixels(path: Path) -> tuple[NDArray[Any], tuple[str, ...]]:
         raise InputError(
             f"{path}: not a readable picture ({first_line(error)}); save or download it again"
         ) from None
+    pixels, kind, cb_cr = picture.values, type_range(picture.values.dtype), None
+    if min(pixels.shape) < 1:
+        raise InputError(f"{path}: the picture is empty (shape {pixels.shape}); save it again")
+    if picture.coloured and (np.ptp(pixels, axis=-1) == 0).all():
+        pixels = pixels[..., 0]
+    elif picture.coloured:
+        if pixels.dtype not in (np.uint8, np.uint16):
+            raise InputError(f"{path}: colour of type {pixels.dtype}; save it with 8 or 16 bits")
+        cb_cr = colour.chroma(pixels)
+        # A plane takes one picture, (H, W, 3).
+        pixels = np.stack([plane(picture) for picture in pixels])
+    full = (0.0, 255.0) if pixels.dtype == np.uint8 else None
+    if picture.coloured and not np.issubdtype(pixels.dtype, np.integer):
+        full = kind = (0.0, 1.0)  # a plane that computes its own scale returns [0, 1]
+    return RawImage(path, pixels.astype(np.float32), UPRIGHT, full, cb_cr, picture.notes, type_range=kind)
 
 
-def _stack(pixels: NDArray[Any]) -> NDArray[Any]:
-    return pixels[None] if pixels.ndim == 2 else pixels
+def read_pillow(path: Path) -> Pixels:
+    """Pixels of a PNG, JPEG, GIF, BMP or WebP."""
+    from PIL import Image, ImageOps
+
+    notes: tuple[str, ...] = ()
+    with Image.open(path, formats=_FORMATS) as image:
+        kind = image.format
+        frames = int(getattr(image, "n_frames", 1))
+        if frames > 1:
+            raise InputError(f"{path}: holds {frames} pictures (an animation?); save the one that is meant")
+        check_size(path, image.width * image.height * len(image.getbands()))
+        if kind == "PNG":
+            _check_png(path)
+        if kind in ("JPEG", "MPO"):
+            notes = ("JPEG is lossy; scores of it include its artefacts",)
+        if kind == "GIF":
+            notes = ("GIF keeps 256 colours at most; scores of it include what that cost",)
+        if kind == "WEBP" and b"VP8L" not in path.read_bytes()[:4096]:
+            notes = ("WebP without VP8L is lossy; scores of it include its artefacts",)
+        image.load()
+        # Viewers turn a picture by its tag, so that is how it was looked at, cropped and paired.
+        upright = ImageOps.exif_transpose(image)
+        found = resolve(path, upright)
+    return Pixels(found.values, found.coloured, notes + found.notes)
+
+
+def check_size(path: Path, declared: int) -> None:
+    """Refuse a picture whose header declares more bytes than its file can hold, or than any slice has."""
+    if declared > _MOST or declared > _LARGE + 1100 * path.stat().st_size:
+        raise InputError(
+            f"{path}: the header declares {declared >> 20} MiB of pixels; this is no slice, check it"
+        )
+
+
+def _check_png(path: Path) -> None:
+    """Refuse the 16-bit kinds that Pillow cuts to 8 bits without a word."""
+    with path.open("rb") as handle:
+        head = handle.read(26)
+    depth, kind = head[24], head[25]
+    names = {2: "colour", 4: "grey with alpha", 6: "colour with alpha"}
+    if depth == 16 and kind in names:
+        raise InputError(
+            f"{path}: PNG of 16-bit {names[kind]} would lose its low bits; save it as 16-bit grey PNG, "
+            "or as TIFF"
+        )
+
+
+def resolve(path: Path, image: Any) -> Pixels:
+    """Pixels of a loaded Pillow image: palette and transparency resolved by its mode and tags."""
+    mode, unseen = image.mode, image.info.get("transparency")
+    if mode.startswith(("I", "F")):
+        values = np.asarray(image)
+        values = values.astype(values.dtype.newbyteorder("="))
+        if mode == "I" and values.min() >= 0 and values.max() < 1 << 16:
+            values = values.astype(np.uint16)
+        notes: tuple[str, ...] = ()
+        if unseen is not None and (values == unseen).any():
+            values, notes = np.where(values == unseen, 0, values).astype(values.dtype), (_UNSEEN,)
+        return Pixels(values[None], notes=notes)
+    if mode in ("La", "RGBa"):  # multiplied by alpha already, which is how it looks on black
+        values = np.asarray(image)
+        return _opaque(values[..., :-1], None)
+    if mode in ("LA", "PA", "RGBA") or (mode in ("1", "L", "P", "RGB") and unseen is not None):
+        values = np.asarray(image.convert("RGBA"))
+        return _opaque(values[..., :3], values[..., 3])
+    if mode in ("1", "L"):
+        return Pixels(np.asarray(image.convert("L"))[None])
+    if mode in ("P", "RGB", "RGBX"):
+        return Pixels(np.asarray(image.convert("RGB"))[None], True)
+    raise InputError(f"{path}: pictures of mode {mode} have no colours of their own; save as grey or RGB")
+
+
+def _opaque(values: NDArray[Any], alpha: NDArray[Any] | None) -> Pixels:
+    shown, notes = over_black(values[None], None if alpha is None else alpha[None])
+    coloured = shown.shape[-1] == 3
+    return Pixels(shown if coloured else shown[..., 0], coloured, notes)
+
+
+def over_black(values: NDArray[Any], alpha: NDArray[Any] | None) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Colours (..., C) as they look on black; no colour that nobody sees gets through.
+
+    Black is the background of heads.  On white, the air of a head that was cut out would be the brightest.
+    """
+    if alpha is None:
+        return values, (_UNSEEN,)
+    full = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "ui" else 1.0
+    if (alpha == full).all():
+        return values, ()
+    shown = values * (alpha[..., None] / full)
+    if values.dtype.kind in "ui":
+        shown = np.rint(shown)
+    return shown.astype(values.dtype), (_UNSEEN,)
 
 
 def encode(path: Path, data: NDArray[np.float32], chroma: NDArray[np.uint8] | None) -> bytes:

@@ -1,11 +1,11 @@
-"""What the readers return, the names of the formats, and the turn to RAS+."""
+"""`RawImage`, which every reader returns, the names of the formats, and the turn to RAS+."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
 from unicodedata import normalize
 
@@ -14,16 +14,21 @@ from nibabel import orientations
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..text import printable
 
 NIFTI = (".nii", ".nii.gz")
-PICTURES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".gif")
+PICTURES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".gif", ".webp")
 ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
 EXTENSIONS = NIFTI + PICTURES + ITK
+
+# Voxels in mm: finer is a unit mistaken (1 mm in metres is 0.001), coarser too (1 mm in microns is 1000).
+MIN_VOXEL, MAX_VOXEL = 0.01, 50.0
 
 _DATA_FILE = re.compile(
     r"^(?:ElementDataFile\s*=|data ?file:)[ \t]*(.*?)[ \t]*$", re.IGNORECASE | re.MULTILINE
 )
-_HEADER_BYTES = 1 << 20
+HEADER_BYTES = 1 << 20
+_MOST_FILES = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,38 +103,88 @@ def folder_images(folder: Path, wanted: Container[str] | None = None) -> dict[st
     return found
 
 
-def image_files(path: Path) -> list[Path]:
-    """The file and, where it is an MHA or NRRD header, those of its detached data files that exist."""
-    if extension(path) not in ITK:
-        return [path]
+def header_text(path: Path) -> str:
+    """The header of an MHA or NRRD file; of an MHA the voxels behind it too, which match nothing."""
     with path.open("rb") as handle:
-        head = handle.read(_HEADER_BYTES).replace(b"\r\n", b"\n")
+        head = handle.read(HEADER_BYTES).replace(b"\r\n", b"\n")
     if head.startswith(b"NRRD"):
         head = head.split(b"\n\n")[0]  # what follows is voxels
-    text = head.decode(errors="surrogateescape")
-    match = _DATA_FILE.search(text)
-    if match is None:
-        return [path]
-    first, *numbers = match.group(1).split()[:4] or [""]
-    if first == "LIST":
-        names = text[match.end() :].split("\n")
-    elif "%" in first and len(numbers) == 3 and all(n.isdigit() for n in numbers):
-        low, high, step = map(int, numbers)
-        numbered = range(low, min(high, low + 9999) + 1, step or 1)
-        names = [re.sub(r"%(\d{0,2})d", lambda m, n=n: f"{n:{m[1]}d}", first) for n in numbered]
-    else:
-        names = [match.group(1)]
-    files = (path.parent / name.strip() for name in names if name.strip())
+    return head.decode(errors="surrogateescape")
+
+
+def image_files(path: Path) -> list[Path]:
+    """The file and, where it is an MHA or NRRD header, those of its detached data files that exist."""
+    files = (path.parent / name for name in _detached(path)[:_MOST_FILES])
     return [path, *(f for f in files if f.is_file())]
 
 
+def check_inside(path: Path) -> None:
+    """Refuse an MHA or NRRD header whose data lie outside its folder: a stranger's could name any file.
+
+    Raises
+    ------
+    InputError
+    """
+    for name in _detached(path):
+        parts = PurePath(name.replace("\\", "/"))
+        if parts.is_absolute() or ".." in parts.parts or PureWindowsPath(name).drive:
+            raise InputError(
+                f"{path}: its data are to be read from {printable(name)[:120]}, outside its folder; move "
+                "that file beside it and correct the header"
+            )
+
+
+def _detached(path: Path) -> list[str]:
+    """Names of data files in an MHA or NRRD header."""
+    if extension(path) not in ITK:
+        return []
+    text = header_text(path)
+    names: list[str] = []
+    for match in _DATA_FILE.finditer(text):
+        first, *numbers = match.group(1).split()[:4] or [""]
+        if first.upper() == "LIST":
+            names += text[match.end() :].split("\n")
+        elif "%" in first and len(numbers) == 3 and all(n.isdigit() for n in numbers):
+            low, high, step = map(int, numbers)
+            numbered = range(low, min(high, low + _MOST_FILES - 1) + 1, step or 1)
+            names += [re.sub(r"%(\d{0,2})d", lambda m, n=n: f"{n:{m[1]}d}", first) for n in numbered]
+        else:
+            names.append(match.group(1))
+        if first.upper() == "LOCAL" or not text.startswith("NRRD"):
+            break  # what follows in an MHA file is voxels, or the list
+    return [name.strip() for name in names if name.strip() and name.strip().upper() != "LOCAL"]
+
+
 def canonical(path: Path, data: NDArray[Any], affine: NDArray[np.float64], **fields: Any) -> RawImage:
-    """Turn (x, y, z) or (x, y, z, t) data with its RAS affine to a `RawImage` in the nearest RAS+ order."""
+    """Turn (x, y, z) or (x, y, z, t) data with its RAS affine to a `RawImage` in the nearest RAS+ order.
+
+    Raises
+    ------
+    InputError
+        Voxels of a size that no scan of a head has, or slices on the axis of time.
+    """
+    _plausible(path, data.shape, affine)
     turn = turn_to_ras(affine, data.shape)
     affine = affine @ orientations.inv_ornt_aff(turn, data.shape[:3])
     order = (2, 1, 0) if data.ndim == 3 else (3, 2, 1, 0)
     data = orientations.apply_orientation(data, turn).transpose(order)
     return RawImage(path, np.ascontiguousarray(data, np.float32), affine, **fields)
+
+
+def _plausible(path: Path, shape: tuple[int, ...], affine: NDArray[np.float64]) -> None:
+    if len(shape) == 4 and 1 in shape[:3] and shape[3] > 1:
+        raise InputError(
+            f"{path}: shape {shape} has one voxel along an axis of space and {shape[3]} along the fourth, "
+            "which is time; if a converter put the slices there, save them as the third axis"
+        )
+    size = np.linalg.norm(affine[:3, :3], axis=0)
+    size = [float(v) for v, n in zip(size, shape, strict=False) if n > 1]
+    wrong = [v for v in size if not MIN_VOXEL <= v <= MAX_VOXEL]
+    if wrong:
+        raise InputError(
+            f"{path}: voxels of {wrong[0]:.3g} mm are none of a scan ({MIN_VOXEL:g} to {MAX_VOXEL:g} mm); "
+            "check the unit of length and the voxel size in its header"
+        )
 
 
 def turn_to_ras(affine: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -139,7 +194,7 @@ def turn_to_ras(affine: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[
 
 
 def usable(affine: NDArray[np.float64]) -> bool:
-    """Whether an affine is finite and spans three dimensions."""
+    """True if an affine is finite and spans three dimensions."""
     if not np.isfinite(affine).all():
         return False
     size = np.linalg.norm(affine[:3, :3], axis=0)
@@ -154,7 +209,7 @@ def corner_distance(
 
 
 def overlap(one: NDArray[np.float64], other: NDArray[np.float64], shape: tuple[int, int, int]) -> bool:
-    """Whether the boxes along the axes of space that hold a (D, H, W) grid under two affines meet."""
+    """True if the boxes along the axes of space that hold a (D, H, W) grid under two affines meet."""
     a, b = _corners(one, shape), _corners(other, shape)
     return bool((np.maximum(a.min(1), b.min(1)) <= np.minimum(a.max(1), b.max(1))).all())
 

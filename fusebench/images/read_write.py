@@ -111,7 +111,7 @@ def scale(raw: RawImage, intensity: Intensity = "minmax") -> Volume:
 
 
 def intensity_range(raw: RawImage, intensity: Intensity = "minmax") -> tuple[float, float]:
-    """What becomes 0 and 1; refuses constant images and such as are nowhere above 0."""
+    """Intensities that become 0 and 1; refuses constant images and such as are nowhere above 0."""
     if isinstance(intensity, tuple):
         if not intensity[1] > intensity[0]:
             raise InputError(f"intensity range {intensity} is empty; give (low, high) with low < high")
@@ -161,8 +161,11 @@ def read_pair(
 def read_mask(path: str | os.PathLike[str], like: Volume) -> NDArray[np.bool_]:
     """Read a mask on the grid of `like`; non-zero is foreground."""
     raw = read_raw(path)
+    if any("lossy" in note for note in raw.notes):
+        raise InputError(f"{path}: lossy compression smears the edge of a mask; save it as PNG or NIfTI")
     if raw.data.shape != like.shape:
         raise InputError(f"{path}: the mask's shape {raw.data.shape} is not the image's {like.shape}")
+    check_grid(like, Volume(raw.data, raw.affine), "the image", path, "resample it to that grid")
     mask: NDArray[np.bool_] = raw.data > 0
     if not mask.any():
         raise InputError(f"{path}: the mask is empty; it must be non-zero in the foreground")

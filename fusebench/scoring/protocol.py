@@ -29,8 +29,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 READERS = "readers"
-# Worst first: what a place is given by.
-READINGS = ("reading", "cho_auc.a", "cho_auc.b", "cho_auc.worst", "outline", "uptake_r2", "reading_se")
+# The worst share, the values behind it, their shares of what the better source gives.
+READINGS = (
+    *("reading", "cho_auc.a", "cho_auc.b", "cho_auc.worst", "outline", "uptake_r2"),
+    *("reading.a", "reading.b", "reading.outline", "reading_se"),
+)
 
 Scores = dict[str, Any]  # metric id -> float, or the exception that it raised
 Truth = Mapping[str, Any] | None
@@ -38,7 +41,7 @@ Truth = Mapping[str, Any] | None
 
 @dataclass(frozen=True)
 class Scene:
-    """What is scored: sources, fused image and foreground as tensors (D, H, W) on one device.
+    """The images of one score: sources, fused image and foreground as tensors (D, H, W) on one device.
 
     Without a mask, everything is foreground.
     """
@@ -140,5 +143,5 @@ def default_protocols(metrics: Sequence[str]) -> tuple[str, ...]:
 
 
 def is_reading(metric: str) -> bool:
-    """Whether a metric id is one that the protocol ``readers`` prescribes."""
+    """True if a metric id is one that the protocol ``readers`` prescribes."""
     return re.split(r"[.@]", metric)[0] in {MetricId.parse(m).name for m in READINGS}

@@ -36,8 +36,8 @@ def ranking_set(registry: Registry[Metric] | None = None) -> list[str]:
 
 
 def default_metrics(registry: Registry[Metric], with_truth: bool) -> list[str]:
-    """The ranking set, and the ranked metrics of ground truth where cases have one."""
-    ids = ranking_set(registry)
+    """The ranking set, MI, which people look for, and the ranked metrics of truth where cases have one."""
+    ids = [*ranking_set(registry), *(name for name in ("mi",) if name in registry)]
     if with_truth:
         infos = (registry.load(name).info for name in registry.names())
         ids += [info.name for info in infos if info.ranked and info.needs_truth and not info.needs_trial]

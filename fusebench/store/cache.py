@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from ..files import atomic_path
 
 Arrays = Mapping[str, NDArray[Any]]
+
+LOCK_SECONDS = 600.0  # longer than anything takes to make that is cached
 
 
 def cache_dir(*parts: str) -> Path:
@@ -35,22 +37,46 @@ def cache_dir(*parts: str) -> Path:
 @contextlib.contextmanager
 def _exclusive(path: Path) -> Iterator[None]:
     """Hold a lock file, so that two processes do not both do the work."""
-    with open(path, "w") as handle:
-        # Some network file systems have no locks: then both do it, and each writes a whole file.
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
+    # A folder that cannot be written is an error here, and not waited for.  A link that another user of the
+    # cache left there is not followed.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+    lock = FileLock(path)
+    # Some network file systems have no locks: then both do it, and each writes a whole file.
+    with contextlib.suppress(OSError, NotImplementedError, Timeout):
+        lock.acquire(timeout=LOCK_SECONDS)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _read(path: Path, names: Iterable[str] | None) -> dict[str, NDArray[Any]] | None:
-    """The named arrays of an ``.npz`` (all by default), or None where it is absent or damaged."""
+    """The named arrays of an ``.npz`` (all by default), or None where it is absent or damaged.
+
+    The end of every array is read, where its checksum is.
+    """
     try:
-        with np.load(path, allow_pickle=False) as store:
-            return {name: store[name] for name in (store.files if names is None else names)}
-    except FileNotFoundError:
+        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
         return None
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zipfile.LargeZipFile):
-        return None  # truncated or overwritten: made anew, and replaced
+    with open(number, "rb") as handle:
+        try:
+            if not is_honest(handle):
+                return None
+            handle.seek(0)
+            with np.load(handle, allow_pickle=False) as store:
+                return {name: store[name] for name in (store.files if names is None else names)}
+        # Truncated, overwritten or with a flipped bit, on which zipfile raises nearly anything: made anew.
+        except Exception:
+            return None
+
+
+def is_honest(file: Path | IO[bytes], ratio: float = 1.5) -> bool:
+    """True if a zip archive holds no more than `ratio` times its own size, and a little: no bomb."""
+    with zipfile.ZipFile(file) as archive:
+        held = sum(member.file_size for member in archive.infolist())
+        archive.fp.seek(0, os.SEEK_END)  # type: ignore[union-attr]
+        return held <= ratio * archive.fp.tell() + (1 << 20)  # type: ignore[union-attr]
 
 
 def cached_arrays(

@@ -1,5 +1,6 @@
 """Content keys: everything that a result depends on, hashed, and nothing else.
 
+Prepared data depend on files, options, the code that prepares them and its libraries (`content_key`).
 A volume depends on the method (its source and what that imports, reads and takes from the environment, its
 parameters and weights), the contract it runs under, the case, seed, device, threads and libraries.  A score
 depends on the volume, protocol and metric, and on the code that scores.  A row stands while its key is that.
@@ -16,13 +17,17 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..files import PACKAGE, ROOT, file_sha256
+from ..files import PACKAGE, ROOT, atomic_path, file_sha256
+from .cache import cache_dir
+
+if TYPE_CHECKING:
+    from ..case import Case
 
 # Core files that decide what comes of a method's answer, and of a fused volume's score.
-CONTRACT = ("method.py", "engine/task.py")
+CONTRACT = ("method.py", "engine/fusing.py")
 SCORING = ("metric.py", "triple.py", "scoring/evaluate.py", "scoring/protocol.py")
 # Libraries whose versions change numbers.
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-image", "PyWavelets")
@@ -48,6 +53,14 @@ def content_key(parameters: Mapping[str, Any], sources: Iterable[Path] = ()) -> 
     for path in sorted(sources, key=lambda p: p.name):
         hashed.update(b"\0" + path.name.encode() + b"\0" + path.read_bytes())
     return hashed.hexdigest()[:32]
+
+
+def cases_key(cases: Iterable[Case]) -> str:
+    """Key of a list of cases: changes when any voxel, the preprocessing or the list changes."""
+    hashed = hashlib.sha256()
+    for case in cases:
+        hashed.update(f"{case.id}\0{case.group}\0{case.fingerprint}\n".encode())
+    return hashed.hexdigest()[:16]
 
 
 def method_key(cls: type, parameters: Mapping[str, Any], files: Iterable[Path]) -> str:
@@ -87,6 +100,38 @@ def score_key(volume: str, protocol: str, metric: str, source: str) -> str:
     """Key of one score of a volume: `source` is the metric's (`source_key`)."""
     inputs = {"volume": volume, "protocol": protocol, "metric": metric, "source": source}
     return digest({**inputs, "scoring": _core_key(SCORING), "libraries": libraries()})
+
+
+def remembered_sha256(path: Path) -> str:
+    """sha256 of a large file; remembered in the cache by path, size and time of change."""
+    stat = path.stat()
+    name = hashlib.sha256(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()
+    memo = cache_dir("hashes", name[:2], name)
+    try:
+        known = memo.read_text()
+        if len(known) == 64:
+            return known
+    except OSError:
+        pass
+    found = file_sha256(path)
+    try:
+        with atomic_path(memo) as temporary:
+            temporary.write_text(found)
+    except OSError:
+        pass  # a cache that cannot be written costs time, nothing else
+    return found
+
+
+@lru_cache(maxsize=8)
+def minor_versions(names: tuple[str, ...]) -> list[str]:
+    """Versions of libraries but for the last number, ``2.1``; "" for one that is not installed."""
+    versions = []
+    for name in names:
+        try:
+            versions.append(".".join(version(name).split(".")[:2]))
+        except PackageNotFoundError:
+            versions.append("")
+    return versions
 
 
 @lru_cache(maxsize=1)

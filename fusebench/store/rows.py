@@ -6,28 +6,34 @@ crash loses at most the one in flight; ``rows.parquet`` and ``rows.csv`` are mad
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 
 from ..errors import InputError
-from ..files import atomic_path
+from ..files import atomic_path, file_sha256
+from ..text import cell, printable
+from .folder import RunFolder
 
 if TYPE_CHECKING:
     import pandas as pd  # only tables need it, and workers make none
-
-    from ..case import Case
 
 Status = Literal["ok", "skip", "error", "timeout", "oom"]
 SCHEMA = 1
 IDENTITY = ("method", "dataset", "case", "protocol", "metric")
 FSYNC_SECONDS = 1.0
+# Files that a run writes into its folder besides the rows.
+_FILES = (
+    *("rows.parquet", "rows.csv", "manifest.json", "figures", "fused"),
+    *(f"leaderboard.{suffix}" for suffix in ("csv", "md", "tex")),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +61,8 @@ class Row:
     seed : int
     fingerprint : str
         `Case.fingerprint` of the data the row was made from; "" where the row does not say.
+    split : str
+        Of the dataset, in which the case was; "" where the row does not say.
     """
 
     run: str
@@ -77,18 +85,25 @@ class Row:
     device: str = "cpu"
     seed: int = 0
     fingerprint: str = ""
+    split: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return vars(self).copy()  # flat, so that asdict's deep copy is not needed
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """What a later row replaces: same method, dataset, case, protocol and metric."""
+        """Method, dataset, case, protocol and metric: a later row with the same ones replaces this one."""
         return tuple(getattr(self, name) for name in IDENTITY)
 
 
 COLUMNS = tuple(f.name for f in fields(Row))
-_TEXT = {"run", "key", *IDENTITY, "group", "status", "reason", "device", "fingerprint"}
+_STATUSES = frozenset(get_args(Status))
+# In the table: how long rows.jsonl was when it was made, and its hash.
+_LOG_SIZE, _LOG_HASH = b"fusebench.log.size", b"fusebench.log.sha256"
+_TEXT = {"run", "key", *IDENTITY, "group", "status", "reason", "device", "fingerprint", "split"}
+_MAY_LACK = {"reason", "fingerprint", "split"}  # what a table made by others may have nothing for
+_COLUMNS = frozenset(COLUMNS)
+_NUMBERS = tuple(c for c in COLUMNS if c not in _TEXT and c != "seed")
 
 
 class RunStore:
@@ -104,9 +119,10 @@ class RunStore:
         self.folder = folder
         self.notes: list[str] = []  # on the file as it was found
         self.outdated: list[str] = []  # on rows that `consolidate` kept out of the table
+        _check_ours(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(folder / ".lock")
+            self._lock = FileLock(RunFolder(folder).lock)
             self._lock.acquire(timeout=0)
         except Timeout:
             raise InputError(
@@ -114,7 +130,7 @@ class RunStore:
             ) from None
         except OSError as error:
             raise InputError(f"--out {folder}: {error.strerror}; give a folder that can be written") from None
-        self._path = folder / "rows.jsonl"
+        self._path = RunFolder(folder).rows
         self._synced = 0.0
         try:
             self._mend()
@@ -167,33 +183,58 @@ class RunStore:
         """The newest row of every identity, in the order of first appearance."""
         yield from read_rows(self.folder)
 
-    def consolidate(self, cases: Iterable[Case] = ()) -> pd.DataFrame:
+    def consolidate(self, outdated: Callable[[Row], str] = lambda _: "") -> pd.DataFrame:
         """Write ``rows.parquet`` and ``rows.csv`` atomically and return the table.
 
         Parameters
         ----------
-        cases : iterable of Case
-            As the dataset has them now.  Rows of these cases that were made from other data are kept out of
-            the table (`outdated` says so); they stay in ``rows.jsonl``.
+        outdated : callable
+            What keeps a row out of the table, as `outdated` then says; "" for a row that stands.  Rows that
+            are kept out stay in ``rows.jsonl``.
+
+        Raises
+        ------
+        InputError
+            The disk is full; tables made before stay as they were.
         """
-        now = {(case.dataset, case.id): case.fingerprint for case in cases}
-        rows, other = [], dict[str, set[str]]()
+        rows, other = [], dict[str, dict[str, set[str]]]()
         for row in self.latest():
-            if row.fingerprint in ("", now.get((row.dataset, row.case), row.fingerprint)):
-                rows.append(row)
+            reason = outdated(row)
+            if reason:
+                other.setdefault(reason, {}).setdefault(row.method, set()).add(row.case)
             else:
-                other.setdefault(row.method, set()).add(row.case)
-        if other:
-            named = ", ".join(f"{method} ({len(ids)})" for method, ids in other.items())
-            self.outdated.append(
-                f"Left out, made from other data of the same cases: {named}; run these methods again."
-            )
+                rows.append(row)
+        for reason, methods in other.items():
+            named = ", ".join(f"{method} ({len(ids)})" for method, ids in methods.items())
+            self.outdated.append(f"Left out, {reason}: {named}.")
         table = as_table(rows)
-        with atomic_path(self.folder / "rows.parquet") as path:
-            table.to_parquet(path, index=False)
-        with atomic_path(self.folder / "rows.csv") as path:
-            table.to_csv(path, index=False)
+        try:
+            self._write_tables(table)
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise InputError(
+                f"{RunFolder(self.folder).parquet}: {reason}; the rows are stored, their tables are not: "
+                "make room and run the same command"
+            ) from None
         return table
+
+    def _write_tables(self, table: pd.DataFrame) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        known = {
+            _LOG_SIZE: str(self._path.stat().st_size).encode(),
+            _LOG_HASH: file_sha256(self._path).encode(),
+        }
+        packed = pa.Table.from_pandas(table, preserve_index=False)
+        packed = packed.replace_schema_metadata({**(packed.schema.metadata or {}), **known})
+        with atomic_path(RunFolder(self.folder).parquet) as path:
+            pq.write_table(packed, path)
+        cells = table.copy(deep=False)
+        for column in _TEXT:
+            cells[column] = [cell(text) for text in table[column]]
+        with atomic_path(RunFolder(self.folder).csv) as path:
+            cells.to_csv(path, index=False)
 
     def close(self) -> None:
         """Flush, sync and release the lock."""
@@ -210,35 +251,136 @@ class RunStore:
         self.close()
 
 
+def _check_ours(folder: Path) -> None:
+    """Raise `InputError` where a run would replace files that no run has made, or write through a link."""
+    log = folder / "rows.jsonl"
+    linked = [p.name for p in (log, folder / ".lock") if p.is_symlink()]
+    if linked:
+        raise InputError(f"{folder}: {linked[0]} is a link to another file; give another --out")
+    try:
+        with log.open("rb") as handle:
+            first = handle.readline(1 << 20)
+    except FileNotFoundError:
+        foreign = [name for name in _FILES if (folder / name).exists() or (folder / name).is_symlink()]
+        if foreign:
+            raise InputError(
+                f"{folder}: holds {', '.join(foreign)}, not made by a run; give --out an empty or new folder"
+            ) from None
+        return
+    except OSError as error:
+        raise InputError(f"--out {folder}: {error.strerror}; give a folder that can be written") from None
+    if first.endswith(b"\n"):
+        _parsed(first, f"{log}, line 1")
+    elif first and not first.startswith(b'{"schema": '):
+        raise InputError(f"{log}: not made by a run; give --out an empty or new folder")
+
+
 def read_rows(folder: Path) -> list[Row]:
     """Newest row of every identity in a run folder; a torn last line is ignored.
 
     Raises
     ------
     InputError
-        No rows there, an unreadable line in the middle, or another schema version.
+        No rows there, a line that is no row, or another schema version.
     """
-    path = folder / "rows.jsonl"
-    newest: dict[tuple[str, ...], Row] = {}
+    return list(_newest(RunFolder(folder).rows, 0, {}).values())
+
+
+def read_table(folder: Path) -> pd.DataFrame:
+    """The rows of a run folder that stand, as a table: those of its last run, and what was added since.
+
+    Raises
+    ------
+    InputError
+        No rows there, or files that cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    log, path = RunFolder(folder).rows, RunFolder(folder).parquet
+    if not path.exists():
+        if not log.exists():
+            raise InputError(f"{folder}: neither rows.jsonl nor rows.parquet there; is it a run folder?")
+        return as_table(read_rows(folder))
+    try:
+        packed = pq.read_table(path)
+        table: pd.DataFrame = packed.to_pandas()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        if log.exists():
+            return as_table(read_rows(folder))
+        raise InputError(f"{path}: not readable ({error}); make it again") from None
+    if not log.exists():
+        return table
+    known = packed.schema.metadata or {}
+    size = int(known.get(_LOG_SIZE, b"-1"))
+    if size < 0 or _beginning_hash(log, size) != known.get(_LOG_HASH, b"").decode():
+        return as_table(read_rows(folder))  # the table is of another log
+    if log.stat().st_size == size:
+        return table
+    held = {row.identity: row for row in (Row(**r) for r in _records(table))}
+    return as_table(_newest(log, size, held).values())
+
+
+def _records(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Rows of a table as `Row` takes them: a number that is missing is None."""
+    for record in table.reindex(columns=list(COLUMNS)).to_dict("records"):
+        yield {str(k): None if isinstance(v, float) and v != v else v for k, v in record.items()}
+
+
+def _beginning_hash(path: Path, size: int) -> str:
+    found, left = hashlib.sha256(), size
+    with path.open("rb") as handle:
+        while left and (block := handle.read(min(left, 1 << 20))):
+            found.update(block)
+            left -= len(block)
+    return "" if left else found.hexdigest()
+
+
+def _newest(path: Path, start: int, newest: dict[tuple[str, ...], Row]) -> dict[tuple[str, ...], Row]:
+    """Put the rows of a log from byte `start` on over those of `newest`."""
     try:
         handle = path.open("rb")
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; is {folder} a run folder?") from None
+        raise InputError(f"{path}: {error.strerror}; is {path.parent} a run folder?") from None
     with handle:
+        handle.seek(start)
         for number, line in enumerate(handle, 1):
             if not line.endswith(b"\n"):
                 break
-            try:
-                record = json.loads(line)
-            except ValueError:
-                raise InputError(f"{path}, line {number}: not JSON; delete the line") from None
-            if record.pop("schema", None) != SCHEMA:
-                raise InputError(
-                    f"{path}, line {number}: written by another version of FuseBench; use another --out"
-                )
-            row = Row(**record)
+            row = _parsed(line, f"{path}, line {number}" + (f" after byte {start}" if start else ""))
             newest[row.identity] = row
-    return list(newest.values())
+    return newest
+
+
+def _parsed(line: bytes, place: str) -> Row:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        raise InputError(f"{place}: not JSON; delete the line") from None
+    if not isinstance(record, dict) or "schema" not in record:
+        raise InputError(f"{place}: not a row; delete the line")
+    if record.pop("schema") != SCHEMA or not record.keys() <= _COLUMNS:
+        raise InputError(f"{place}: written by another version of FuseBench; use another --out")
+    try:
+        row = Row(**record)
+    except TypeError:
+        raise InputError(f"{place}: not a whole row; delete the line") from None
+    values = vars(row)
+    for name in _TEXT:
+        text = values[name]
+        if text is None and name in _MAY_LACK:
+            text = values[name] = ""
+        if not isinstance(text, str):
+            raise InputError(f"{place}: {name} is not text; delete the line")
+        if not (text.isascii() and text.isprintable()):
+            values[name] = printable(text)
+    for name in _NUMBERS:
+        value = values[name]
+        if not (value is None or isinstance(value, (int, float))) or isinstance(value, bool):
+            raise InputError(f"{place}: {name} is not a number; delete the line")
+    if type(row.seed) is not int or not -(2**63) <= row.seed < 2**63 or row.status not in _STATUSES:
+        raise InputError(f"{place}: seed or status is not one; delete the line")
+    return row
 
 
 def as_table(rows: Iterable[Row]) -> pd.DataFrame:

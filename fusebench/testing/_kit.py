@@ -1,4 +1,4 @@
-"""What the three kinds share: checks, their outcomes, and how pytest sees them."""
+"""The frame of the three kits: checks, their outcomes, and how pytest sees them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
-from ..engine.task import describe
+from ..engine.fusing import describe
 from ..errors import InputError
 
 Status = Literal["pass", "fail", "skip", "blocked", "xfail", "xpass"]
@@ -49,7 +49,7 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """Whether the plugin conforms as far as this check goes."""
+        """True if the plugin conforms as far as this check goes."""
         return self.status not in ("fail", "xpass")
 
 

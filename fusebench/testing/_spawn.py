@@ -24,7 +24,7 @@ def _pool() -> ProcessPoolExecutor:
 
 
 def reference(cls: type) -> Any:
-    """What a child needs to find a plugin's class: itself, or its file where that was given by path."""
+    """The address of a plugin's class for a child: itself, or its file where that was given by path."""
     if cls.__module__.startswith("fusebench_plugin_"):
         return str(path_of(cls)), getattr(cls, "info").name  # noqa: B009
     return cls

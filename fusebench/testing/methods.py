@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from ..case import Case, Pair, Volume
+from ..engine.fusing import RANGE_TOLERANCE, Here, describe
 from ..engine.spec import MethodSpec, Score, Task
-from ..engine.task import RANGE_TOLERANCE, TaskRunner, describe
+from ..engine.task import TaskRunner
 from ..errors import InputError
 from ..files import file_sha256
 from ..method import Method, MethodInfo, SliceMethod
@@ -104,7 +105,7 @@ class MethodSubject(Subject):
 
     @property
     def sliced(self) -> bool:
-        """Whether it fuses slices."""
+        """True if it fuses slices."""
         return issubclass(self.cls, SliceMethod)
 
     def fuse(self, a: Any, b: Any, seed: int = 0, method: Method | None = None) -> Tensor:
@@ -482,7 +483,7 @@ def runs_in_engine(s: MethodSubject) -> None:
         path = Path(folder, "fused.nii.gz")
         task = Task("kit", spec, case, (Score("volume", "rmse", "key"),), fused_path=str(path), save=True)
         runner = TaskRunner()
-        runner._methods[spec.key] = s.ready
+        runner._methods[spec.key] = Here(s.ready)
         (row,) = runner.run(task)
         if row.status != "ok":
             raise CheckFailed(f"the engine's row says {row.status}: {row.reason}")

@@ -10,16 +10,17 @@ from typing import Any, Literal
 import numpy as np
 from scipy import ndimage
 
-from ..engine.task import describe
-from ..errors import InputError
+from ..engine.fusing import describe
+from ..errors import InputError, Undefined
 from ..metric import Metric, MetricId, MetricInfo
 from ..plugins import create_dataset
 from ..triple import Triple
 from ._kit import Check, CheckFailed, ExpectedFailures, NotApplicable, Outcome, Subject, check, check_plugin
 from .images import Image, Mask, head
 
-FAMILIES = ("fidelity", "structure", "information", "gradient", "perception", "task")
+FAMILIES = ("fidelity", "structure", "information", "gradient", "perception", "task", "consistency")
 SIZE = (72, 64)
+SLICES = 16  # of a metric that is defined in volumes only
 VOLUME = (12, 36, 32)
 EDGE = 20  # no local filter of a 2D metric at its finest scale reaches this far
 
@@ -61,11 +62,16 @@ class MetricSubject(Subject):
         info: MetricInfo = self.plugin.info
         return info
 
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Shape of the images: a slice, or a few slices where the definition is 3D only."""
+        return SIZE if 2 in self.info.dims else (SLICES, *SIZE)
+
     @cached_property
     def images(self) -> tuple[Image, Image, Mask, Mapping[str, Any] | None]:
         """Sources, foreground and, for a task metric, the ground truth."""
         if self.info.of_images:
-            return (*head(SIZE), None)
+            return (*head(self.size), None)
         # A reader wants places for findings, and tissue that can be told from tissue.
         size = 64 if self.info.needs_trial else 32
         case = next(c for c in create_dataset("phantom", size=size).cases() if c.meta.get("lesion"))
@@ -217,7 +223,7 @@ def identity_best(s: MetricSubject) -> None:
     if s.info.direction == "none" or not s.info.of_images:
         raise NotApplicable("no direction, or measured against ground truth")
     a, b, mask, _ = s.images
-    other = head(SIZE, seed=3)[0]
+    other = head(s.size, seed=3)[0]
     if s.same(s.value(a, a, other, mask=mask), s.value(b, b, other, mask=mask)):
         raise NotApplicable("a no-reference metric: it looks at the fused image only")
     best, unrelated = s.value(a, a, a, mask=mask), s.value(a, a, other, mask=mask)
@@ -280,19 +286,19 @@ def scale_rule(s: MetricSubject) -> None:
 
 @check("inputs_unchanged")
 def masked_is_cropped(s: MetricSubject) -> None:
-    """What lies outside the mask does not count: exactly for pixel-wise metrics, far away for all."""
+    """Points outside the mask do not count: exactly for pixel-wise metrics, far away for all."""
     if not s.info.of_images:
         raise NotApplicable("the region comes from the ground truth")
     a, b, _, _ = s.images
-    full = np.ones(SIZE, bool)
+    full = np.ones(s.size, bool)
     whole = s.value(a, b, s.fused)
     if not s.same(whole, s.value(a, b, s.fused, mask=full)):
         raise CheckFailed("a mask of everything differs from no mask; average over the mask, nothing else")
-    box = np.zeros(SIZE, bool)
-    box[: SIZE[0] - EDGE - 12, : SIZE[1] - EDGE - 12] = True
+    box = np.zeros(s.size, bool)
+    box[..., : SIZE[0] - EDGE - 12, : SIZE[1] - EDGE - 12] = True
     spoiled = s.fused.copy()
-    spoiled[-12:] = 1 - spoiled[-12:]
-    spoiled[:, -12:] = 1 - spoiled[:, -12:]
+    spoiled[..., -12:, :] = 1 - spoiled[..., -12:, :]
+    spoiled[..., -12:] = 1 - spoiled[..., -12:]
     unmasked = abs(s.value(a, b, spoiled) - whole)
     masked = abs(s.value(a, b, spoiled, mask=box) - s.value(a, b, s.fused, mask=box))
     if unmasked and masked > 0.25 * unmasked:
@@ -301,11 +307,11 @@ def masked_is_cropped(s: MetricSubject) -> None:
             "with triple.mean, map_mean or points, which know the mask"
         )
     order = np.random.default_rng(5).permutation(a.size)
-    mixed = [x.ravel()[order].reshape(SIZE) for x in (a, b, s.fused)]
+    mixed = [x.ravel()[order].reshape(s.size) for x in (a, b, s.fused)]
     if not s.same(s.value(*mixed), whole, 1e-9):
         return  # windows reach across the border of a mask
     height, width = SIZE[0] - EDGE - 12, SIZE[1] - EDGE - 12
-    cropped = s.value(*(x[:height, :width].copy() for x in (a, b, s.fused)))
+    cropped = s.value(*(x[..., :height, :width].copy() for x in (a, b, s.fused)))
     if not s.same(s.value(a, b, s.fused, mask=box), cropped):
         raise CheckFailed(
             f"a pixel-wise metric, but masked ({s.value(a, b, s.fused, mask=box):.8g}) is not cropped "
@@ -319,9 +325,9 @@ def no_nan(s: MetricSubject) -> None:
     if not s.info.of_images:
         raise NotApplicable("measured against ground truth")
     a, b, _, _ = s.images
-    zero, half = np.zeros(SIZE, np.float32), np.full(SIZE, 0.5, np.float32)
-    spot = np.zeros(SIZE, bool)
-    spot[30, 30] = True
+    zero, half = np.zeros(s.size, np.float32), np.full(s.size, 0.5, np.float32)
+    spot = np.zeros(s.size, bool)
+    spot[tuple(n // 2 for n in s.size)] = True
     tiny = head((5, 4))[:2]
     sets: Mapping[str, tuple[Sequence[Image], Mask | None]] = {
         "all images black": ((zero, zero, zero), None),
@@ -335,7 +341,7 @@ def no_nan(s: MetricSubject) -> None:
     for what, (images, mask) in sets.items():
         try:
             value = s.value(*images, mask=mask)
-        except InputError:
+        except (InputError, Undefined):
             continue
         except Exception as error:
             raise CheckFailed(
@@ -377,6 +383,8 @@ def batch_equals_single(s: MetricSubject) -> None:
     """A batch of slices gives what the slices give one by one."""
     if not s.info.of_images:
         raise NotApplicable("never scored in batches")
+    if 2 not in s.info.dims:
+        raise NotApplicable("defined in volumes, never scored in batches of slices")
     pairs = [head(SIZE, seed=k) for k in range(3)]
     a, b, mask = (np.stack(x) for x in zip(*pairs, strict=True))
     fused = (a + b) / 2
@@ -397,6 +405,8 @@ def volumes(s: MetricSubject) -> None:
     value = s.value(a, b, (a + b) / 2, mask=mask, spacing=(2.0, 1.0, 1.0))
     if not s.info.low - 1e-6 <= value <= s.info.high + 1e-6:
         raise CheckFailed(f"is {value} on a volume, outside [{s.info.low:g}, {s.info.high:g}]")
+    if 2 not in s.info.dims:
+        return
     a, b, mask, _ = s.images
     flat, thick = s.value(a, b, s.fused, mask=mask), s.value(a[None], b[None], s.fused[None], mask=mask[None])
     if not s.same(flat, thick):

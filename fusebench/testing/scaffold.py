@@ -26,7 +26,7 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Scaffold:
-    """What was written.
+    """The files that were written.
 
     Attributes
     ----------

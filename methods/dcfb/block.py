@@ -23,7 +23,7 @@ from .sampling import sample
 
 @dataclass(frozen=True)
 class Parts:
-    """What a block has; the ablations take parts away.
+    """The parts of a block; the ablations take some away.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ from .tiles import fuse_tiles
 BALANCE = 4
 # Voxels of air kept around the head.
 MARGIN = 2
-# What the board says of the shipped weights, by target.
+# Facts of the shipped weights for the board, by target.
 SHIPPED: Mapping[str, Mapping[str, Any]] = {
     "readers": {},
     "likeness": {

@@ -208,7 +208,7 @@ class Readers(Recipe):
             uptake = uptake if displaced else uptake * scale
         expected = blur(uptake, sigma)
         level = regional(b, expected)
-        # What is wide is the business of the regional level, of findings too.
+        # A wide difference is the business of the regional level, of findings too.
         focal = (
             change * lit(aligned) - regional(aligned, expected) + regional(aligned / (1 + change), expected)
         )

@@ -37,7 +37,7 @@ ABLATIONS: dict[str, Design] = {
 
 
 class _DCFBRecipe(Recipe):
-    """What both recipes share.
+    """The common part of both recipes.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ class _DCFBRecipe(Recipe):
         return {**moved, "moved": torch.tensor(float(moved["b"] is not sample["b"]))}
 
     def fuse(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """What the network makes of a batch."""
+        """Run the network on a batch."""
         out: dict[str, Tensor] = model.explain(  # type: ignore[operator]
             batch["a"], batch["b"], align=batch.get("moved", 0.0), balance=self.balance
         )
@@ -219,7 +219,7 @@ class Align(_DCFBRecipe):
         # A small rotation about the centre is its cross product with the position.
         turn = torch.linalg.cross(angles.expand_as(place) * amount, place)
         moved = turn + (shift + smooth.permute(1, 2, 3, 0)) / voxel
-        # What undoes it at x is minus the displacement at the point it leads to: two fixed-point steps, on a
+        # It is undone at x by minus the displacement at the point it leads to: two fixed-point steps, on a
         # coarser grid, as the displacement is smooth.
         rough = nnf.avg_pool3d(moved.permute(3, 0, 1, 2), 2)[:, None]
         field = -rough

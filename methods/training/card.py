@@ -1,4 +1,4 @@
-"""What is written beside the weights: the card, the curve as numbers and as a picture, the full log."""
+"""Files beside the weights: the card, the curve as numbers and as a picture, the full log."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def load_checkpoint(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _grown(state: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
-    """Whether a run is to be longer than it was planned."""
+    """True if a run is to be longer than it was planned."""
     return int(config["steps"]) >= max(int(state["config"]["steps"]), int(state["step"]))
 
 

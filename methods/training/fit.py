@@ -85,7 +85,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call of `fit` ended with: `weights` is None when it was interrupted."""
+    """The result of a call of `fit`: `weights` is None when it was interrupted."""
 
     step: int
     reason: str
@@ -279,7 +279,7 @@ class _Run:
         return min(rows, key=lambda row: sign * row[key], default=None)
 
     def _is_enough(self) -> bool:
-        """Whether the last `patience` validations brought no gain."""
+        """True if the last `patience` validations brought no gain."""
         best = self._best_row()
         since = [
             r for r in self.history if self.recipe.monitor in r and (not best or r["step"] > best["step"])

@@ -1,4 +1,4 @@
-"""What a recipe says: the network, the samples, the loss, the validation.  `fit` does the rest.
+"""`Recipe`: the network, the samples, the loss, the validation.  `fit` does the rest.
 
 A learned method names its recipes without importing them::
 
@@ -183,7 +183,7 @@ class Recipe(ABC):
         return torch.optim.AdamW(model.parameters(), lr=hyper.lr, weight_decay=hyper.weight_decay)
 
     def export(self, model: nn.Module) -> Mapping[str, Tensor]:
-        """What goes into the safetensors file."""
+        """Tensors for the safetensors file."""
         return model.state_dict()
 
     def load(self, model: nn.Module, path: Path) -> str:

@@ -153,7 +153,7 @@ def trim(sample: Sample, margin: int) -> Sample:
     if not margin:
         return sample
     inner = slice(margin, -margin)
-    # What has one axis or none is no image.
+    # An array with one axis or none is no image.
     return {k: v if v.ndim < 2 else v[(slice(None), *[inner] * (v.ndim - 1))] for k, v in sample.items()}
 
 

@@ -1,4 +1,4 @@
-"""What the observers see: the displayed image through difference-of-Gaussian channels, in mm, 2D or 3D."""
+"""The view of the observers: the displayed image through difference-of-Gaussian channels, in mm, 2D or 3D."""
 
 from __future__ import annotations
 

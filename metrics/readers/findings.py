@@ -161,7 +161,7 @@ def _darts(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.intp]
     return out
 
 
-def _choose(where: NDArray[np.float64], free: dict[str, Mask]) -> dict[str, list[int]]:
+def _choose(where: NDArray[Any], free: dict[str, Mask]) -> dict[str, list[int]]:
     """Take darts at `where` (mm) in turn for either kind, as long as they keep their distance."""
     apart = {"a": APART_A, "b": APART_B_FLAT if where.shape[1] == 2 else APART_B}
     left = {kind: mask.copy() for kind, mask in free.items()}

@@ -72,7 +72,7 @@ def shrunk_covariance(x: Values) -> Values:
     centred = x - x.mean(axis=0)
     sample = centred.T @ centred / count
     mean = np.trace(sample) / size
-    target = mean * np.eye(size)
+    target: Values = mean * np.eye(size)
     distance = ((sample - target) ** 2).sum()
     if distance == 0:
         return target

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -35,21 +35,23 @@ def labels_from_image(a: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.ui
     Voxels near a threshold, a fifth of the way to the mean of their class, are 0: their tissue is not known.
     Returns zeros where the foreground has fewer than three grey values.
     """
-    from skimage.filters import threshold_multiotsu
+    from skimage import filters
+
+    threshold: Callable[..., NDArray[Any]] = filters.threshold_multiotsu  # untyped
 
     out = np.zeros(a.shape, np.uint8)
     values = np.asarray(a, np.float32)[mask]
     if np.unique(values).size < len(CLASSES):
         return out
     try:
-        thresholds = threshold_multiotsu(values, len(CLASSES), nbins=128)
+        thresholds = threshold(values, len(CLASSES), nbins=128)
     except ValueError:  # too few distinct bins
         return out
     classes = np.digitize(values, thresholds)
     means = [float(values[classes == k].mean()) for k in range(len(CLASSES))]
     near = np.zeros(values.shape, bool)
-    for k, threshold in enumerate(thresholds):
-        low, high = (threshold + 0.2 * (means[j] - threshold) for j in (k, k + 1))
+    for k, border in enumerate(thresholds):
+        low, high = (border + 0.2 * (means[j] - border) for j in (k, k + 1))
         near |= (values > low) & (values < high)
     out[mask] = np.where(near, 0, classes + 1)
     return out
@@ -155,4 +157,5 @@ def _right(x: Values, truth: NDArray[np.bool_], folds: NDArray[np.intp]) -> Valu
         weights = np.linalg.solve(covariance, (means[1] - means[0]) / scale) / scale
         said[held] = (x[held] - (means[0] + means[1]) / 2) @ weights
     right = (said > 0) + 0.5 * (said == 0)
-    return np.where(truth, right, 1 - right)
+    out: Values = np.where(truth, right, 1 - right)
+    return out

@@ -133,7 +133,7 @@ def uptake_r2(t: Triple, part: str, variant: str) -> Tensor:
     trial=game_of,
 )
 def reading(t: Triple, part: str, variant: str) -> Tensor:
-    """What is left of the weakest of three readings."""
+    """Retained share of the weakest of three readings."""
     if not part:
         return _value(t, "reading")
     return _value(t, "share.outline" if part == "outline" else f"share.cho_auc.{part}")

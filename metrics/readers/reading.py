@@ -37,7 +37,7 @@ _MARGIN = 14.0
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read off one image.
+    """The readings of one image.
 
     Attributes
     ----------
@@ -227,8 +227,8 @@ class Game:
         else:
             reasons["outline"] = "the structural image has no three tissue classes of 50 voxels"
         if self.truth is not None and "uptake" in self.truth:
-            truth = (self._flat(self.truth[name]) for name in ("uptake", "gm"))
-            r2 = uptake.uptake_r2(levels, *truth, self.mask, self.spacing)
+            true, gm = (self._flat(self.truth[name]) for name in ("uptake", "gm"))
+            r2 = uptake.uptake_r2(levels, true, gm, self.mask, self.spacing)
             if math.isfinite(r2):
                 values["uptake_r2"] = r2
             else:
@@ -314,8 +314,8 @@ class Game:
             )
         if "outline" in reading.values:
             size = 1 + max(int(told.blocks.max()) for told in reading.pairs.values())
-            drawn = rng.multinomial(size, np.full(size, 1 / size), draws).astype(np.float64)
-            take("outline", lambda r: np.min([told.bootstrap(drawn) for told in r.pairs.values()], axis=0))
+            blocks = rng.multinomial(size, np.full(size, 1 / size), draws).astype(np.float64)
+            take("outline", lambda r: np.min([told.bootstrap(blocks) for told in r.pairs.values()], axis=0))
         if "reading" in reading.values:
             out["reading"] = float(np.nanstd(np.min(shares, axis=0)))
         return out

@@ -44,8 +44,11 @@ def uptake_r2(
         return float("nan")
     middle = (np.asarray(gm.shape) - 1) / 2
     cell = np.floor((places - middle) * np.asarray(spacing) / REGION).astype(np.intp)
-    keys, region, counts = np.unique(cell, axis=0, return_inverse=True, return_counts=True)
-    region = region.ravel()
+    first = cell.min(axis=0)
+    size = cell.max(axis=0) - first + 1
+    flat = np.ravel_multi_index(tuple((cell - first).T), tuple(size))
+    found, region, counts = np.unique(flat, return_inverse=True, return_counts=True)
+    keys = np.stack(np.unravel_index(found, tuple(size)), axis=1) + first
     at = tuple(places.T)
     means = [np.bincount(region, np.asarray(x, np.float64)[at]) / counts for x in (levels, uptake)]
     kept = counts * float(np.prod(spacing)) >= LEAST

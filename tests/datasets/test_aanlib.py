@@ -5,19 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import fusebench
 from fusebench.errors import InputError
 
+from ..saving import save_picture
+
 aanlib = importlib.import_module("fusebench.datasets.aanlib")
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
 real = pytest.mark.skipif(not (REAL / "aanlib").is_dir(), reason="AANLIB pictures are not at hand")
-
-
-def picture(path, pixels):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
 
 
 def grey(seed, shape=(32, 32)):
@@ -32,8 +28,8 @@ def coloured(seed):
 
 def make(root, layout, numbers, other="PET", colour=True):
     for n in numbers:
-        picture(root / layout.format("MRI") / f"{n}.png", grey(n))
-        picture(root / layout.format(other) / f"{n}.png", coloured(n) if colour else grey(n + 1))
+        save_picture(root / layout.format("MRI") / f"{n}.png", grey(n))
+        save_picture(root / layout.format(other) / f"{n}.png", coloured(n) if colour else grey(n + 1))
     return root
 
 
@@ -51,7 +47,7 @@ def test_hidden_files_folders_doubles_and_links(tmp_path):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         (tmp_path / folder / "._25001.png").write_bytes(b"\0\5\26\7")
         (tmp_path / folder / "9.png").mkdir()
-    picture(tmp_path / "data/PET-MRI/MRI/25001.BMP", grey(3))
+    save_picture(tmp_path / "data/PET-MRI/MRI/25001.BMP", grey(3))
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "slices").symlink_to(tmp_path / "data")
     (tmp_path / "data" / "back").symlink_to(tmp_path / "linked")
@@ -89,7 +85,7 @@ def test_splits_never_divide_a_patient(tmp_path):
 
 def test_renumbered_files_are_one_group_and_lonely_ones_said(tmp_path):
     make(tmp_path, "CT-MRI/{}", [1, 2, 3], "CT", colour=False)
-    picture(tmp_path / "CT-MRI" / "CT" / "4.png", grey(4))
+    save_picture(tmp_path / "CT-MRI" / "CT" / "4.png", grey(4))
     dataset = fusebench.create_dataset("aanlib", data_dir=tmp_path)
     assert {c.group for c in dataset.cases()} == {"aanlib-ctmri-unknown"}
     assert "no picture of this name" in dataset.found[1][0].reason
@@ -97,8 +93,8 @@ def test_renumbered_files_are_one_group_and_lonely_ones_said(tmp_path):
 
 def test_luminance_falls_past_yellow_and_uptake_does_not(tmp_path):
     ramp = np.tile(aanlib.pet_ramp(), (64, 1, 1))
-    picture(tmp_path / "MRI" / "41001.png", grey(1, (64, 128)))
-    picture(tmp_path / "PET" / "41001.png", ramp)
+    save_picture(tmp_path / "MRI" / "41001.png", grey(1, (64, 128)))
+    save_picture(tmp_path / "PET" / "41001.png", ramp)
     line = {}
     for pet in ("luminance", "uptake"):
         case = fusebench.create_dataset("aanlib", data_dir=tmp_path, pet=pet).cases()[0]
@@ -112,8 +108,8 @@ def test_luminance_falls_past_yellow_and_uptake_does_not(tmp_path):
 
 
 def test_uptake_refuses_other_colours(tmp_path):
-    picture(tmp_path / "MRI" / "41001.png", grey(1))
-    picture(
+    save_picture(tmp_path / "MRI" / "41001.png", grey(1))
+    save_picture(
         tmp_path / "PET" / "41001.png", np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     )
     case = fusebench.create_dataset("aanlib", data_dir=tmp_path, pet="uptake").cases()[0]
@@ -137,8 +133,8 @@ def test_wrong_options_and_sizes(tmp_path):
             fusebench.create_dataset("aanlib", data_dir=tmp_path, **options)
     with pytest.raises(InputError, match="no MRI-PET pair"):
         fusebench.create_dataset("aanlib", data_dir=tmp_path).cases()
-    picture(tmp_path / "MRI" / "1.png", grey(1))
-    picture(tmp_path / "PET" / "1.png", grey(1, (16, 16)))
+    save_picture(tmp_path / "MRI" / "1.png", grey(1))
+    save_picture(tmp_path / "PET" / "1.png", grey(1, (16, 16)))
     with pytest.raises(InputError, match="is not"):
         _ = fusebench.create_dataset("aanlib", data_dir=tmp_path).cases()[0].pair
 

@@ -1,5 +1,6 @@
 """ADNI in every layout: the right pairs, and one line for everything that is left out."""
 
+import datetime
 import importlib
 import os
 
@@ -569,3 +570,87 @@ def test_bad_files_are_rows_and_the_rest_goes_on(tmp_path):
     pipeline = importlib.import_module("fusebench.datasets.preprocessing.pipeline")
     swapped = next(c for c in dataset.cases() if kinds[c.group] == "swapped")
     assert any("sform and qform differ" in n for n in pipeline.stored_report(swapped)["notes"])
+
+
+# -- words and dates in use ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["MP RAGE", "MP_RAGE", "MP- RAGE", "MP-RAGE", "SAG 3D MP RAGE", "MPR", "T1 SAG", "IR-SPGR", "3D T1 TFE"],
+)
+def test_spellings_of_t1(words):
+    assert rules.classify_mri(words).level == "original" and not rules.classify_mri(words).repeat
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "MPRAGE REPEAT",
+        "MPRAGE-REPEA",
+        "MPRAGE repe",
+        "MPRAGEASOREP",
+        "MP RAGE rpt",
+        "MP-RAGE #2",
+        "MPR-R; N3",
+    ],
+)
+def test_spellings_of_a_repeat(words):
+    assert rules.classify_mri(words).level and rules.classify_mri(words).repeat
+
+
+@pytest.mark.parametrize(
+    "words", ["MPRAGE prep", "MPRAGE #1", "MP RAGE SAGITTAL", "MPR; GradWarp; N3; Scaled_2"]
+)
+def test_what_only_looks_like_a_repeat(words):
+    assert not rules.classify_mri(words).repeat
+
+
+@pytest.mark.parametrize(
+    "words", ["Spatially Normalized, Masked and N3 corrected T1 image", "MPRAGE masked", "MPRAGE Talairach"]
+)
+def test_a_t1_of_another_space_is_no_native_one(words):
+    assert "native" in rules.classify_mri(words).refused
+
+
+@pytest.mark.parametrize(
+    "words", ["FDG Brain mask", "Coreg, Avg, Std Img and Vox Siz, Uniform 6mm Res Masked"]
+)
+def test_masks_of_pet(words):
+    assert "mask" in rules.classify_pet(words).refused
+
+
+def dated_table(folder, mri, pet):
+    """A collection table without dated folders: two flat files whose dates only the table has."""
+    collection_csv(folder / "t.csv", [("I1", A, "CN", "MRI", N3M, mri), ("I2", A, "CN", "PET", PET_8MM, pet)])
+    stub(folder / f"ADNI_{A}_MR_MT1__GradWarp__N3m_Br_20120416133844478_S1_I1.nii")
+    stub(
+        folder
+        / f"ADNI_{A}_PT_Coreg,_Avg,_Std_Img_and_Vox_Siz,_Uniform_Resolution_Br_20120203154609620_8_S2_I2.nii"
+    )
+    return adni(folder)
+
+
+def test_dates_of_a_spreadsheet_are_day_first(tmp_path):
+    """25/03 shows that 04/03 is the 4th of March, 21 days before, not the 3rd of April."""
+    dataset = dated_table(tmp_path, "04/03/2010", "25/03/2010")
+    assert [s.meta["days"] for s in dataset.sources()] == [-21]
+    assert "day/month" in reasons(dataset)[-1]
+
+
+def test_dates_that_mix_are_not_used(tmp_path):
+    dataset = dated_table(tmp_path, "25/03/2010", "03/26/2010")
+    assert [s.meta["days"] for s in dataset.sources()] == [-1]
+    assert "mix" in reasons(dataset)[-1]
+
+
+def test_dated_folders_settle_what_a_table_leaves_open():
+    found = tables.Tables()
+    for image, when in (("I1", datetime.date(2010, 4, 3)), ("I2", datetime.date(2010, 5, 6))):
+        found.by_image[image] = tables.Facts(acquired=when, swapped=tables.swap(when), source="t.csv")
+    tables.settle_dates(found, {"I1": datetime.date(2010, 3, 4)})
+    assert (
+        found.by_image["I2"].acquired == datetime.date(2010, 6, 5) and "day/month/year" in found.notes[0][1]
+    )
+    tables.settle_dates(found, {"I1": datetime.date(2010, 3, 4), "I2": datetime.date(2010, 6, 5)})
+    assert len(found.notes) == 1 and found.by_image["I2"].acquired == datetime.date(2010, 6, 5)

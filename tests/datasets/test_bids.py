@@ -12,14 +12,15 @@ from fusebench.errors import InputError
 from .adni_trees import head, nifti, stub
 
 bids = importlib.import_module("fusebench.datasets.bids")
+sidecar = importlib.import_module("fusebench.datasets.preprocessing.sidecar")
 
 
-def make(root, *names):
+def make(root, *names, **options):
     for name in names:
         subject = name.split("_")[0]
         session = next((p for p in name.split("_") if p.startswith("ses-")), "")
         stub(root / subject / session / ("anat" if "T1w" in name else "pet") / name)
-    return fusebench.create_dataset("bids", data_dir=root)
+    return fusebench.create_dataset("bids", data_dir=root, **options)
 
 
 def pairs(dataset):
@@ -85,8 +86,8 @@ def test_names_in_capitals_hidden_files_and_dead_links(tmp_path):
     (tmp_path / "sub-02" / "pet" / "sub-02_pet.nii").symlink_to("../.git/annex/objects/x")
     assert pairs(dataset) == [("sub-01", "sub-01_T1w.NII.GZ", "sub-01_pet.NII")]
     assert "link that leads nowhere" in dataset.found[1][0].reason
-    pipeline = importlib.import_module("fusebench.datasets.preprocessing.pipeline")
-    assert pipeline._sidecar(dataset.sources()[0].pet).is_file()
+    [path] = sidecar.sidecars(dataset.sources()[0].pet)
+    assert path.name == "sub-01_pet.json"
 
 
 def test_every_file_left_out_is_listed(tmp_path):
@@ -160,3 +161,91 @@ def test_sidecar_is_part_of_the_content_key(tmp_path):
 def test_nothing_there(tmp_path):
     with pytest.raises(InputError, match=r"no MRI-PET pair was found; expected: sub-\*/"):
         fusebench.create_dataset("bids", data_dir=tmp_path).cases()
+
+
+# -- sidecars, tracers, plain images --------------------------------------------------------------
+
+
+def durations(path):
+    return sidecar.frame_durations(sidecar.read_sidecars(path)[0])
+
+
+def test_sidecars_inherit_from_higher_levels(tmp_path):
+    image = tmp_path / "sub-01" / "ses-2" / "pet" / "sub-01_ses-2_trc-FDG_pet.nii.gz"
+    stub(image)
+    stub(tmp_path / "pet.json", b'{"FrameDuration": [1, 1], "TracerName": "FDG", "Units": "Bq/mL"}')
+    assert durations(image) == (1, 1)
+    stub(tmp_path / "sub-01" / "sub-01_pet.json", b'{"FrameDuration": [2, 2]}')
+    assert durations(image) == (2, 2)
+    stub(tmp_path / "sub-01" / "ses-2" / "pet" / "sub-01_ses-2_pet.json", b'{"FrameDuration": [3, 3]}')
+    stub(image.with_name("sub-01_ses-2_trc-FDG_pet.json"), b'{"FrameDuration": [4, 4]}')
+    for other in ("T1w.json", "sub-02_pet.json", "ses-1_pet.json", "trc-PIB_pet.json"):
+        stub(tmp_path / other, b'{"FrameDuration": [9, 9]}')
+    assert durations(image) == (4, 4)
+    assert sidecar.read_sidecars(image)[0]["TracerName"] == "FDG"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_sidecars_in_any_unicode(tmp_path, encoding):
+    stub(tmp_path / "p_pet.json", '{"FrameDuration": [300, 100]}'.encode(encoding))
+    assert durations(tmp_path / "p_pet.nii.gz") == (300, 100)
+
+
+@pytest.mark.parametrize("text", [b"", b"[1, 2]", b"{", b"\xff\xfe\xfd", b"[" * 100_000])
+def test_sidecars_that_say_nothing_are_noted(tmp_path, text):
+    stub(tmp_path / "p_pet.json", text)
+    fields, notes = sidecar.read_sidecars(tmp_path / "p_pet.nii")
+    assert fields == {} and "p_pet.json" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "weights", "words"),
+    [
+        ([300, 100], (3, 1), "weighted by their lengths"),
+        (["300", "100"], (3, 1), "weighted by their lengths"),
+        ([300, 100, 50], (1, 1), "3 lengths are listed"),
+        ([300, 0], (1, 1), "not above 0"),
+        ([300, None], (1, 1), "not above 0"),
+        ([], (1, 1), "not known"),
+        (300, (1, 1), "1 lengths are listed"),
+    ],
+)
+def test_weights_of_frames_and_what_is_said(given, weights, words):
+    steps = importlib.import_module("fusebench.datasets.preprocessing.steps")
+    grid = importlib.import_module("fusebench.datasets.preprocessing.grid")
+    frames = np.stack([np.full((4, 4, 4), 10.0), np.full((4, 4, 4), 50.0)]).astype(np.float32)
+    image = grid.Image(frames, np.eye(4))
+    state = steps.State(image, image, ("m", "p"), durations=sidecar.frame_durations({"FrameDuration": given}))
+    done = steps.Static()(state)
+    assert done.pet.data[0, 0, 0] == pytest.approx(np.average([10, 50], weights=weights))
+    assert words in done.notes[0]
+
+
+def test_the_plain_image_comes_before_its_variants(tmp_path):
+    variants = ("acq-late_pet", "desc-moco_pet", "space-MNI_desc-s_pet", "run-2_pet")
+    names = [f"sub-01_{name}.nii" for name in ("T1w", "acq-fast_T1w", *variants)]
+    assert pairs(make(tmp_path / "a", *names, "sub-01_pet.nii"))[0][1:] == (
+        "sub-01_T1w.nii",
+        "sub-01_pet.nii",
+    )
+    assert pairs(make(tmp_path / "b", *names))[0][2] == "sub-01_run-2_pet.nii"
+    assert pairs(make(tmp_path / "c", *names[:-1]))[0][2] == "sub-01_acq-late_pet.nii"
+
+
+def test_several_tracers_are_not_chosen_by_alphabet(tmp_path):
+    names = ["sub-01_T1w.nii", "sub-01_trc-18FAV45_pet.nii", "sub-01_trc-18FFDG_pet.nii"]
+    dataset = make(tmp_path, *names)
+    assert not pairs(dataset)
+    pet = [x.reason for x in dataset.found[1] if "_pet" in x.path]
+    assert len(pet) == 2 and all("18FAV45 and 18FFDG" in r and "tracer=" in r for r in pet)
+    for wanted in ("FDG", "18FFDG", "[18F]FDG", "fdg"):
+        [found] = pairs(make(tmp_path, *names, tracer=wanted))
+        assert found[2] == "sub-01_trc-18FFDG_pet.nii"
+
+
+def test_a_tracer_that_only_the_sidecar_names(tmp_path):
+    dataset = make(tmp_path, "sub-01_T1w.nii", "sub-01_acq-late_pet.nii", tracer="FDG")
+    assert "not named" in dataset.found[1][0].reason
+    stub(tmp_path / "pet.json", b'{"TracerName": "[18F]FDG"}')
+    dataset = make(tmp_path, "sub-01_T1w.nii", "sub-01_acq-late_pet.nii", tracer="FDG")
+    assert dataset.sources()[0].meta["trc"] == "[18F]FDG"

@@ -8,22 +8,20 @@ import unicodedata
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import fusebench
 from fusebench.cli import main
 from fusebench.errors import InputError
 
+from ..saving import save_picture
 from .adni_trees import AFFINE, dicom_series, head, nifti, stub
 
 pairs = importlib.import_module("fusebench.datasets.pairs")
 
 
 def picture(path, seed=0, colour=False):
-    path.parent.mkdir(parents=True, exist_ok=True)
     shape = (24, 30, 3) if colour else (24, 30)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)).save(path)
-    return path
+    return save_picture(path, np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
 
 
 def ids(dataset):
@@ -148,7 +146,7 @@ def test_csv_of_any_program(tmp_path, text):
 
 
 def test_csv_in_another_encoding_and_the_line_of_a_fault(tmp_path):
-    (tmp_path / "p.csv").write_bytes("mri,pet\nü.png,b.png\n".encode("utf-16"))
+    (tmp_path / "p.csv").write_bytes("mri,pet\nü.png,b.png\n".encode("latin-1"))
     with pytest.raises(InputError, match=r"UnicodeDecodeError.*UTF-8"):
         fusebench.create_dataset("pairs", csv=tmp_path / "p.csv").cases()
     (tmp_path / "p.csv").write_text("\nmri,pet\n\nabsent.png,b.png\n")
@@ -237,3 +235,82 @@ def test_changed_file_changes_the_key(tmp_path):
     picture(b, 3)
     assert fusebench.create_dataset("pairs", mri=a, pet=b).cases()[0].fingerprint != key
     assert fusebench.create_dataset("pairs", mri=a, pet=b).count_cases()["cases"]["test"] == 1
+
+
+# -- tables and folders as people have them --------------------------------------------------------
+
+
+def read(folder, text, encoding="utf-8"):
+    """Pairs of a CSV with this text."""
+    (folder / "p.csv").write_bytes(text.encode(encoding))
+    return pairs.read_csv(folder / "p.csv")
+
+
+@pytest.fixture
+def two(tmp_path):
+    """A pair in sub-folders."""
+    picture(tmp_path / "mri" / "p1.png", 1)
+    picture(tmp_path / "pet" / "p1.png", 2)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mri,pet\r\nmri\\p1.png,pet\\p1.png\r\n",
+        "mri,pet\n.\\mri\\p1.png,.\\pet\\p1.png\n",
+        "sep=;\nmri;pet\nmri/p1.png;pet/p1.png\n",
+        "\ufeffMRI , PET\nmri/p1.png , pet/p1.png\n",
+        'mri\tpet\n"mri/p1.png"\tpet/p1.png\n',
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_tables_of_other_programs(two, text, encoding):
+    found, left_out = read(two, text, encoding)
+    assert [(p.id, p.mri, p.pet) for p in found] == [("p1", two / "mri/p1.png", two / "pet/p1.png")]
+    assert not left_out
+
+
+def test_a_path_that_is_nowhere_is_said_as_it_was_written(two):
+    [found] = read(two, "mri,pet\nC:\\data\\p1.png,pet\\p1.png\n")[1]
+    assert "no such file" in found.reason and "p1.png" in found.reason
+    [found] = read(two, "id,mri,pet\na," + "x" * 5000 + ",pet/p1.png\n")[1]
+    assert "no such file" in found.reason
+
+
+@pytest.mark.parametrize("head", ["mri,pet,pet", "mri,pet,PET ", "mri,mri,pet", "mri,pet,mask,id,id"])
+def test_a_column_twice_is_refused(two, head):
+    with pytest.raises(InputError, match="twice"):
+        read(two, head + "\n" + ",".join(["mri/p1.png"] * 5) + "\n")
+
+
+def test_accents_in_a_table_as_the_disk_has_them(tmp_path):
+    for name in ("mri", "pet"):
+        picture(tmp_path / unicodedata.normalize("NFD", f"é_{name}.png"))
+    found, left_out = read(tmp_path, "mri,pet\né_mri.png,é_pet.png\n")
+    assert len(found) == 1 and not left_out
+
+
+def test_a_folder_per_subject_stands_for_its_image(tmp_path):
+    for name in ("mri/s1/t1.png", "pet/s1/fdg.png", "mri/s2/t1.png", "pet/s2/a.png", "pet/s2/b.png"):
+        picture(tmp_path / name)
+    found, left_out = pairs.match_folders(tmp_path / "mri", tmp_path / "pet")
+    assert [(p.id, p.mri.name, p.pet.name) for p in found] == [("s1", "t1.png", "fdg.png")]
+    assert any("2 images, a.png first" in x.reason for x in left_out)
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    import os
+
+    for kind in (b"mri", b"pet"):
+        place = os.fsencode(picture(tmp_path / f"{kind.decode()}.png"))
+        os.rename(place, os.fsencode(tmp_path) + b"/p\xe41_" + kind + b".png")
+    dataset = fusebench.create_dataset("pairs", data_dir=tmp_path)
+    assert (
+        not dataset.found[0]
+        and "not UTF-8" in dataset.left_out()[0]
+        and "\\xe41_mri" in dataset.left_out()[0]
+    )
+    assert main(["prepare", "--dataset", "pairs", "--data-dir", str(tmp_path), "--report", "--out",
+                 str(tmp_path / "r")]) == 0  # fmt: skip
+    assert "\\udce4" in (tmp_path / "r/report.csv").read_text()

@@ -22,11 +22,6 @@ fields = importlib.import_module("fusebench.datasets.phantom.fields")
 SMALL = 40
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("FUSEBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
 @pytest.fixture(scope="module")
 def lesioned():
     return subject.make_subject(7, size=SMALL, lesion=True)

@@ -17,8 +17,7 @@ SUBJECTS = ("002_S_0001", "002_S_0002", "016_S_4353")
 
 
 @pytest.fixture
-def adni(tmp_path, monkeypatch):
-    monkeypatch.setenv("FUSEBENCH_CACHE", str(tmp_path / "own-cache"))
+def adni(tmp_path, own_cache):
     root = tmp_path / "data"
     rows = []
     for i, subject in enumerate(SUBJECTS):

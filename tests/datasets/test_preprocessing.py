@@ -86,14 +86,14 @@ def test_static_weights_frames():
 def test_check_grid_refuses(shape, voxel, word):
     image = grid.Image(np.ones(shape, np.float32), np.diag([voxel] * 3 + [1.0]))
     with pytest.raises(InputError, match=word):
-        steps.CheckGrid()(steps.replace(state(), mri=image))
+        steps.CheckHead()(steps.replace(state(), mri=image))
 
 
 def test_inverted_image_is_noted():
     s = state()
     upside = grid.Image(s.pet.data.max() - s.pet.data, s.pet.affine)
-    assert steps.CheckGrid()(s).notes == ()
-    assert "inverted" in steps.CheckGrid()(steps.replace(s, pet=upside)).notes[0]
+    assert steps.CheckHead()(s).notes == ()
+    assert "inverted" in steps.CheckHead()(steps.replace(s, pet=upside)).notes[0]
 
 
 def test_bias_field_is_removed_and_only_where_wanted():
@@ -321,7 +321,7 @@ def test_recipes_give_pairs_on_one_grid(tmp_path, recipe):
     assert nib.aff2axcodes(pair.a.affine) == ("R", "A", "S")
     if recipe != "none":
         report = pipeline.stored_report(case)
-        assert [p["step"] for p in report["provenance"]][:3] == ["Static", "CheckGrid", "RegisterRigid"]
+        assert [p["step"] for p in report["provenance"]][:3] == ["Static", "CheckHead", "RegisterRigid"]
         assert report["numbers"]["registered"] is False
 
 
@@ -362,13 +362,13 @@ def test_key_follows_the_code_that_makes_voxels(tmp_path, monkeypatch, changed):
 
     def keys():
         content.source_key.cache_clear()
-        pipeline.libraries.cache_clear()
+        content.minor_versions.cache_clear()
         return [pipeline.make_case("x", s, recipe, {}).fingerprint for recipe in ("default", "none")]
 
-    before, sha256, version = keys(), content.file_sha256, pipeline.version
+    before, sha256, version = keys(), content.file_sha256, content.version
     assert keys() == before
     monkeypatch.setattr(content, "file_sha256", lambda p: "new" if p.name == changed else sha256(p))
-    monkeypatch.setattr(pipeline, "version", lambda n: "9.9.9" if n == changed else version(n))
+    monkeypatch.setattr(content, "version", lambda n: "9.9.9" if n == changed else version(n))
     after = keys()
     monkeypatch.undo()
     assert not set(before) & set(after) and keys() == before

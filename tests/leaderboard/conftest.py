@@ -49,16 +49,36 @@ METRICS = {
         "unit": "bit",
     },
 }
-CENTRE = {"psnr": 20.0, "ssim": 0.7, "mi": 3.0, "qabf": 0.5, "nabf": 0.1, "q_sf": 0.0, "en": 5.0}
-SCALE = {"psnr": 1.0, "ssim": 0.03, "mi": 0.2, "qabf": 0.05, "nabf": 0.02, "q_sf": 0.1, "en": 0.5}
+READINGS = {
+    name: {"title": name, "family": "task", "direction": "higher", "low": 0, "high": 1}
+    for name in ("reading", "cho_auc", "outline", "lesion_auc")
+}
+METRICS |= READINGS
+CENTRE = dict.fromkeys(READINGS, 0.5) | {
+    "psnr": 20.0,
+    "ssim": 0.7,
+    "mi": 3.0,
+    "qabf": 0.5,
+    "nabf": 0.1,
+    "q_sf": 0.0,
+    "en": 5.0,
+}
+SCALE = dict.fromkeys(READINGS, 0.05) | {
+    "psnr": 1.0,
+    "ssim": 0.03,
+    "mi": 0.2,
+    "qabf": 0.05,
+    "nabf": 0.02,
+    "q_sf": 0.1,
+    "en": 0.5,
+}
 
 
 def metric_facts(names: list[str]) -> dict[str, Any]:
     facts = {}
-    for name in names:
-        info = MetricInfo(
-            name=name, paper=f"Author {name} 2000", ranked=name not in ("en", "q_sf"), **METRICS[name]
-        )
+    for name in dict.fromkeys(n.partition(".")[0] for n in names):
+        ranked = name not in ("en", "q_sf", "cho_auc", "outline")
+        info = MetricInfo(name=name, paper=f"Author {name} 2000", ranked=ranked, **METRICS[name])
         facts[name] = dict(info.__dict__.items())
     return facts
 
@@ -94,10 +114,11 @@ def make_run(
                 failed = c in (fail or {}).get(method, [])
                 for k, metric in enumerate(metrics):
                     good = effect + difficulty[g, k] + own[m, g, k] + 0.1 * rng.normal()
-                    direction = METRICS[metric]["direction"]
-                    value = CENTRE[metric] + SCALE[metric] * good * (-1 if direction == "lower" else 1)
+                    name = metric.partition(".")[0]
+                    direction = METRICS[name]["direction"]
+                    value = CENTRE[name] + SCALE[name] * good * (-1 if direction == "lower" else 1)
                     if direction == "zero":
-                        value = SCALE[metric] * (4 - good)
+                        value = SCALE[name] * (4 - good)
                     rows.append(
                         {
                             "run": "r1", "key": f"{method}-{c}", "method": method,
@@ -109,7 +130,7 @@ def make_run(
                             "load_seconds": 0.1, "fuse_seconds": 0.2 * (m + 1) * (1 + 0.02 * rng.normal()),
                             "fuse_iqr": 0.01, "score_seconds": 0.3,
                             "memory_mb": 200.0 + 50 * m, "gpu_memory_mb": None,
-                            "device": "cpu", "seed": 0,
+                            "device": "cpu", "seed": 0, "fingerprint": "", "split": "test",
                         }
                     )  # fmt: skip
     manifest = {
@@ -138,11 +159,24 @@ def make_run(
     return pd.DataFrame(rows, columns=list(COLUMNS)), manifest
 
 
+def with_readings(
+    likeness: dict[str, float], reading: dict[str, float], **options: Any
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """A run of protocols volume and readers; effects of a method in either."""
+    rows, manifest = make_run(likeness, **options)
+    names = ["reading", "cho_auc.a", "cho_auc.b", "outline"]
+    read, facts = make_run(reading, **{**options, "metrics": names, "protocols": ("readers",)})
+    manifest["metrics"] |= facts["metrics"]
+    manifest["protocols"] = ["volume", "readers"]
+    manifest["options"] = {"protocols": ["volume", "readers"], "seed": 0}
+    return pd.concat([rows, read], ignore_index=True), manifest
+
+
 def write_run(folder: Path, rows: pd.DataFrame, manifest: dict[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    rows.assign(schema=SCHEMA).to_json(
-        folder / "rows.jsonl", orient="records", lines=True, double_precision=15
-    )
+    plain = rows.astype(object).where(rows.notna(), None).to_dict("records")
+    lines = (json.dumps({"schema": SCHEMA, **row}) for row in plain)
+    (folder / "rows.jsonl").write_text("".join(f"{line}\n" for line in lines))
     rows.to_parquet(folder / "rows.parquet")
     rows.to_csv(folder / "rows.csv", index=False)
     (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -17,7 +17,7 @@ from PIL import Image
 from .conftest import EFFECTS, make_run
 
 charts = importlib.import_module("fusebench.leaderboard.charts")
-contact = importlib.import_module("fusebench.leaderboard.contact")
+contact = importlib.import_module("fusebench.leaderboard.contact_sheet")
 tables = importlib.import_module("fusebench.leaderboard.tables")
 
 

@@ -13,6 +13,8 @@ from scipy import stats
 from .conftest import make_run
 
 ranking = importlib.import_module("fusebench.leaderboard.ranking")
+intervals = importlib.import_module("fusebench.leaderboard.intervals")
+scoring = importlib.import_module("fusebench.leaderboard.scores")
 significance = importlib.import_module("fusebench.leaderboard.significance")
 
 # Demšar 2006, table 6: AUC of C4.5 with and without tuned m and cf on 14 datasets.
@@ -32,14 +34,14 @@ def scores_of(rows: pd.DataFrame, manifest: dict) -> object:  # type: ignore[typ
     names = list(manifest["methods"])
     metrics = list(dict.fromkeys(rows["metric"]))
     directions = {m: manifest["metrics"][m]["direction"] for m in metrics}
-    return ranking.Scores.from_rows(rows, names, metrics, directions)
+    return scoring.Scores.from_rows(rows, names, metrics, directions)
 
 
 def demsar_scores() -> object:
     long = DEMSAR.rename_axis("case").reset_index().melt("case", var_name="method")
     long = long.assign(dataset="uci", group=long["case"].map("{:02d}".format), metric="auc", status="ok")
     long["case"] = long["group"]
-    return ranking.Scores.from_rows(long, list(DEMSAR), ["auc"], {"auc": "higher"})
+    return scoring.Scores.from_rows(long, list(DEMSAR), ["auc"], {"auc": "higher"})
 
 
 def test_demsar_average_ranks() -> None:
@@ -118,12 +120,12 @@ def coverage(subjects: int, effects: np.ndarray, boards: int) -> float:
         # Difficulty is common to all methods and must not matter.
         values += rng.normal(scale=3, size=(1, subjects, metrics))
         names = tuple(str(i) for i in range(max(subjects, 9)))
-        scores = ranking.Scores(
+        scores = scoring.Scores(
             names[: len(effects)], names[:subjects], tuple("xyz"), ("higher",) * 3, names[:subjects],
-            np.arange(subjects), values, np.ones((subjects, metrics), bool),
+            np.arange(subjects), values, np.ones((subjects, metrics), bool), np.ones(values.shape, bool),
         )  # fmt: skip
         r = scores.subject_ranks
-        low, high, _ = ranking.bootstrap_mean(r.T, np.ones_like(r.T), resamples=999, seed=board)
+        low, high, _ = intervals.bootstrap_mean(r.T, np.ones_like(r.T), resamples=999, seed=board)
         hits.append((low <= truth) & (truth <= high))
     return float(np.mean(hits))
 
@@ -180,15 +182,15 @@ def test_a_method_never_gains_by_failing() -> None:
 def test_bootstrap_is_by_subject() -> None:
     # 10 cases per subject that hardly differ: an interval by case would be far too short.
     effects = {"a": 0.0, "b": 0.0}
-    one = ranking.summarise(scores_of(*make_run(effects, cases=8, per_subject=1, metrics=["psnr"])))
-    ten = ranking.summarise(scores_of(*make_run(effects, cases=80, per_subject=10, metrics=["psnr"])))
+    one = intervals.summarise(scores_of(*make_run(effects, cases=8, per_subject=1, metrics=["psnr"])))
+    ten = intervals.summarise(scores_of(*make_run(effects, cases=80, per_subject=10, metrics=["psnr"])))
     width = [(t["high"] - t["low"]).mean() for t in (one, ten)]
     assert width[1] == pytest.approx(width[0], rel=0.5)
 
 
 def test_no_interval_for_one_subject() -> None:
     scores = scores_of(*make_run({"a": 1.0, "b": 0.0, "c": 0.5}, cases=5, per_subject=5))
-    summary, result = ranking.summarise(scores), ranking.rank(scores)
+    summary, result = intervals.summarise(scores), ranking.rank(scores)
     assert summary[["low", "high"]].isna().all(axis=None)
     assert result.table[["low", "high", "best", "worst"]].isna().all(axis=None)
     assert (result.table["group"] == "").all() and result.friedman is None
@@ -197,7 +199,7 @@ def test_no_interval_for_one_subject() -> None:
 
 def test_summary_agrees_with_pandas() -> None:
     rows, manifest = make_run({"a": 1.0, "b": 0.0}, cases=9, fail={"b": [4]})
-    summary = ranking.summarise(scores_of(rows, manifest))
+    summary = intervals.summarise(scores_of(rows, manifest))
     ours = summary.loc[("b", "ssim")]
     theirs = rows[(rows["method"] == "b") & (rows["metric"] == "ssim")]["value"].astype(float)
     assert ours["mean"] == pytest.approx(theirs.mean())
@@ -214,7 +216,7 @@ def test_controls_are_ranked_apart_and_flag_metrics() -> None:
     result = ranking.rank(scores, ["copy", "noise"])
     assert result.order == ["a", "b"]
     assert result.controls.to_dict() == {"copy": 1.0, "noise": 3.0}
-    assert ranking.gameable(ranking.summarise(scores), scores, ["copy", "noise"]) == {
+    assert ranking.gameable(scores, ["copy", "noise"]) == {
         "psnr": "copy",
         "nabf": "copy",
     }
@@ -222,7 +224,7 @@ def test_controls_are_ranked_apart_and_flag_metrics() -> None:
 
 def test_an_oracle_free_board_flags_nothing() -> None:
     scores = scores_of(*make_run({"a": 1.0, "noise": -3.0}, cases=8))
-    assert ranking.gameable(ranking.summarise(scores), scores, ["noise"]) == {}
+    assert ranking.gameable(scores, ["noise"]) == {}
 
 
 def test_a_later_row_replaces_an_earlier_one() -> None:
@@ -240,3 +242,97 @@ def test_kendall_tau_between_metrics_sees_a_reversed_one() -> None:
     rows.loc[rows["metric"] == "mi", "value"] *= -1
     tau = ranking.rank(scores_of(rows, manifest)).metric_tau
     assert tau.loc["psnr", "ssim"] == pytest.approx(1) and tau.loc["psnr", "mi"] == pytest.approx(-1)
+
+
+# -- permutation -------------------------------------------------------------------------------------
+
+
+def board_of_ranks(
+    effects: np.ndarray, subjects: int, metrics: int, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Average ranks (subjects, methods) of a simulated board; difficulty is common to all methods."""
+    shape = (len(effects), subjects, metrics)
+    values = effects[:, None, None] + rng.normal(size=shape) + rng.normal(scale=2, size=(1, *shape[1:]))
+    return pd.DataFrame(stats.rankdata(-values, axis=0).mean(axis=2).T)
+
+
+def test_two_methods_agree_with_the_exact_sign_test_of_scipy() -> None:
+    d = np.array([1.2, 0.4, -0.3, 2.0, 0.7, 0.1, 1.1])
+    p = significance.permute(pd.DataFrame({"x": d, "y": np.zeros(7)})).p.loc["x", "y"]
+    theirs = stats.permutation_test((d,), np.mean, permutation_type="samples", n_resamples=np.inf)
+    assert p == pytest.approx(theirs.pvalue)
+
+
+def test_eight_subjects_of_one_mind_have_the_smallest_possible_p() -> None:
+    blocks = pd.DataFrame(np.tile(np.arange(13.0), (8, 1)))
+    result = significance.permute(blocks)
+    assert result.p.loc[0, 12] == 2 / 2**8
+    assert (significance.pairwise_wilcoxon(blocks) > 0.05).all(axis=None) and (
+        result.p.to_numpy()[np.triu_indices(13, 1)] < 0.05
+    ).all()
+
+
+@pytest.mark.parametrize("subjects", [2, 5])
+def test_too_few_subjects_separate_nothing_and_say_so(subjects: int) -> None:
+    result = significance.permute(pd.DataFrame(np.tile([0.0, 5.0, 9.0], (subjects, 1))))
+    assert (result.p >= 0.05).all(axis=None) and np.isnan(result.separable)
+    assert significance.subjects_needed(13) == 6 and significance.subjects_needed(13, "wilcoxon") == 12
+
+
+def test_many_subjects_are_drawn_and_repeatable() -> None:
+    rng = np.random.default_rng(3)
+    blocks = pd.DataFrame(rng.normal(loc=(0, 0.2, 0.4, 1.5), size=(20, 4)))
+    first, again = (significance.permute(blocks, seed=1).p for _ in range(2))
+    pd.testing.assert_frame_equal(first, again)
+    d = (blocks[0] - blocks[3]).to_numpy()
+    alone = significance.permute(pd.DataFrame({"x": d, "y": 0.0})).p.loc["x", "y"]
+    assert alone <= first.loc[0, 3] < 0.05
+
+
+def test_the_smallest_separable_difference_parts_the_pairs() -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        blocks = board_of_ranks(np.linspace(0, 3, 8), 8, 4, rng)
+        result = significance.permute(blocks)
+        mean = blocks.mean()
+        size = np.abs(mean.to_numpy()[:, None] - mean.to_numpy())[np.triu_indices(8, 1)]
+        apart = result.p.to_numpy()[np.triu_indices(8, 1)] < 0.05
+        assert apart.any() and not apart.all()
+        assert size[apart].min() >= size[~apart].max()
+        assert size[~apart].max() < result.separable <= size[apart].max()
+
+
+@pytest.mark.parametrize("effects", [np.zeros(8), np.r_[np.zeros(5), 1.0, 2.0, 3.0]], ids=["null", "partial"])
+def test_familywise_error_is_controlled(effects: np.ndarray) -> None:
+    rng = np.random.default_rng(11)
+    boards = 600
+    i, j = np.triu_indices(len(effects), 1)
+    null = effects[i] == effects[j]
+    false = 0
+    for _ in range(boards):
+        p = significance.permute(board_of_ranks(effects, 8, 3, rng)).p.to_numpy()[i, j]
+        false += bool((p[null] < 0.05).any())
+    # Three standard errors of a simulation of so many boards.
+    assert false / boards <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / boards)
+
+
+@pytest.mark.parametrize("subjects", [8, 14])
+def test_power_is_above_holm(subjects: int) -> None:
+    rng = np.random.default_rng(subjects)
+    effects = np.linspace(0, 3, 9)
+    i, j = np.triu_indices(len(effects), 1)
+    ours, holm = [], []
+    for _ in range(6):
+        blocks = board_of_ranks(effects, subjects, 4, rng)
+        ours.append((significance.permute(blocks).p.to_numpy()[i, j] < 0.05).mean())
+        holm.append((significance.pairwise_wilcoxon(blocks).to_numpy()[i, j] < 0.05).mean())
+    assert np.mean(ours) > 0.4 and np.mean(ours) > np.mean(holm) + 0.05
+
+
+def test_groups_of_a_board_follow_the_test_that_was_asked_for() -> None:
+    rows, manifest = make_run({f"m{i}": 1.5 * i for i in range(8)}, cases=8)
+    scores = scores_of(rows, manifest)
+    ours, theirs = (ranking.rank(scores, test=t).table["group"] for t in ("permutation", "wilcoxon"))
+    assert ours.nunique() > 3 and theirs.nunique() == 1
+    with pytest.raises(ValueError, match="no test is called"):
+        ranking.rank(scores, test="t")

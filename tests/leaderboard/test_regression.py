@@ -74,6 +74,21 @@ def test_rounding_is_no_loss_however_large_the_value(base: Any) -> None:
     assert not regression.compare(as_runs(big, manifest), as_runs(off, manifest)).lost
 
 
+def test_each_metric_has_its_tolerance(base: Any) -> None:
+    rows, manifest = base
+    wide = {**manifest["metrics"]["psnr"], "tolerances": {"tool": 0.01}}
+    manifest = {**manifest, "metrics": {**manifest["metrics"], "psnr": wide}}
+    renamed = rows.assign(metric=rows["metric"].replace("psnr", "psnr@tool"))
+    for by, lost in ((-0.005, False), (-0.9, True)):
+        for before, metric, expected in ((rows, "psnr", True), (renamed, "psnr@tool", lost)):
+            off = planted(before, "b", metric, by)
+            result = regression.compare(as_runs(before, manifest), as_runs(off, manifest))
+            assert result.lost == expected, (by, metric)
+    # One for all overrides it.
+    off = planted(renamed, "b", "psnr@tool", -0.005)
+    assert regression.compare(as_runs(renamed, manifest), as_runs(off, manifest), tolerance=1e-6).lost
+
+
 def test_a_case_that_now_fails_is_a_loss(base: Any) -> None:
     rows, manifest = make_run(EFFECTS, cases=8, fail={"c": [2]})
     result = regression.compare(as_runs(*base), as_runs(rows, manifest))

@@ -1,4 +1,4 @@
-"""What every classical method and control keeps, and the known answers of the simplest ones."""
+"""Promises of every classical method and control, and the known answers of the simplest ones."""
 
 import importlib
 
@@ -116,3 +116,7 @@ def test_parameters_are_reported():
     assert ready("dwt", wavelet="db2", levels=2).parameters() == {"wavelet": "db2", "levels": 2, "window": 3}
     assert ready("laplacian").parameters() == {"levels": 4}
     assert ready("noise", seed=5).parameters()["seed"] == 5
+
+
+def test_a_method_called_weights_is_no_file():
+    assert fusebench.create_method("pca").files() == []

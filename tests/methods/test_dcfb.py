@@ -74,7 +74,7 @@ def test_each_sample_stands_alone():
 
 
 def test_keys_and_values_come_from_where_the_field_points():
-    """What the other stream holds outside the reach of field, window and kernel changes nothing."""
+    """Values of the other stream outside the reach of field, window and kernel change nothing."""
     one = lively(block.DCFB(24, 2, reach=0.0))
     x, field = torch.randn(2, 16, 16, 16, 24), torch.zeros(2, 16, 16, 16, 3)
     base, _ = one(x, field)

@@ -105,7 +105,7 @@ def test_nothing_is_read_where_the_functional_image_shows_nothing(tmp_path):
 
 
 def test_the_expectation_is_blind_to_the_functional_image():
-    """What is put into it must not be explained away."""
+    """A finding that is put into it must not be explained away."""
     torch.manual_seed(0)
     network = lively(reader.ReaderNetwork())
     a, uptake = torch.rand(1, 1, 16, 16, 16), torch.rand(1, 1, 16, 16, 16)

@@ -134,9 +134,9 @@ def test_the_fast_way_is_the_network(tmp_path):
     method = make(tmp_path)
     for size in ((2, 2), (24, 18), (70, 46)):
         x = images(1, *size)[0]
-        fast, features = method.network.encode_fast(x), method.network.encode(x)
+        fast, features = method.quick.encode(x), method.network.encode(x)
         assert torch.allclose(fast, features, atol=2e-4, rtol=1e-4)
-        fast, image = method.network.decode_fast(features), method.network.decode(features)
+        fast, image = method.quick.decode(features), method.network.decode(features)
         assert torch.allclose(fast, image, atol=1e-5 * max(1.0, float(image.abs().max())))
 
 

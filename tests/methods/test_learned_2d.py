@@ -1,4 +1,4 @@
-"""What every learned 2D method keeps: shapes, ranges, batches, refusals."""
+"""Promises of every learned 2D method: shapes, ranges, batches, refusals."""
 
 from __future__ import annotations
 
@@ -209,23 +209,36 @@ def test_only_the_box_that_content_reaches_is_computed_and_nothing_changes(name,
 
 @pytest.mark.parametrize("name", ["densefuse", "u2fusion"])
 @pytest.mark.parametrize("size", [*SIZES, (66, 131)])
-def test_shortcuts_give_what_the_network_gives(name, size, folder):
-    net = with_random_weights(name, folder).network
-    x, y = (image.split(1)[0] for image in images(1, *size, seed=5))
+def test_the_faster_form_gives_what_the_network_gives(name, size, folder):
+    quick, plain = (with_random_weights(name, folder, fast=fast) for fast in (True, False))
+    assert quick.quick is not None and plain.quick is None
+    x, y = images(1, *size, seed=5)
     with torch.no_grad():
-        if name == "densefuse":
-            fast, slow = net.add_fast(x, y), net.decode((net.encode(x) + net.encode(y)) / 2)
-        else:
-            fast, slow = net.forward_fast(x, y), net(x, y)
+        fast, slow = quick.run(x, y), plain.run(x, y)
+    assert not torch.equal(fast, slow) or min(size) == 1
     assert torch.allclose(fast, slow, atol=1e-5 * max(1.0, float(slow.abs().max())))
+
+
+@pytest.mark.parametrize("name", ["densefuse", "u2fusion", "dilran"])
+def test_one_switch_turns_all_shortcuts_off_and_says_so(name, folder, monkeypatch):
+    plain = with_random_weights(name, folder, fast=False)
+    assert "fast=False" in plain.describe().notes and "plain network" in plain.describe().notes
+    assert "faster form" in with_random_weights(name, folder).describe().notes
+    assert plain.parameters()["fast"] is False  # so that keys differ
+    a, b = images(3, 14, 16)
+    a[1:], b[1:] = 0, 0
+    ran, run = [], plain.run
+    monkeypatch.setattr(plain, "run", lambda a, b: (ran.append(tuple(a.shape)), run(a, b))[1])
+    whole = plain.fuse_slices(a, b)
+    assert ran == [(3, 1, 14, 16)]
+    quick = with_random_weights(name, folder).fuse_slices(a, b)
+    assert torch.allclose(quick, whole, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ["densefuse", "u2fusion", "dilran"])
 @pytest.mark.parametrize("size", [(4, 4), (23, 34)])
 def test_memory_that_shortcuts_keep_does_not_show(name, size, folder):
-    method = with_random_weights(name, folder)
-    ways = {"densefuse": "add_fast", "u2fusion": "forward_fast"}
-    run = getattr(method.network, ways[name]) if name in ways else method.run
+    run = with_random_weights(name, folder).run
     with torch.no_grad():
         first = run(*images(1, *size, seed=5))
         kept = first.clone()

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as nnf
 from safetensors.torch import save_file
-from test_densefuse import TABLE as DENSEFUSE
+from .test_densefuse import TABLE as DENSEFUSE
 from test_dilran import TABLE as DILRAN
 from test_matr import TABLE as MATR
 from test_swinfuse import TABLE as SWINFUSE

@@ -306,7 +306,7 @@ def test_interrupted_before_it_began_it_says_how_to_go_on(tmp_path, capsys, monk
     def interrupted(*_args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fusebench.cli.train._training", interrupted)
+    monkeypatch.setattr("fusebench.cli.train.open_dataset", interrupted)
     assert main(command(tmp_path)) == 130
     assert "--resume" in capsys.readouterr().err
 
@@ -339,6 +339,7 @@ def test_weights_are_a_file_or_named_for_the_method(tmp_path, monkeypatch):
 def test_missing_extra_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "lightning_fabric", None)
     monkeypatch.delitem(sys.modules, "fusebench.methods.training.fit")
+    monkeypatch.delattr("fusebench.methods.training.fit")
     assert main(command(tmp_path)) == 2
     assert "pip install 'fusebench[train]'" in capsys.readouterr().err
 

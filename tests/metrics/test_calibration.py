@@ -1,29 +1,27 @@
-"""Ours against every published program's value on the calibration set."""
+"""Ours against the values of published programs (development images) and of other libraries (stored)."""
 
 from __future__ import annotations
 
-import importlib.util
+import csv
+from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
-from fusebench.metrics import metric_registry
+from fusebench.metrics import evaluate, metric_registry
 
-ROOT = Path(__file__).resolve().parents[2]
+from .triples import peer
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 
 
 @pytest.fixture(scope="module")
 def calibration() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("calibration", ROOT / "benchmarks" / "calibration.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # dataclasses look their module up by name.
-    import sys
-
-    sys.modules["calibration"] = module
-    spec.loader.exec_module(module)
-    return module
+    return import_module("benchmarks.calibration")
 
 
 def test_every_value_within_its_tolerance(calibration: ModuleType, shared_data: Path) -> None:
@@ -47,10 +45,56 @@ def test_every_program_names_a_known_id(calibration: ModuleType) -> None:
         key.check(metric_registry().load(key.name).info)
 
 
-def test_page_and_table_agree(calibration: ModuleType) -> None:
-    table = (ROOT / "docs" / "calibration.csv").read_text(encoding="utf-8").splitlines()
-    assert all(line.endswith(",yes") for line in table[1:])
+def test_the_page_has_every_program(calibration: ModuleType) -> None:
+    wanted = {p.id for p in calibration.PROGRAMS}
+    wanted |= {key for key in calibration.CANONICAL.values() if key.split("@")[0] in metric_registry()}
     page = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8")
-    assert {line.split(",")[0] for line in table[1:]} == {
-        line.split("`")[1] for line in page.splitlines() if line.startswith("| `")
-    }
+    assert {line.split("`")[1] for line in page.splitlines() if line.startswith("| `")} == wanted
+
+
+# -- the values of other libraries, stored: no library and no other images are needed ------------------
+
+
+@lru_cache
+def _stored() -> dict[str, list[dict[str, str]]]:
+    """Rows of the table by triple."""
+    rows: dict[str, list[dict[str, str]]] = {}
+    with (HERE / "peer_values.csv").open(encoding="utf-8") as handle:
+        for row in csv.DictReader(handle):
+            rows.setdefault(row["triple"], []).append(row)
+    return rows
+
+
+@pytest.mark.parametrize("name", _stored())
+def test_the_values_of_other_libraries(name: str) -> None:
+    rows = _stored()[name]
+    with np.load(HERE / "peer_triples.npz") as triples:
+        values = evaluate(*triples[name], list(dict.fromkeys(row["id"] for row in rows)))
+    for row in rows:
+        wanted = pytest.approx(float(row["value"]), rel=float(row["tolerance"]), abs=float(row["tolerance"]))
+        assert values[row["id"]] == wanted, (row["id"], row["package"], row["call"])
+
+
+def test_many_values_of_many_libraries_are_stored() -> None:
+    rows = [row for rows in _stored().values() for row in rows]
+    assert (
+        len(rows) > 120 and len({row["package"] for row in rows}) >= 8 and len({r["id"] for r in rows}) > 20
+    )
+    # A tolerance that lets everything pass would hold nothing.
+    assert max(float(row["tolerance"]) for row in rows) <= 2e-5
+
+
+@pytest.mark.parametrize(
+    "peer_name", ["skimage", "sklearn", "scipy", "torchmetrics", "piq", "pytorch_msssim", "sewar"]
+)
+def test_the_stored_values_are_what_the_libraries_return(peer_name: str) -> None:
+    peer(peer_name)
+    peers = import_module("benchmarks.peer_values").PEERS
+    with np.load(HERE / "peer_triples.npz") as triples:
+        for name in ("made up", "volume"):
+            stored = {(row["id"], row["call"]): float(row["value"]) for row in _stored()[name]}
+            for v in peers[peer_name](*triples[name]):
+                # Single precision differs from one processor to the next.
+                tolerance = max(v.tolerance, 1e-8) * 5
+                wanted = stored[v.id, v.call]
+                assert v.value == pytest.approx(wanted, rel=tolerance, abs=tolerance), v

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fusebench.errors import Undefined
 from fusebench.metrics import evaluate
 
 IDS = ["through_plane_error", "in_plane_error", "ssim_plane", "ssim_plane@coronal", "ssim_plane@sagittal"]
@@ -41,3 +42,10 @@ def test_ssim_by_plane_is_the_mean_of_the_slices() -> None:
     wanted = [evaluate(a[:, i], b[:, i], fused[:, i], ["ssim"])["ssim"] for i in range(3, 9)]
     found = evaluate(a, b, fused, ["ssim_plane@coronal"], mask=mask)
     assert found["ssim_plane@coronal"] == pytest.approx(float(np.mean(wanted)), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["through_plane_error", "in_plane_error", "ssim_plane"])
+def test_a_single_image_has_no_slices_to_compare(name):
+    a, b, fused = np.random.default_rng(0).random((3, 12, 10), dtype=np.float32)
+    with pytest.raises(Undefined, match="in volumes only"):
+        evaluate(a, b, fused, [name])

@@ -14,8 +14,9 @@ import torch
 
 from fusebench.cli import main
 from fusebench.errors import InputError, UnknownNameError
-from fusebench.metric import Metric
+from fusebench.metric import Metric, MetricInfo
 from fusebench.metrics import evaluate, evaluate_slices, metric_registry, ranking_set
+from fusebench.triple import Triple
 
 from .triples import every_id, names, triple
 
@@ -179,6 +180,28 @@ def test_2d_metrics_on_a_volume_are_the_mean_of_its_slices() -> None:
     slices = evaluate_slices(a, b, f, ids, mask=mask)
     for key in ids:
         assert volume[key] == pytest.approx(np.nanmean(slices[key]), abs=1e-7), key
+
+
+def test_a_metric_takes_only_the_arguments_that_it_has_a_use_for() -> None:
+    facts = {"title": "x", "family": "fidelity", "direction": "higher", "low": 0, "high": 9}
+
+    def value(t: Triple) -> torch.Tensor:
+        return torch.full((len(t),), 1.0)
+
+    def of_part(t: Triple, part: str) -> torch.Tensor:
+        return torch.full((len(t),), 2.0 if part else 1.0)
+
+    assert Metric(MetricInfo(name="x", **facts), value)(A, B, F) == 1
+    parted = Metric(MetricInfo(name="x", parts=("a",), **facts), of_part)
+    assert parted(A, B, F) == 1 and parted(A, B, F, part="a") == 2
+    with pytest.raises(InputError, match="but its function takes no variant"):
+        Metric(MetricInfo(name="x", variants={"tool": "other"}, **facts), value)
+
+
+def test_a_metric_of_volumes_says_so_of_an_image() -> None:
+    values = evaluate(A, B, F, ["psnr", "ssim_plane"], on_error="keep")
+    assert isinstance(values["psnr"], float)
+    assert str(values["ssim_plane"]) == "ssim_plane is defined in volumes only"
 
 
 def test_one_failing_metric_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,13 +63,16 @@ def test_ssim_of_a_volume() -> None:
 def test_ssim_torchmetrics(images: tuple[Image, Image, Image]) -> None:
     functional = peer("torchmetrics").functional.image
     a, b, f = images
-    each = [
-        float(functional.structural_similarity_index_measure(_unit(f), _unit(x), data_range=1.0))
-        for x in (a, b)
-    ]
-    assert evaluate(a, b, f, ["ssim@torchmetrics"])["ssim@torchmetrics"] == pytest.approx(
-        np.mean(each), abs=1e-6
-    )
+
+    def theirs(dtype: torch.dtype) -> float:
+        f_, *sources = (torch.from_numpy(x).to(dtype)[None, None] / 255 for x in (f, a, b))
+        each = [functional.structural_similarity_index_measure(f_, x, data_range=1.0) for x in sources]
+        return float(np.mean([float(x) for x in each]))
+
+    ours = evaluate(a, b, f, ["ssim@torchmetrics"])["ssim@torchmetrics"]
+    assert ours == pytest.approx(theirs(torch.float64), abs=1e-12)
+    # As people call it, in single precision, which is all that differs.
+    assert ours == pytest.approx(theirs(torch.float32), abs=2e-5)
 
 
 def test_ms_ssim() -> None:

@@ -1,4 +1,4 @@
-"""What every metric must keep, whatever the images."""
+"""Promises of every metric, whatever the images."""
 
 from __future__ import annotations
 

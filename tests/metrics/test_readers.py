@@ -30,7 +30,7 @@ Image = NDArray[np.float32]
 
 
 def _responses(blur: float) -> Image:
-    """What each channel at the middle gives to a unit of white noise at each pixel, blurred by `blur`."""
+    """Response of each channel at the middle to a unit of white noise at each pixel, blurred by `blur`."""
     spot = np.zeros((121, 121), np.float32)
     spot[60, 60] = 1
     return channels.channel_maps(ndimage.gaussian_filter(spot, blur) if blur else spot, (1, 1))
@@ -301,7 +301,7 @@ def test_a_finding_left_elsewhere_is_lost() -> None:
     left = _read(game, lambda a, b: b)
     assert game.best["cho_auc.b"] > 0.85
     assert left["cho_auc.b"] < game.best["cho_auc.b"] - 0.1 and left["share.cho_auc.b"] < 0.75
-    # What brings it home reads all of it.
+    # A method that brings it home reads all of it.
     where = np.indices(game.b.shape) - moved.truth["misalignment"] / 3.5
     home = _read(game, lambda a, b: ndimage.map_coordinates(b, where, order=1).astype(np.float32))
     assert home["share.cho_auc.b"] > left["share.cho_auc.b"] + 0.15

@@ -52,6 +52,7 @@ function startViewer(info) {
   const planes = flat ? ["axial"] : FuseBench.PLANES;
   const cursor = [D >> 1, H >> 1, W >> 1];
   const volumes = new Map();
+  const withFindings = new Map();
   const panes = [];
   let chroma = null;
   let niivue = null;
@@ -65,18 +66,23 @@ function startViewer(info) {
   const size = [D, H, W];
   const stride = [H * W, W, 1];
 
+  // The volume of a pane: with the findings, where these are asked for and loaded.
+  function held(id) {
+    return (control("with").checked && withFindings.get(id)) || volumes.get(id);
+  }
+
   // What a pane shows beside its own volume: one that is taken from it, or one that is laid over it.
   function shown(id) {
     const mode = control("mode").value;
     return {
-      reference: mode === "minus-mri" ? volumes.get("mri") : mode === "minus-pet" ? volumes.get("pet") : null,
-      overlay: mode === "overlay" && id !== "pet" ? volumes.get("pet") : null,
+      reference: mode === "minus-mri" ? held("mri") : mode === "minus-pet" ? held("pet") : null,
+      overlay: mode === "overlay" && id !== "pet" ? held("pet") : null,
     };
   }
 
   // The number of a pane's corner, for the voxel under the crosshair.
   function describe(id, at) {
-    const value = volumes.get(id)[at], { reference, overlay } = shown(id);
+    const value = held(id)[at], { reference, overlay } = shown(id);
     const text = (level) => (level / 255).toFixed(2);
     if (reference) return (value > reference[at] ? "+" : "") + text(value - reference[at]);
     return overlay ? `${text(value)}, PET ${text(overlay[at])}` : text(value);
@@ -155,6 +161,29 @@ function startViewer(info) {
       brush.stroke();
     }
     canvas.dataset.slice = cursor[cut];
+    canvas.dataset.rings = control("rings").checked ? drawRings(brush, layout[plane]) : 0;
+  }
+
+  // A ring where a finding is cut by the plane: blue structural, orange functional; dashed darker than around.
+  function drawRings(brush, { cut, rows, columns, up }) {
+    const step = [brush.canvas.height / size[rows], brush.canvas.width / size[columns]];
+    let drawn = 0;
+    brush.save();
+    brush.lineWidth = Math.max(1.5, brush.canvas.width / 180);
+    for (const { kind, sign, at, radius } of info.findings) {
+      const away = (at[cut] - cursor[cut]) * spacing[cut];
+      if (Math.abs(away) >= radius) continue;
+      const reach = Math.sqrt(radius * radius - away * away);
+      const y = ((up ? size[rows] - 1 - at[rows] : at[rows]) + 0.5) * step[0];
+      brush.strokeStyle = kind === "structural" ? "#56b4e9" : "#e69f00";
+      brush.setLineDash(sign < 0 ? [4, 3] : []);
+      brush.beginPath();
+      brush.ellipse((at[columns] + 0.5) * step[1], y, reach / spacing[columns] * step[1], reach / spacing[rows] * step[0], 0, 0, 2 * Math.PI);
+      brush.stroke();
+      drawn += 1;
+    }
+    brush.restore();
+    return drawn;
   }
 
   let pending = false;
@@ -165,7 +194,7 @@ function startViewer(info) {
       pending = false;
       const at = cursor[0] * stride[0] + cursor[1] * stride[1] + cursor[2];
       for (const { id, element, canvases, readout } of panes) {
-        const volume = volumes.get(id);
+        const volume = held(id);
         if (!volume || element.hidden) continue;
         canvases.forEach((canvas, i) => paint(canvas, planes[i], volume, id));
         readout.textContent = describe(id, at);
@@ -256,6 +285,21 @@ function startViewer(info) {
   }
   if (info.chroma) FuseBench.load(info.chroma.key, info.chroma.url).then((voxels) => { chroma = voxels; draw(); }, failed);
 
+  // Volumes with findings are as large again: loaded when they are first asked for.
+  control("with").addEventListener("change", () => {
+    if (!control("with").checked || withFindings.size) return;
+    const some = info.volumes.filter((v) => v.with);
+    let missing = some.length;
+    for (const { id, with: { key, url } } of some) {
+      FuseBench.load(key, url).then((voxels) => {
+        withFindings.set(id, voxels);
+        missing -= 1;
+        control("status").textContent = missing ? `${missing} volumes with findings to load` : "";
+        if (!missing) root.dataset.findings = "yes";
+        draw();
+      }, failed);
+    }
+  });
   document.querySelector(".viewer-tools").addEventListener("input", draw);
   control("only").addEventListener("input", () => {
     const word = control("only").value.toLowerCase();

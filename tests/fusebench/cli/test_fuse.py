@@ -11,6 +11,8 @@ from fusebench.cli import main
 from fusebench.cli._options import weights_path
 from fusebench.images.read_write import read_image, write_image
 
+from ...saving import save_picture
+
 
 @pytest.fixture
 def pictures(tmp_path, monkeypatch):
@@ -18,7 +20,7 @@ def pictures(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     for name in ("m.png", "p.png"):
-        Image.fromarray(rng.integers(0, 256, (40, 44), dtype=np.uint8)).save(name)
+        save_picture(name, rng.integers(0, 256, (40, 44), dtype=np.uint8))
     return ["fuse", "--method", "average", "--mri", "m.png", "--pet", "p.png"]
 
 

@@ -16,6 +16,8 @@ from fusebench.files import file_sha256
 from fusebench.plugins import find_plugins
 from fusebench.testing.images import head
 
+from ...saving import save_volume
+
 ROOT = Path(__file__).resolve().parents[3]
 MADE = [
     ("method", "wave-max"),
@@ -37,9 +39,8 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def small_machine(monkeypatch, tmp_path_factory):
+def small_machine(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("FUSEBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 def run_python(*arguments, cwd, path=ROOT):
@@ -119,7 +120,7 @@ def test_new_dataset_on_the_board(made, tmp_path):
 def test_a_small_new_dataset_says_where_its_cases_are(made, tmp_path, capsys):
     a, b, _ = head((8, 20, 16), seed=0)
     for data, name in ((a, "mri"), (b, "pet")):
-        nib.save(nib.Nifti1Image(data.transpose(2, 1, 0), np.eye(4)), tmp_path / f"s0_{name}.nii.gz")
+        save_volume(tmp_path / f"s0_{name}.nii.gz", data)
     options = ["--data-dir", str(tmp_path), "--plugin", str(made / "my_hospital.py")]
     options += ["--dataset", "my-hospital", "--jobs", "0", "--out", str(tmp_path / "run")]
     assert main(["run", "--methods", "average", *options]) == 2

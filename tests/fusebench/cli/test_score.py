@@ -2,13 +2,13 @@
 
 import csv
 
-import nibabel as nib
 import numpy as np
 import pytest
-from PIL import Image
 
 from fusebench.cli import main
 from fusebench.metrics import evaluate
+
+from ...saving import save_picture, save_volume
 
 RNG = np.random.default_rng(0)
 MRI, PET = RNG.integers(0, 256, (2, 40, 44), dtype=np.uint8)
@@ -22,12 +22,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def save(path, pixels, folder):
-    path = folder / path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".nii":
-        nib.save(nib.Nifti1Image(pixels.T[..., None], np.eye(4)), path)
-    else:
-        Image.fromarray(pixels).save(path)
+    (save_volume if path.endswith(".nii") else save_picture)(folder / path, pixels)
 
 
 def score(*arguments):

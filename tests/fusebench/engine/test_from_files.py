@@ -2,7 +2,6 @@
 
 import json
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,12 +12,9 @@ from fusebench.cli import main
 from fusebench.scoring.evaluate import evaluate
 from fusebench.scoring.select import ranking_set
 
+from ...saving import save_volume
+
 OPTIONS = ["--data-option", "size=24", "--cases", "2"]
-
-
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path_factory):
-    monkeypatch.setenv("FUSEBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture
@@ -27,8 +23,7 @@ def cases():
 
 
 def save(case, data, path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(data.transpose(2, 1, 0), case.a.affine), path)
+    save_volume(path, data, case.a.affine)
 
 
 def mean(case):
@@ -247,7 +242,7 @@ def test_other_pictures_beside_the_entries_are_passed_over(cases, tmp_path):
         (["phantom-test-001.nii", "phantom-test-001.png"], [], "keep one of them"),
         (["average/phantom-test-001.nii"], [], "a method is called 'average' as well"),
         (["phantom-test-001.nii"], ["--mri", "x.nii"], "leave out --mri"),
-        (["phantom-test-001.nii"], ["--name", "../net"], "--name ../net: cannot name a file"),
+        (["phantom-test-001.nii"], ["--name", "../net"], "--name '../net': cannot name a file"),
         (["phantom-test-001.nii"], ["--dataset", "pairs"], "data"),
     ],
 )

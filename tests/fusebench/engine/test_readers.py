@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import fusebench
-from fusebench.engine.task import fuse_again
+from fusebench.engine.fusing import Here, fuse_again
 from fusebench.method import MethodInfo, SliceMethod
 from fusebench.metric import Metric
 from fusebench.plugins import create_dataset, find_plugins
@@ -187,7 +187,7 @@ def test_slices_without_findings_are_not_fused_again() -> None:
     case = create_dataset("phantom", **DATA).cases()[0]
     game = import_module("fusebench.metrics.readers.reading").game_of(case)
     plain = (case.a.data + case.b.data) / 2
-    again = fuse_again(Slices(), case, (game.a_with, game.b_with), plain)
+    again = fuse_again(Here(Slices()), case, (game.a_with, game.b_with), plain)
     changed = ((game.a_with != case.a.data) | (game.b_with != case.b.data)).any((1, 2))
     assert 0 < sum(fused) == changed.sum() < len(plain)
     np.testing.assert_allclose(again, (game.a_with + game.b_with) / 2, atol=1e-6)

@@ -77,7 +77,7 @@ def fused(log: Path) -> list[str]:
 
 
 def stored(folder: Path) -> set[str]:
-    """What is stored, in the words of the fusing log."""
+    """The stored rows, in the words of the fusing log."""
     if not (folder / "rows.jsonl").exists():
         return set()
     with RunStore(folder) as store:

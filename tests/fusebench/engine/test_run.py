@@ -310,9 +310,9 @@ def test_protocols_come_as_asked_and_without_columns_of_skips(bench: Bench, tmp_
     assert bench(*phantom, *command) == 0
     # Rows that are skips come first: neither the order of the boards nor a rank follows from them.
     texts = [(tmp_path / "run" / f"leaderboard{part}.md").read_text() for part in ("", "-slices")]
-    ranked = [t.split("rank = average over ")[1].split(", with")[0] for t in texts]
-    assert ranked == ["psnr, lesion\\_auc", "psnr"]
-    assert "every method: skip in 2 cases (lesion\\_auc): scored in protocol volume only" in texts[1]
+    assert "Reading rank: over lesion\\_auc; Similarity rank: over psnr." in texts[0]
+    assert "Similarity rank: over psnr." in texts[1] and "Reading rank" not in texts[1]
+    assert "skip in 2 cases (lesion\\_auc): scored in protocol volume only (all methods)" in texts[1]
 
 
 def test_saved_volume_has_the_affine_and_the_values(bench: Bench, tmp_path: Path) -> None:

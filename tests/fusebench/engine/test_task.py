@@ -1,4 +1,4 @@
-"""What `fuse` refuses, and what a row says of a failure."""
+"""Refusals of `fuse`, and the rows of failures."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-import fusebench.engine.task
+import fusebench.engine.volumes
 from fusebench.case import Case, Pair, Volume
+from fusebench.engine.fusing import Given, Here, MethodFault, describe, fuse, fuse_twin
 from fusebench.engine.plan import Options, make_plan
 from fusebench.engine.spec import Choice, method_specs
-from fusebench.engine.task import Given, MethodFault, TaskRunner, describe, fuse, fuse_twin
+from fusebench.engine.task import TaskRunner
 from fusebench.errors import InputError
 from fusebench.method import MethodInfo, SliceMethod
 from fusebench.plugins import find_plugins
@@ -75,7 +76,7 @@ def test_a_full_disk_is_a_row_that_says_what_to_do(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(fusebench.engine.task, "_store", full)
+    monkeypatch.setattr(fusebench.engine.volumes, "store", full)
     assert bench("--methods", "healthy") == 1
     folder = tmp_path / "run" / "fused"
     said = "".join(capsys.readouterr().out.split())
@@ -120,7 +121,7 @@ def test_of_a_twin_only_the_slices_that_differ_are_fused(method: Sharpest, slice
     truth = {"mri_twin": A, "pet_twin": twin}
     fused, wanted = fuse(method, A, B)[0], fuse(method, A, twin)[0]
     method.seen = 0
-    made = fuse_twin(method, case, truth, fused)
+    made = fuse_twin(Here(method), case, truth, fused)
     assert method.seen == slices
     np.testing.assert_array_equal(made, wanted)
     assert not np.array_equal(made, fused)
@@ -129,7 +130,9 @@ def test_of_a_twin_only_the_slices_that_differ_are_fused(method: Sharpest, slice
 def test_a_twin_without_difference_is_what_was_fused() -> None:
     case = Case("c", "d", "g", "f", lambda: Pair(Volume(A), Volume(B), A > 0))
     fused = fuse(Sharpest(), A, B)[0]
-    np.testing.assert_array_equal(fuse_twin(Sharpest(), case, {"mri_twin": A, "pet_twin": B}, fused), fused)
+    np.testing.assert_array_equal(
+        fuse_twin(Here(Sharpest()), case, {"mri_twin": A, "pet_twin": B}, fused), fused
+    )
 
 
 @pytest.mark.parametrize(("planes", "total"), [("axial", 4), ("tri", 15)])
@@ -186,7 +189,7 @@ def test_fusing_the_twin_is_timed_as_fusing(tmp_path: Path) -> None:
     )
     (row,) = TaskRunner(stages.append).run(task)
     assert row.status == "ok", row.reason
-    assert stages == ["load", "fuse", "score", "fuse", "score"]
+    assert stages == ["load", "fuse", "score", "fuse", "score", "store"]
 
 
 def test_description_is_one_line_with_type_and_place() -> None:

@@ -118,7 +118,7 @@ def test_a_hanging_worker_dies_with_a_killed_runner(tmp_path: Path) -> None:
     runner = subprocess.Popen([*command, "--out", str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
     assert runner.stdout is not None
     assert "fusions to do" in runner.stdout.readline()
-    (worker,) = [p for p in psutil.Process(runner.pid).children() if "fusebench.engine.worker" in p.cmdline()]
+    (worker,) = [p for p in psutil.Process(runner.pid).children() if "start_worker" in " ".join(p.cmdline())]
     time.sleep(1)  # into the hanging fuse
     runner.send_signal(signal.SIGKILL)
     runner.wait()

@@ -190,6 +190,7 @@ def test_singular_affine(tmp_path):
 @pytest.mark.parametrize("channels", ["RGB", "RGBA"])
 def test_colour_voxels_are_read_as_luminance_and_written_as_grey(tmp_path, channels):
     values = np.random.default_rng(0).integers(0, 256, (12, 14, 16, len(channels)), dtype=np.uint8)
+    values[..., 3:] = 255
     rgb = values.view([(c, "u1") for c in channels])[..., 0]
     grey = colour.luminance(values[..., :3])
     path = save(tmp_path / "rgb.nii", rgb)

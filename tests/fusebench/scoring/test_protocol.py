@@ -1,4 +1,4 @@
-"""What each protocol hands to the metrics."""
+"""The images and masks that each protocol hands to the metrics."""
 
 from __future__ import annotations
 

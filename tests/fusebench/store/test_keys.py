@@ -1,10 +1,33 @@
-"""Which files a content key covers."""
+"""Content keys: the files, settings and versions that they cover, and nothing else."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from fusebench.store.keys import source_files
+import pytest
+
+from fusebench.case import Case
+from fusebench.errors import InputError
+from fusebench.plugins import find_plugins
+from fusebench.store import keys
+from fusebench.store.keys import cases_key, fuse_key, method_key, minor_versions, score_key, source_files
+
+PLUGIN = """
+import os
+import helper
+from fusebench.method import Method, MethodInfo
+
+LIMIT = os.environ.get("KEY_TEST_LIMIT", "1")
+TABLE = "table.csv"
+
+
+class Keyed(Method):
+    info = MethodInfo(name="{name}", summary="test")
+
+    def __init__(self, t: float = 1.0) -> None:
+        self.t = t
+"""
 
 
 def test_every_relative_import_is_followed(tmp_path: Path) -> None:
@@ -23,3 +46,118 @@ def test_every_relative_import_is_followed(tmp_path: Path) -> None:
     )
     found = {str(path.relative_to(package.resolve())) for path in source_files(main)}
     assert found == {"main.py", *(f"{name}.py" for name in names[:-1])}
+
+
+def forget() -> None:
+    for cached in (keys.source_key, keys._used, keys._core_key, keys.libraries):
+        cached.cache_clear()
+
+
+@pytest.fixture
+def key_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    """Key of a method with a helper beside it, a data file that it names and an environment variable."""
+    name = f"keyed-{abs(hash(tmp_path))}"
+    (tmp_path / "helper.py").write_text("x = 1\n")
+    (tmp_path / "table.csv").write_text("1,2\n")
+    (tmp_path / "unrelated.csv").write_text("1,2\n")
+    plugin = tmp_path / "keyed.py"
+    plugin.write_text(PLUGIN.replace("{name}", name))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    cls = find_plugins((str(plugin),)).methods.load(name)
+
+    def ask(**parameters: object) -> str:
+        forget()
+        return method_key(cls, {"t": 1.0, **parameters}, [])
+
+    yield ask
+    forget()
+
+
+@pytest.mark.parametrize("file", ["keyed.py", "helper.py", "table.csv"])
+def test_a_method_depends_on_its_source_helpers_and_data_files(
+    key_of: Callable[..., str], tmp_path: Path, file: str
+) -> None:
+    before = key_of()
+    assert key_of() == before
+    path = tmp_path / file
+    path.write_text(path.read_text() + "# changed\n")
+    assert key_of() != before
+
+
+def test_a_method_depends_on_the_environment_that_it_reads(
+    key_of: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = key_of()
+    monkeypatch.setenv("KEY_TEST_OTHER", "2")
+    (tmp_path / "unrelated.csv").write_text("3,4\n")
+    assert key_of() == before
+    monkeypatch.setenv("KEY_TEST_LIMIT", "2")
+    assert key_of() != before
+
+
+def test_a_method_depends_on_its_parameters_and_on_the_content_of_its_weights(
+    key_of: Callable[..., str], tmp_path: Path
+) -> None:
+    assert key_of(t=2.0) != key_of()
+    one, two = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    for path in (one, two):
+        path.write_bytes(b"same")
+    cls = type("Learned", (), {})
+    assert method_key(cls, {"weights": str(one)}, [one]) == method_key(cls, {"weights": str(two)}, [two])
+    two.write_bytes(b"other")
+    assert method_key(cls, {}, [one]) != method_key(cls, {}, [two])
+    with pytest.raises(InputError, match="no such file"):
+        method_key(cls, {}, [tmp_path / "absent.safetensors"])
+
+
+@pytest.mark.parametrize(
+    ("file", "counts"),
+    [
+        *((name, True) for name in keys.SCORING),
+        *(
+            (name, False)
+            for name in ("registry.py", "errors.py", "plugins.py", "cli/run.py", "store/rows.py")
+        ),
+    ],
+)
+def test_a_score_depends_on_the_code_that_scores_and_on_no_message(
+    monkeypatch: pytest.MonkeyPatch, file: str, counts: bool
+) -> None:
+    def key() -> str:
+        forget()
+        return score_key("volume key", "volume", "psnr", "source key")
+
+    before, sha256 = key(), keys.file_sha256
+    reworded = keys.PACKAGE / file
+    assert reworded.is_file()
+    monkeypatch.setattr(keys, "file_sha256", lambda path: "reworded" if path == reworded else sha256(path))
+    assert (key() != before) == counts
+    monkeypatch.undo()
+    assert key() == before
+
+
+def test_versions_of_libraries_that_change_numbers_are_in_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    def both() -> tuple[str, str]:
+        forget()
+        return fuse_key("m", "c", 0, "cpu", 1), score_key("v", "volume", "psnr", "s")
+
+    before, version = both(), keys.version
+    monkeypatch.setattr(keys, "version", lambda name: "9.9" if name == "scipy" else version(name))
+    assert not set(both()) & set(before)
+    monkeypatch.setattr(keys, "version", lambda name: "9.9" if name == "rich" else version(name))
+    assert both() == before
+
+
+def test_a_list_of_cases_has_a_key_of_ids_subjects_and_voxels() -> None:
+    def case(name: str = "one", group: str = "s", fingerprint: str = "f") -> Case:
+        return Case(name, "made-up", group, fingerprint, lambda: None)  # type: ignore[arg-type,return-value]
+
+    known = cases_key([case()])
+    assert known == cases_key([case()])
+    others = [[case("two")], [case(group="t")], [case(fingerprint="g")], [case(), case()], []]
+    assert len({known, *map(cases_key, others)}) == 6
+
+
+def test_minor_versions_leave_the_last_number_away() -> None:
+    (numpy, absent) = minor_versions(("numpy", "no-such-library"))
+    assert len(numpy.split(".")) == 2 and absent == ""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from fusebench.case import Case
 from fusebench.errors import InputError
-from fusebench.store.rows import COLUMNS, Row, RunStore, read_rows
+from fusebench.store.rows import COLUMNS, Row, RunStore, read_rows, read_table
 
 
 def row(case: str = "c1", value: float | None = 1.5, key: str = "k", **changes: object) -> Row:
@@ -114,16 +114,14 @@ def test_full_disk_keeps_what_was_stored(tmp_path: Path) -> None:
 
 
 def test_rows_of_other_data_stay_out_of_the_table_but_are_kept(tmp_path: Path) -> None:
-    case = Case("c1", "d", "g", "now", loader=lambda: None)  # type: ignore[arg-type, return-value]
     with RunStore(tmp_path) as store:
         store.append([row(method="old", fingerprint="then"), row(method="new", fingerprint="now")])
-        # A case the dataset does not list now, and a store of before rows had the field.
-        store.append([row("c9", fingerprint="then"), row(method="silent")])
-        assert list(store.consolidate([case]).method) == ["new", "m", "silent"]
-        assert store.outdated == [
-            "Left out, made from other data of the same cases: old (1); run these methods again."
-        ]
+        store.append([row("c9", method="old", fingerprint="then"), row(method="silent")])
+        table = store.consolidate(lambda r: "made from other data" if r.fingerprint == "then" else "")
+        assert list(table.method) == ["new", "silent"]
+        assert store.outdated == ["Left out, made from other data: old (2)."]
     assert len(read_rows(tmp_path)) == 4
+    assert list(read_table(tmp_path).method) == ["new", "silent"]
 
 
 def test_a_store_without_fingerprints_is_read(tmp_path: Path) -> None:
@@ -148,3 +146,83 @@ def test_rows_that_fit_in_part_are_not_stored_in_part(tmp_path: Path) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         store.append([row("c5")])
     assert [r.case for r in read_rows(tmp_path)] == ["c1", "c5"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[1]",
+        "12",
+        "null",
+        '{"schema": 1}',
+        '{"schema": 1, "run": "r"}',
+        "[" * 100_000,
+        json.dumps({"schema": 1, **row().as_dict(), "new": 1}),
+        json.dumps({"schema": 1, **row().as_dict(), "value": "abc"}),
+        json.dumps({"schema": 1, **row().as_dict(), "value": True}),
+        json.dumps({"schema": 1, **row().as_dict(), "method": {}}),
+        json.dumps({"schema": 1, **row().as_dict(), "seed": 1.5}),
+        json.dumps({"schema": 1, **row().as_dict(), "status": "fine"}),
+    ],
+)
+def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str) -> None:
+    good = json.dumps({"schema": 1, **row().as_dict()})
+    (tmp_path / "rows.jsonl").write_text(f"{good}\n{line}\n")
+    with pytest.raises(InputError, match=r"rows.jsonl, line 2: .*; (delete the line|use another --out)"):
+        read_rows(tmp_path)
+
+
+def test_what_a_row_says_steers_no_terminal(tmp_path: Path) -> None:
+    record = {"schema": 1, **row(reason="\x1b[2J\ud800").as_dict()}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(record) + "\n")
+    [found] = read_rows(tmp_path)
+    assert found.reason == "\\x1b[2J\\ud800"
+    with RunStore(tmp_path) as store:
+        store.consolidate()
+    assert list(read_table(tmp_path).reason) == [found.reason]
+
+
+def test_formulas_are_text_in_the_table_for_spreadsheets(tmp_path: Path) -> None:
+    with RunStore(tmp_path) as store:
+        store.append([row(method="=1+1", reason="@sum", value=-1.0)])
+        store.consolidate()
+    text = (tmp_path / "rows.csv").read_text()
+    assert ",'=1+1," in text and ",'@sum," in text and ",-1.0," in text
+    assert list(read_table(tmp_path).method) == ["=1+1"]
+
+
+def test_the_table_is_trusted_by_what_it_was_made_of_and_not_by_the_clock(tmp_path: Path) -> None:
+    with RunStore(tmp_path) as store:
+        store.append([row(value=1.0), row(method="old", value=2.0)])
+        store.consolidate(lambda r: "gone" if r.method == "old" else "")
+    log, table = tmp_path / "rows.jsonl", tmp_path / "rows.parquet"
+    assert list(read_table(tmp_path).value) == [1.0]
+    with log.open("a") as handle:  # what an interrupted run leaves, under a clock that was set back
+        handle.write(json.dumps({"schema": 1, **row(value=3.0).as_dict()}) + "\n")
+    os.utime(log, (1, 1))
+    assert list(read_table(tmp_path).value) == [3.0], "and what was left out stays out"
+    log.write_text(json.dumps({"schema": 1, **row(value=4.0).as_dict()}) + "\n")
+    os.utime(log, (1, 1))
+    assert list(read_table(tmp_path).value) == [4.0]
+    table.write_bytes(b"PAR1rubbish")
+    assert list(read_table(tmp_path).value) == [4.0]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "rows.csv", "leaderboard.md", "rows.jsonl", "fused"])
+def test_files_that_no_run_made_are_not_replaced(tmp_path: Path, name: str) -> None:
+    mine = tmp_path / name
+    mine.write_text("my notes, without an end of line")
+    with pytest.raises(InputError, match="not made by a run"):
+        RunStore(tmp_path)
+    assert mine.read_text() == "my notes, without an end of line"
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", [".lock", "rows.jsonl"])
+def test_links_in_a_run_folder_are_not_followed(tmp_path: Path, name: str) -> None:
+    (tmp_path / "thesis").write_text("years of work")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "thesis")
+    with pytest.raises(InputError, match="is a link to another file"):
+        RunStore(tmp_path / "run")
+    assert (tmp_path / "thesis").read_text() == "years of work"

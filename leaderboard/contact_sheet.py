@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fusebench.files import atomic_path
 from fusebench.images.colour import to_rgb
+from fusebench.store.folder import RunFolder
 
 from .volumes import StoredCase, geometry, read, stored_cases
 
@@ -35,7 +36,7 @@ def of_run(folder: Path) -> Path | None:
     case = next(stored_cases(folder), None)
     if case is None:
         return None
-    out = folder / "figures" / f"{case.case}.png"
+    out = RunFolder(folder).figures / f"{case.case}.png"
     newest = _newest(case)
     if out.exists() and out.stat().st_mtime_ns == newest:
         return out

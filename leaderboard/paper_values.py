@@ -1,4 +1,4 @@
-"""What papers report, to stand beside our own numbers, never among them."""
+"""Numbers that papers report, to stand beside our own, never among them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 from fusebench.metric import MetricId
 
 from .board import Board
-from .markup import markdown_text
+from .escape import markdown_text
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,142 @@
+"""A child of the nursery: answers a question, or makes a method and fuses; whatever it changes ends with it.
+
+Messages to it are pickles of ``(job, arguments)``; its own are JSON, which runs no code where it is read,
+except the answer to a question, which is passed on unopened.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import pickle
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import FuseBenchError
+from ..plugins import find_plugins
+from .fusing import Here, Image, describe, status_of, warm_up
+from .link import Link
+
+
+def live(link: Link) -> None:
+    """Do the jobs that come, until the other end closes."""
+    session = _Session(link)
+    while True:
+        job, *given = pickle.loads(link.receive() or b"")
+        getattr(session, job)(*given)
+        sys.stdout.flush()  # the end comes without warning
+
+
+class _Session:
+    """State of one child."""
+
+    def __init__(self, link: Link) -> None:
+        self._link, self._mine = link, os.getpid()
+        self._here: Here
+        self._warm = True
+
+    def _say(self, **message: Any) -> None:
+        if os.getpid() != self._mine:  # a plugin has forked and let its child return
+            os._exit(0)
+        self._link.send(json.dumps(message).encode())
+
+    def ask(self, question: bytes) -> None:
+        """Answer with what a pickled callable returns, or the error that the user is to read."""
+        known = set(sys.modules)
+        try:
+            answer = pickle.loads(question)()
+        except FuseBenchError as error:
+            answer = error
+        content = pickle.dumps(answer)
+        self._say(answer=len(content), modules=_libraries(set(sys.modules) - known))
+        self._link.send(content)
+
+    def make(
+        self,
+        plugins: Sequence[str],
+        name: str,
+        parameters: Mapping[str, Any],
+        device: str,
+        threads: int,
+        cold: bool,
+    ) -> None:
+        """Make a method and set it up."""
+        try:
+            torch.set_num_threads(threads)
+            cls = find_plugins(tuple(plugins)).methods.load(name)
+            self._say(stage="setup")
+            method = cls(**parameters)
+            method.setup(device)
+            self._here, self._warm = Here(method, fresh=True), not cold
+            by_slice = bool(self._here.by_axial_slice)
+        except Exception as error:
+            self._fail(error)
+        else:
+            self._say(by_slice=by_slice)
+
+    def fuse(self, shape: Sequence[int], seed: int, repeats: int) -> None:
+        """Fuse the pair in the first two descriptors that came along, into the third."""
+        into, fds = self._link.fds[2], self._link.fds[:2]
+        del self._link.fds[:3]
+        try:
+            a, b = (_mapped(fd, tuple(shape)) for fd in fds)
+            if not self._warm:
+                warm_up(self._here, a, b)
+                self._warm = True
+            fused, cost = self._here.fuse(a, b, seed, repeats)
+            write_all(into, np.ascontiguousarray(fused))
+        except Exception as error:
+            self._fail(error)
+        else:
+            self._say(seconds=list(cost.seconds), memory_mb=cost.memory_mb, gpu_memory_mb=cost.gpu_memory_mb)
+        finally:
+            for fd in (into, *fds):
+                os.close(fd)
+
+    def _fail(self, error: BaseException) -> None:
+        self._say(status=status_of(error), reason=describe(error))
+
+
+def _mapped(fd: int, shape: tuple[int, ...]) -> Image:
+    """An array in shared memory, which this process can only read."""
+    size = int(np.prod(shape)) * 4
+    return np.frombuffer(mmap.mmap(fd, size, access=mmap.ACCESS_READ), np.float32).reshape(shape)
+
+
+def write_all(fd: int, array: Image) -> None:
+    """Write an array's bytes at the beginning of a file."""
+    left, at = array.data.cast("B"), 0
+    while left:
+        count = os.pwrite(fd, left, at)
+        left, at = left[count:], at + count
+
+
+def _libraries(names: set[str]) -> list[str]:
+    """Those modules that are installed libraries, in the order in which they were imported.
+
+    Packages that offer plugins are plugins, not libraries.
+    """
+    from importlib.metadata import entry_points
+
+    roots = tuple(
+        {os.path.realpath(sysconfig.get_path(kind)) + os.sep for kind in ("stdlib", "purelib", "platlib")}
+    )
+    offering = {
+        ep.module.partition(".")[0]
+        for group in ("methods", "metrics", "datasets")
+        for ep in entry_points(group=f"fusebench.{group}")
+    } | {"fusebench"}
+    found = []
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name not in names or name.partition(".")[0] in offering or not isinstance(file, str):
+            continue
+        if os.path.realpath(file).startswith(roots):
+            found.append(name)
+    return found

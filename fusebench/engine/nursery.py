@@ -1,0 +1,216 @@
+"""A process that does nothing but fork: every child of it begins in the same clean state.
+
+It is forked from a worker that has imported torch and run no plugin's code, and never runs any itself: what
+a plugin changes (patched functions, settings, threads, files, processes of its own) ends with its child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..plugins import find_plugins
+from .link import Link
+
+# prctl: die with the parent; adopt orphans, so that they can be ended.
+_PDEATHSIG, _SUBREAPER = 1, 36
+_PATIENCE = 600.0  # seconds for a fork that waits behind an import
+_ROUNDS = 1000  # of ending processes that start others
+
+
+class NurseryLost(BaseException):
+    """The nursery is gone or hangs: nothing more can be run from here."""
+
+
+class Nursery:
+    """The parent's side: starts children, ends them with all that they started.
+
+    Parameters
+    ----------
+    live : callable
+        What a child does with its end of the link; it never returns.
+    inherited : sequence of int
+        File descriptors that are this process's own.
+    """
+
+    def __init__(self, live: Callable[[Link], None], inherited: Sequence[int] = ()) -> None:
+        self._link, theirs = Link.pair()
+        self._owed = 0  # answers that nobody has waited for
+        self.pid = os.fork()
+        if not self.pid:
+            self._link.close()
+            for fd in inherited:
+                os.close(fd)
+            _run(_Keeper(theirs, live).keep)
+        theirs.close()
+
+    def child(self) -> tuple[int, Link]:
+        """Process id of a new child, and the link to it."""
+        (pid,) = self._told("child")
+        return int(pid), Link.of(self._link.fds.pop(0))
+
+    def end(self, pid: int) -> int:
+        """End a child and every process that it started; its exit code, negative for a signal."""
+        (code,) = self._told("end", pid)
+        return int(code)
+
+    def forget(self, pid: int) -> None:
+        """As `end`, without waiting for it."""
+        self._tell("end", pid)
+        self._owed += 1
+
+    def prepare(self, plugins: Sequence[str], modules: Sequence[str] = ()) -> None:
+        """Find `plugins` and import library `modules`, so that no child has to."""
+        self._tell("prepare", plugins, modules)
+
+    def close(self) -> None:
+        """End all of it, and wait."""
+        self._link.close()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+
+    def _tell(self, *words: object) -> None:
+        try:
+            self._link.send(json.dumps(words).encode())
+        except OSError:
+            raise NurseryLost from None
+
+    def _told(self, *words: object) -> list[Any]:
+        self._tell(*words)
+        answer = None
+        for _ in range(self._owed + 1):  # the last is the answer
+            try:
+                answer = self._link.receive(_PATIENCE)
+            except (EOFError, OSError):
+                raise NurseryLost from None
+        self._owed = 0
+        if answer is None:
+            raise NurseryLost
+        found: list[Any] = json.loads(answer)
+        return found
+
+
+class _Keeper:
+    """The nursery's own side."""
+
+    def __init__(self, link: Link, live: Callable[[Link], None]) -> None:
+        self._link, self._live = link, live
+        self._waiting: tuple[int, Link] | None = None  # forked ahead
+
+    def keep(self) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        prctl(_SUBREAPER, 1)
+        try:
+            while True:
+                operation, *given = json.loads(self._link.receive() or b"")
+                getattr(self, f"_{operation}")(*given)
+        finally:  # the worker has gone
+            end_all()
+
+    def _child(self) -> None:
+        pid, link = self._waiting or self._fork()
+        self._waiting = None
+        self._link.send(json.dumps([pid]).encode(), [link.fileno()])
+        link.close()
+
+    def _end(self, pid: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        end_all()
+        self._link.send(json.dumps([os.waitstatus_to_exitcode(status)]).encode())
+        self._waiting = self._fork()
+
+    def _prepare(self, plugins: Sequence[str], modules: Sequence[str]) -> None:
+        if self._waiting is not None:
+            self._waiting[1].close()
+            self._waiting = None
+            end_all()
+        with contextlib.suppress(Exception):  # who needs them will say what is wrong
+            find_plugins(tuple(plugins))
+        for name in modules:
+            if name not in sys.modules:
+                with contextlib.suppress(Exception):
+                    importlib.import_module(name)
+
+    def _fork(self) -> tuple[int, Link]:
+        ours, theirs = Link.pair()
+        mine = os.getpid()
+        pid = os.fork()
+        if not pid:
+            os.setpgid(0, 0)
+            prctl(_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != mine:
+                os._exit(1)
+            ours.close()
+            self._link.close()
+            with contextlib.suppress(OSError):  # where memory runs out this is what is to go
+                Path("/proc/self/oom_score_adj").write_text("800")
+            _run(lambda: self._live(theirs))
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)
+        theirs.close()
+        return pid, ours
+
+
+def _run(body: Callable[[], None]) -> None:
+    """End this process when `body` does, running nothing that belongs to the process it is a copy of."""
+    code = 1
+    try:
+        body()
+        code = 0
+    except (EOFError, ConnectionError):  # the other end has gone
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code & 255)
+
+
+def end_all() -> None:
+    """End every child of this process, and theirs that come to it."""
+    for _ in range(_ROUNDS):
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            left = _children()
+            for child in left:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(child, signal.SIGKILL)
+            if not left:
+                return
+            os.waitpid(left[0], 0)
+
+
+def _children() -> list[int]:
+    try:
+        return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    except OSError:  # another system, or a kernel without the list
+        import psutil
+
+        return [child.pid for child in psutil.Process().children()]
+
+
+def prctl(option: int, value: int) -> None:
+    """Call Linux's `prctl`; nothing elsewhere."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent dies, so that a killed run leaves nothing behind."""
+    prctl(_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,72 @@
+"""Limits of this process: cores and memory of its container or job, not of the machine."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def usable_cores(root: Path = _CGROUP) -> int:
+    """Cores that this process may run on: by affinity, the quota of its cgroup, and no hyperthreads twice."""
+    allowed = psutil.cpu_count(logical=True) or 1
+    with contextlib.suppress(AttributeError, OSError):  # Linux
+        allowed = len(os.sched_getaffinity(0))
+    physical = psutil.cpu_count(logical=False) or allowed
+    return max(1, min(allowed, physical, *(math.ceil(q) for q in _quotas(root))))
+
+
+def usable_memory_mb(root: Path = _CGROUP) -> float:
+    """Memory that this process and its children may take: of the machine, its cgroup, and ``ulimit -v``."""
+    limits = [float(psutil.virtual_memory().total)]
+    for folder in _groups(root, "memory"):
+        for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
+            limits += [value for value in _numbers(folder / name)[:1] if value > 0]
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        limits.append(float(soft))
+    return min(limits) / 2**20
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    for folder in _groups(root, "cpu"):
+        found = _numbers(folder / "cpu.max")  # version 2: quota and period, or "max" and period
+        if len(found) == 2:
+            yield found[0] / found[1]
+        quota, period = (_numbers(folder / f"cpu.cfs_{n}_us") for n in ("quota", "period"))
+        if quota and period and quota[0] > 0:
+            yield quota[0] / period[0]
+
+
+def _groups(root: Path, controller: str) -> Iterator[Path]:
+    """Folders of the process's cgroup and those above it, whose limits hold as well; either version."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in [*lines, f"0:{controller}:/", "0::/"]:
+        _, names, path = line.split(":", 2)
+        if names and controller not in names.split(","):
+            continue
+        top = root / controller if names else root
+        folder = top / path.lstrip("/")
+        while True:
+            yield folder
+            if folder == top or top not in folder.parents:
+                break
+            folder = folder.parent
+
+
+def _numbers(path: Path) -> list[float]:
+    """Numbers in a file; none where it is not there or sets no limit (``max``)."""
+    try:
+        return [float(word) for word in path.read_text().split()]
+    except (OSError, ValueError):
+        return []

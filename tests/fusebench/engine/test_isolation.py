@@ -1,0 +1,130 @@
+"""A method runs in a child of its own: nothing that it does there reaches another method's numbers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+import fusebench.engine.survey
+import fusebench.engine.worker
+
+from ..conftest import Bench
+
+ROOT = Path(__file__).resolve().parents[3]
+HOSTILE = Path(__file__).with_name("hostile_plugins.py")
+SOUND = "average,max,laplacian"
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="children are watched by what Linux tells")
+
+
+def values(folder: Path) -> dict[tuple[str, ...], float]:
+    rows = pd.read_parquet(folder / "rows.parquet").set_index(["method", "case", "metric"])
+    return {key: value for key, value in rows["value"].items() if key[0] in SOUND.split(",")}
+
+
+def test_a_method_that_patches_torch_changes_no_other_row(bench: Bench, tmp_path: Path) -> None:
+    before = set(psutil.Process().children(recursive=True))
+    common = ("--metrics", "psnr,ssim,viff", "--cases", "1", "--data-option", "size=16", "--jobs", "1")
+    assert bench("--methods", "average,laplacian", *common, out=tmp_path / "alone") == 0
+    plugin = ("--plugin", str(HOSTILE))
+    assert bench("--methods", "patches-torch,forks,real-time,average,laplacian", *plugin, *common) == 1
+    assert values(tmp_path / "run") == values(tmp_path / "alone")
+    table = pd.read_parquet(tmp_path / "run" / "rows.parquet").set_index(["method", "metric"])
+    assert len(table) == 5 * 3
+    # It is scored by what it has not patched.
+    assert table.value["patches-torch"].to_dict() == table.value["average"].to_dict()
+    assert set(table.reason["real-time"]) == {"the worker died of signal 40"}
+    left = set(psutil.Process().children(recursive=True)) - before
+    assert not [p for p in left if p.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.slow
+def test_no_method_changes_what_another_is_given_or_scored_by(
+    bench: Bench, tmp_path: Path, rows: Callable[[], pd.DataFrame], capfd: pytest.CaptureFixture[str]
+) -> None:
+    common = ("--metrics", "psnr,ssim,mi,viff", "--cases", "2", "--data-option", "size=16", "--jobs", "1")
+    assert bench("--methods", SOUND, *common, out=tmp_path / "alone") == 0
+    harmless = "patches-torch,settings,patches-us,lingers,forks,garbage,writes-to-memory"
+    fatal = "junk,closes,real-time,escapes,kills-its-parent"
+    methods = f"{harmless},{fatal},{SOUND}"
+    assert bench("--methods", methods, "--plugin", str(HOSTILE), "--timeout", "20", *common) == 1
+    assert values(tmp_path / "run") == values(tmp_path / "alone")
+    found = rows().groupby("method")["status"].agg(set).to_dict()
+    assert {m: found[m] for m in harmless.split(",")} == {m: {"ok"} for m in harmless.split(",")}
+    assert {m: found[m] for m in fatal.split(",")} == {m: {"error"} for m in fatal.split(",")}
+    assert len(rows()) == len(methods.split(",")) * 2 * 4
+    # Those that patch are scored by what they have not patched.
+    table = rows().set_index(["method", "case", "metric"])["value"]
+    for method in ("patches-torch", "patches-us", "settings"):
+        assert table[method].to_dict() == table["average"].to_dict()
+    reasons = rows().groupby("method")["reason"].last()
+    assert reasons["real-time"] == "the worker died of signal 40"
+    assert reasons["junk"] == "fusing wrote to the engine's own connection; stopped"
+    assert reasons["closes"] == "the worker closed its pipe and hung"
+    said = "".join(capfd.readouterr())
+    assert (
+        "\\x1b[2Jprinted" in said and "\x1b]0" not in said and "\x1b[2J" not in said and "\u202e" not in said
+    )
+    assert not [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+
+
+HANGS = "import signal\nfrom fusebench import MethodInfo\nsignal.pause()\ninfo = MethodInfo(name='hangs')\n"
+METRIC = """
+import signal
+from fusebench.metric import MetricInfo, metric
+
+@metric(MetricInfo(name="waits", title="waits", family="fidelity", direction="higher", low=0, high=9))
+def waits(triple, part, variant):
+    signal.pause()
+"""
+
+
+@pytest.mark.slow
+def test_every_stage_has_a_deadline(
+    bench: Bench, tmp_path: Path, rows: Callable[[], pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fusebench.engine.survey, "LEAST_SECONDS", 6.0)
+    monkeypatch.setattr(fusebench.engine.worker, "LEAST_SECONDS", 3.0)
+    (tmp_path / "hangs.py").write_text(HANGS)
+    (tmp_path / "waits.py").write_text(METRIC)
+    plugins = ("--plugin", str(tmp_path / "hangs.py"), "--plugin", str(tmp_path / "waits.py"))
+    options = ("--cases", "1", "--jobs", "1", "--timeout", "1")
+    assert bench("--methods", "hangs,healthy", *plugins, *options) == 1
+    found = rows().set_index("method")
+    assert found.status["healthy"] == "ok"
+    assert "importing the plugin took over 6 s (--timeout)" in found.reason["hangs"]
+    assert bench("--methods", "other", "--metrics", "waits", *plugins, *options) == 1
+    [reason] = rows().query("metric == 'waits'")["reason"]
+    assert reason == "scoring took over 3 s (--timeout)"
+
+
+@pytest.mark.slow
+def test_setup_has_a_deadline(bench: Bench, rows: Callable[[], pd.DataFrame]) -> None:
+    options = ("--cases", "1", "--jobs", "1", "--timeout", "1", "--plugin", str(HOSTILE))
+    assert bench("--methods", "sets-up-for-ever", *options) == 1
+    assert list(rows().status) == ["timeout"]
+    assert rows().reason[0] == "setting up the method took over 10 s (--timeout)"
+
+
+def test_workers_do_not_import_what_lies_in_the_working_folder(tmp_path: Path) -> None:
+    for name in ("random.py", "signal.py", "json.py"):
+        (tmp_path / name).write_text("raise SystemExit('the wrong one')\n")
+    command = [sys.executable, "-P", "-c", "import sys; from fusebench.cli import main; sys.exit(main())"]
+    command += ["--methods", "average", "--metrics", "psnr", "--cases", "1", "--data-option", "size=16"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, "--jobs", "1", "--out", "run"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the wrong one" not in done.stderr

@@ -1,0 +1,91 @@
+"""Compressed files: read to the end, and no further than they may go."""
+
+from __future__ import annotations
+
+import gzip
+import resource
+import zlib
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from fusebench.errors import InputError
+from fusebench.images.packed import TooMuch, beginning, unpack
+from fusebench.images.raw import check_inside
+from fusebench.images.read_write import read_raw
+
+CONTENT = np.random.default_rng(0).integers(0, 9, 9 << 20, dtype="u1").tobytes()
+
+
+def test_members_and_what_follows_them() -> None:
+    packed = gzip.compress(CONTENT, 1)
+    assert unpack(packed, len(CONTENT)) == (CONTENT, 0)
+    assert unpack(packed + gzip.compress(b"abc"), 1 << 30) == (CONTENT + b"abc", 0)
+    assert unpack(packed + b"\0\0\0", 1 << 30) == (CONTENT, 0)
+    assert unpack(packed + b"\x1f\x8btail", 1 << 30) == (CONTENT, 6)
+    assert beginning(packed, 7) == CONTENT[:7]
+    assert beginning(b"no gzip", 7) == b""
+
+
+@pytest.mark.parametrize("cut", [1, 8, 9, 1000])
+def test_a_missing_end_is_damage(cut: int) -> None:
+    with pytest.raises(EOFError):
+        unpack(gzip.compress(CONTENT, 1)[:-cut], 1 << 30)
+
+
+def test_a_flipped_bit_is_damage() -> None:
+    packed = bytearray(gzip.compress(CONTENT, 1))
+    packed[-8] ^= 1
+    with pytest.raises(zlib.error):
+        unpack(bytes(packed), 1 << 30)
+
+
+def test_more_than_it_may_be_is_refused() -> None:
+    with pytest.raises(TooMuch):
+        unpack(gzip.compress(CONTENT, 1), len(CONTENT) - 1)
+
+
+def test_a_small_file_that_unpacks_to_gigabytes_takes_little_memory(tmp_path: Path) -> None:
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    zeros = bytes(1 << 24)
+    with open(tmp_path / "bomb.nii.gz", "wb") as handle:
+        head = nib.Nifti1Image(np.ones((8, 8, 8), "f4"), np.eye(4)).to_bytes()
+        handle.write(packer.compress(head))
+        for _ in range(40):
+            handle.write(packer.compress(zeros))
+        handle.write(packer.flush())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match="unpacks to more than 16 MiB, while its header declares 2400 bytes"):
+        read_raw(tmp_path / "bomb.nii.gz")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
+
+
+MHD = "ObjectType = Image\nNDims = 3\nDimSize = 4 4 4\nElementSpacing = 1 1 1\nElementType = MET_UCHAR\n"
+NRRD = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 4 4 4\nspacings: 1 1 1\nencoding: raw\n"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        f"{MHD}ElementDataFile = ../secret\n",
+        f"{MHD}ElementDataFile = /etc/passwd\n",
+        f"{MHD}ElementDataFile = LIST\nslice1.raw\n../secret\n",
+        f"{MHD}ElementDataFile = ../s%d 1 4 1\n",
+        f"{NRRD}data file: ../secret\n\n",
+        f"{NRRD}data file: sub/../../secret\n\n",
+        f"{NRRD}datafile: inside.raw\ndata file: C:\\secret\n\n",
+    ],
+)
+def test_data_outside_the_folder_are_not_read(tmp_path: Path, header: str) -> None:
+    path = tmp_path / ("a.nhdr" if header.startswith("NRRD") else "a.mhd")
+    path.write_text(header)
+    with pytest.raises(InputError, match="outside its folder"):
+        check_inside(path)
+
+
+@pytest.mark.parametrize("name", ["a.raw", "sub/a.raw", "..a.raw", "LOCAL"])
+def test_data_inside_the_folder_are(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.mhd").write_text(f"{MHD}ElementDataFile = {name}\n")
+    check_inside(tmp_path / "a.mhd")

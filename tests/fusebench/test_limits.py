@@ -1,0 +1,50 @@
+"""Cores and memory are those of the container or job."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fusebench.limits import usable_cores, usable_memory_mb
+
+LIMITS = "import fusebench.limits as l; print(l.usable_cores(), l.usable_memory_mb())"
+
+
+def test_without_a_limit_it_is_the_machine(tmp_path: Path) -> None:
+    assert usable_memory_mb(tmp_path) == pytest.approx(psutil.virtual_memory().total / 2**20)
+    assert 1 <= usable_cores(tmp_path) <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize("folder", ["", "memory"])
+@pytest.mark.parametrize("name", ["memory.max", "memory.limit_in_bytes"])
+def test_memory_of_a_group(tmp_path: Path, folder: str, name: str) -> None:
+    (tmp_path / folder).mkdir(exist_ok=True)
+    (tmp_path / folder / name).write_text(f"{300 << 20}\n")
+    assert usable_memory_mb(tmp_path) == 300
+
+
+@pytest.mark.parametrize("text", ["max\n", "9223372036854771712\n", "nonsense\n", "-1\n"])
+def test_no_limit_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "memory.max").write_text(text)
+    assert usable_memory_mb(tmp_path) == pytest.approx(psutil.virtual_memory().total / 2**20)
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("50000 100000", 1), ("100000 100000", 1), ("max 100000", 0)])
+def test_a_quota_of_processor_time(tmp_path: Path, quota: str, cores: int) -> None:
+    free = usable_cores(tmp_path)
+    (tmp_path / "cpu.max").write_text(quota)
+    assert usable_cores(tmp_path) == (cores or free)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="affinity is Linux's")
+def test_affinity_and_ulimit() -> None:
+    command = f"ulimit -v 2000000; taskset -c {min(os.sched_getaffinity(0))} {sys.executable} -c '{LIMITS}'"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    cores, memory = done.stdout.split()
+    assert cores == "1"
+    assert float(memory) <= 2_000_000 / 1024
