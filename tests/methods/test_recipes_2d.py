@@ -12,13 +12,13 @@ import pytest
 import torch
 import torch.nn.functional as nnf
 from safetensors.torch import save_file
-from .test_densefuse import TABLE as DENSEFUSE
 from test_dilran import TABLE as DILRAN
 from test_matr import TABLE as MATR
 from test_swinfuse import TABLE as SWINFUSE
 from test_u2fusion import PORT, TF, kernels
 
 from .learned_2d import NAMES, images, module, random_state
+from .test_densefuse import TABLE as DENSEFUSE
 
 pytest.importorskip("lightning_fabric", reason="the extra `train` is not installed")
 
