@@ -105,6 +105,7 @@ class IsolatedWorker:
                     self.stop()
                     raise WorkerDied(f"no answer in {self._patience:g} s (--timeout)")
                 kind, *content = pickle.loads(message)
+                self._ready = True  # whatever it says, it runs: its stages have their own limits from now on
                 if kind == "answer" and content[0] == self._asked:
                     break
         except (EOFError, OSError):

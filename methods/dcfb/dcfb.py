@@ -40,7 +40,16 @@ SHIPPED: Mapping[str, Mapping[str, Any]] = {
         "params": 905193,
         "notes": "for likeness to both sources; aligns the functional image itself; trained on a CPU",
     },
-    "published": {},
+    "published": {
+        "summary": "the published DC2Fusion network and loss, 24 channels, trained here for minutes, 3D",
+        "trained_on": "phantom (64 train subjects, 170 steps)",
+        "weights": Weights(
+            file="../weights/dcfb_published.safetensors",
+            sha256="ef9e8d7fa1a9816b8f6627f6ad81e2825dcc12a05f6882f9c3bc1d1be0972986",
+        ),
+        "params": 7453634,
+        "notes": "rule FL1N, clipped; far shorter and smaller than the authors' training; 8-bit weights",
+    },
 }
 
 

@@ -106,7 +106,7 @@ def regional(b: Tensor, expected: Tensor) -> Tensor:
 
 
 def surroundings(b: Tensor) -> Tensor:
-    """What the functional image alone leads one to expect: its own surroundings, (..., D, H, W)."""
+    """Expectation from the functional image alone, its own surroundings, (..., D, H, W)."""
     inside = (b > LIT[0]).to(b.dtype)
     return inside * blur(b * inside, REGION) / blur(inside, REGION).clamp_min(0.05)
 
@@ -130,7 +130,7 @@ class ReaderNetwork(nn.Module):
         if design.features:
             self.features = Features(design)
             self.context = nn.Linear(2 * design.dim, design.hidden)
-            # What is unexplained, told to the tokens of the functional image.
+            # The unexplained part, told to the tokens of the functional image.
             self.tell = self.features.embedding(design)
         self.stem = nn.Conv3d(4, design.hidden, kernel, padding=pad)
         # Leaves the blocks out, as the first stage of training does: the rest is learned faster alone.
@@ -174,7 +174,7 @@ class ReaderNetwork(nn.Module):
         align: Tensor | float = 0.0,
         strict: float = 1.0,
     ) -> dict[str, Tensor]:
-        """What is unexpected in the functional image.
+        """The unexpected part of the functional image.
 
         Parameters
         ----------

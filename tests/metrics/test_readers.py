@@ -347,12 +347,12 @@ def test_order_on_the_phantom() -> None:
     game = reading.game_of(case)
     controls = ("source-mri", "source-pet", "average", "noise", "interleave", "stretch")
     shares = {name: _read(game, _method(name))["reading"] for name in controls}
-    for t in (0.2, 0.35, 0.65, 0.8):
+    for t in (0.2, 0.35, 0.65, 0.75, 0.8):
         shares[f"blend {t}"] = _read(game, lambda a, b, t=t: (1 - t) * a + t * b)["reading"]
     average, stretch = (_read(game, _method(name)) for name in ("average", "stretch"))
     for key in ("cho_auc.a", "cho_auc.b", "outline"):
         assert stretch[key] == pytest.approx(average[key], abs=0.02), key
-    best = _read(game, _method("max"))["reading"]
+    best = _read(game, _method("dcfb"))["reading"]
     assert max(shares["source-mri"], shares["source-pet"]) <= 0.2
     assert max(shares.values()) < best
 
