@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from .engine.manifest import protocol_order, read_manifest
 from .engine.pool import LocalPool
-from .engine.run import Observer, Outcome, Planned, Request, execute, first_workers, plan_run
+from .engine.request import Observer, Request
+from .engine.run import Outcome, Planned, execute, first_workers, plan_run
 from .errors import InputError
 from .store.folder import RunFolder
 
@@ -164,7 +165,7 @@ def run(
     progress : callable or Observer, optional
         Called with a line after each fusion; an `Observer` hears more.
     **options
-        The other fields of `fusebench.engine.run.Request`: ``split``, ``jobs``, ``device``, ``settings``,
+        The other fields of `fusebench.engine.request.Request`: ``split``, ``jobs``, ``device``, ``settings``,
         ``results_dir`` and so on.
 
     Returns

@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ..engine.run import Observer
+from ..engine.request import Observer
 from ..text import plural
 
 if TYPE_CHECKING:

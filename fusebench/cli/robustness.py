@@ -69,7 +69,7 @@ def _amounts(text: str) -> list[float]:
 
 def run(args: argparse.Namespace) -> int:
     from ..api import run_request
-    from ..engine.run import Request
+    from ..engine.request import Request
     from ..leaderboard import robustness
     from ._progress import Shown
     from .run import console_of

@@ -28,7 +28,8 @@ from ._options import (
 
 if TYPE_CHECKING:
     from ..api import Run
-    from ..engine.run import Planned, Request
+    from ..engine.request import Request
+    from ..engine.run import Planned
 
 
 def add(subparsers: Any) -> None:
@@ -128,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
 
 def request_of(args: argparse.Namespace) -> Request:
     """The options of the command line as the engine takes them."""
-    from ..engine.run import Request
+    from ..engine.request import Request
 
     settings = settings_of(args.set)
     for pair in args.weights:

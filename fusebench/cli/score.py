@@ -159,7 +159,7 @@ def run(args: argparse.Namespace) -> int:
 def score_results(args: argparse.Namespace) -> int:
     """Score a folder of fused images against a dataset: rows, board and files as of a run."""
     from ..api import run_request
-    from ..engine.run import Request
+    from ..engine.request import Request
     from ._progress import Shown
 
     if args.mri or args.pet or args.fused or args.register or args.mask != "auto":

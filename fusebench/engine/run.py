@@ -6,12 +6,12 @@ come from methods, or from files made elsewhere (`Request.results_dir`); everyth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ..case import Case
 from ..dataset import Dataset
@@ -33,6 +33,7 @@ from .manifest import (
 )
 from .plan import Options, make_plan, pending
 from .pool import LocalPool, Result, default_jobs, default_memory_mb, may_have_gpu, run_here
+from .request import Observer, Request
 from .spec import Choice, Task
 from .survey import Question, Survey, survey, survey_apart, survey_seconds
 
@@ -40,108 +41,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Execute = Callable[[Sequence[Task]], Iterator[Result]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """The order for a run; the fields are the options of ``run_bench.py run``.
-
-    Attributes
-    ----------
-    methods, exclude : sequence of str
-        Names, ``name@variant``, shell wildcards or ``all``.
-    choices : sequence of Choice
-        Further entries: a method under a label of the user's, with parameters (``--method-as``).
-    settings : mapping
-        Method name to constructor arguments.
-    dataset : str or Dataset
-    data_dir : Path, optional
-    data_options : mapping
-    split : str
-    cases : int, optional
-        The first so many only.
-    protocols : sequence of str
-        None: `scoring.protocol.default_protocols`.
-    metrics : sequence of str
-        Ids and wildcards; none for the default ones.
-    plugins : sequence of str
-        Plugin files and folders.
-    device : str
-    jobs : int, optional
-        Worker processes; 0 runs in this process, None takes one per core.
-    threads : int
-        Per worker.
-    executor : {"local", "dask"}
-    scheduler : str
-        Address of a running Dask scheduler.
-    timeout : float, optional
-        Seconds for one fuse.
-    memory : float, optional
-        Limit per worker in MB.
-    repeats, seed : int
-    out : Path, optional
-        Run folder; None: ``runs/<dataset>-<split>``.
-    save : {"first", "all", "none"}
-        Fused volumes to keep.
-    reuse : {"resume", "force", "collect"}
-        Run what is missing or changed, everything, or nothing.
-    results_dir : Path, optional
-        Fused images in place of methods: one sub-folder per entry, one image per case.
-    entry : str
-        Name of the entry where `results_dir` holds the images itself.
-    fused_range : (float, float), optional
-        Values for 0 and 1 in those images; None: as the files say.
-    rank_by : {"", "reading", "similarity", "all"}
-        What gives the places on the boards; "": the readings where there are some, else the similarity.
-    command : sequence of str
-        For the manifest.
-    """
-
-    methods: Sequence[str] = ("all",)
-    exclude: Sequence[str] = ()
-    choices: Sequence[Choice] = ()
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    dataset: str | Dataset = "phantom"
-    data_dir: Path | None = None
-    data_options: Mapping[str, Any] = field(default_factory=dict)
-    split: str = "test"
-    cases: int | None = None
-    protocols: Sequence[str] = ()
-    metrics: Sequence[str] = ()
-    plugins: Sequence[str] = ()
-    device: str = "auto"
-    jobs: int | None = None
-    threads: int = 1
-    executor: Literal["local", "dask"] = "local"
-    scheduler: str = ""
-    timeout: float | None = 900.0
-    memory: float | None = None
-    repeats: int = 1
-    seed: int = 0
-    out: Path | None = None
-    save: Literal["first", "all", "none"] = "first"
-    reuse: Literal["resume", "force", "collect"] = "resume"
-    results_dir: Path | None = None
-    entry: str = ""
-    fused_range: tuple[float, float] | None = None
-    rank_by: Literal["", "reading", "similarity", "all"] = ""
-    command: Sequence[str] = ()
-
-
-class Observer:
-    """Told how a run goes; this one says nothing.  The command line's draws a bar."""
-
-    def note(self, text: str) -> None:
-        """A line for the user."""
-
-    def begin(self, planned: Planned, todo: Sequence[Task], stored: int) -> None:
-        """`todo` is about to be executed; `stored` results stand already."""
-
-    def finished(self, task: Task, rows: Sequence[Row]) -> None:
-        """A task's rows are stored."""
-
-    def end(self) -> None:
-        """Nothing more is executed."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import fusebench
-from fusebench.engine.run import Observer
+from fusebench.engine.request import Observer
 from fusebench.errors import InputError
 
 from ..saving import save_volume
