@@ -5,6 +5,7 @@ Decoded by tifffile, and by Pillow where a compression needs a package that tiff
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from .picture import Pixels, check_size, over_black, resolve
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
 _JPEG = (6, 7)
+_MOST_PAGES = 10_000
 _NAMES = {4: "a transparency mask", 5: "CMYK", 6: "YCbCr", 8: "CIELab", 9: "ICCLab", 10: "ITULab"}
 # Letters of tifffile's axes that may be the slices of one volume; Q and I: pages of one kind.
 _SLICES = "ZIQR"
@@ -33,6 +35,7 @@ def read(path: Path) -> Pixels:
     """
     import tifffile
 
+    _check_chain(path)
     with tifffile.TiffFile(path) as file:
         series, notes = _series(path, file)
         page = series.keyframe
@@ -50,6 +53,28 @@ def read(path: Path) -> Pixels:
             return Pixels(found.values, found.coloured, notes + found.notes)
     values, coloured, more = _meaning(path, page, values)
     return Pixels(_upright(values, _orientation(page)), coloured, notes + more)
+
+
+def _check_chain(path: Path) -> None:
+    """Refuse pages that lead in a circle, which tifffile follows for ever."""
+    seen: set[int] = set()
+    with path.open("rb") as handle:
+        head = handle.read(16)
+        order = "<" if head[:2] == b"II" else ">"
+        big = struct.unpack(f"{order}H", head[2:4])[0] == 43
+        # Formats of a place and of a number of entries, and bytes of an entry.
+        place, count, entry = ("Q", "Q", 20) if big else ("I", "H", 12)
+        at = struct.unpack_from(f"{order}{place}", head, 8 if big else 4)[0]
+        while at:
+            if at in seen or len(seen) >= _MOST_PAGES:
+                raise InputError(f"{path}: its pages lead in a circle; save or download it again")
+            seen.add(at)
+            handle.seek(at)
+            (entries,) = struct.unpack(f"{order}{count}", handle.read(struct.calcsize(f"{order}{count}")))
+            handle.seek(entries * entry, 1)
+            size = struct.calcsize(f"{order}{place}")
+            tail = handle.read(size)
+            at = struct.unpack(f"{order}{place}", tail)[0] if len(tail) == size else 0
 
 
 def _series(path: Path, file: Any) -> tuple[Any, tuple[str, ...]]:

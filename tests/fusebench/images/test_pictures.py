@@ -261,6 +261,15 @@ def test_tiff_thumbnails_and_further_images(tmp_path):
     refused(tmp_path / "x.tif", "SubIFD")
 
 
+def test_pages_that_lead_in_a_circle(tmp_path):
+    blob = bytearray(tiff(tmp_path, GREY, photometric="minisblack", metadata=None).read_bytes())
+    first = struct.unpack_from("<I", blob, 4)[0]
+    entries = struct.unpack_from("<H", blob, first)[0]
+    struct.pack_into("<I", blob, first + 2 + 12 * entries, first)
+    (tmp_path / "x.tif").write_bytes(bytes(blob))
+    refused(tmp_path / "x.tif", "circle")
+
+
 def test_content_decides_not_the_name(tmp_path):
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, 255 - GREY, photometric="miniswhite")
