@@ -34,8 +34,10 @@ _INPUT = (
     (0, 4, 0, -5, 0, 1),
 )
 _OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
-_ONES = 7  # what the output transform spreads over a whole tile, unchanged
-_KEPT = 4  # rows of tiles of feature maps in memory; the next layer needs two
+# The one of the 36 sums of a tile that its output transform spreads over all pixels: a bias goes there.
+_ONES = 7
+# Rows of tiles of feature maps that are kept in memory; the next layer needs two.
+_KEPT = 4
 
 Layer = tuple[Tensor, Tensor]  # transformed kernels (36, outputs, inputs), bias
 
@@ -120,9 +122,9 @@ class Cascade:
         return sums
 
     def dense(self, sums: Sums, layers: Sequence[Layer]) -> Sums:
-        """A layer, then layers each of which takes all that those before it gave; returns all of that."""
+        """Dense layers: each takes the maps of all layers before it; returns the maps of all."""
         width = len(layers[0][1])
-        # The first layer is as many rows ahead of what comes next as there are layers.
+        # Each layer lags one row of tiles behind the one before it.
         grown = self._sums(width * len(layers), sums.pictures, len(layers), 0)
         for i, (kernels, bias) in enumerate(layers):
             maps = self._convolve(sums, kernels, bias)

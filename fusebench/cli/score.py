@@ -21,7 +21,7 @@ from ..errors import FuseBenchError, InputError
 from ..images.raw import EXTENSIONS, folder_images, stem
 from ..metric import ARROWS, MetricId
 from ..parameters import user_path
-from ..scoring.protocol import PROTOCOLS, READERS, Scene
+from ..scoring.protocol import PROTOCOLS, READERS, ScoredImages
 from ..scoring.select import select_metrics
 from ..text import cell
 from ._console import make_console
@@ -275,7 +275,7 @@ def _score(item: Item, ids: Sequence[str], args: argparse.Namespace, plugins: Pl
     elif args.mask == "auto" and a.shape[0] > 1:
         mask = foreground(a.data)
     ta, tb, tf = (torch.from_numpy(image.data) for image in (a, b, fused))
-    scene = Scene(ta, tb, tf, None if mask is None else torch.from_numpy(mask), a.spacing)
+    scene = ScoredImages(ta, tb, tf, None if mask is None else torch.from_numpy(mask), a.spacing)
     return PROTOCOLS[args.protocol or "volume"].score(scene, ids, None, plugins)
 
 

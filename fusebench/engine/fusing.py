@@ -88,14 +88,14 @@ class Here:
     ----------
     method : Method
         Set up.
-    given : Given, optional
+    given : CopiedPair, optional
         Shared with other methods of this process.
     fresh : bool
         No other method has run in this process.
     """
 
-    def __init__(self, method: Method, given: Given | None = None, *, fresh: bool = False) -> None:
-        self.method, self._given, self._fresh = method, given or Given(), fresh
+    def __init__(self, method: Method, given: CopiedPair | None = None, *, fresh: bool = False) -> None:
+        self.method, self._given, self._fresh = method, given or CopiedPair(), fresh
 
     @property
     def by_axial_slice(self) -> bool:
@@ -110,7 +110,7 @@ class Here:
         return fused, Cost(seconds, peak.memory_mb, peak.gpu_memory_mb)
 
 
-class Given:
+class CopiedPair:
     """Pairs as tensors on a method's device, kept from one method to the next while none writes to them."""
 
     def __init__(self) -> None:
@@ -141,7 +141,7 @@ class Given:
 
 
 def fuse(
-    method: Method, a: Image, b: Image, seed: int = 0, given: Given | None = None
+    method: Method, a: Image, b: Image, seed: int = 0, given: CopiedPair | None = None
 ) -> tuple[Image, float]:
     """Fuse one pair and check the method's contract.
 
@@ -152,7 +152,7 @@ def fuse(
     a, b : ndarray, shape (D, H, W), float32 in [0, 1]
     seed : int
         Seeds torch, numpy and random before fusing.
-    given : Given, optional
+    given : CopiedPair, optional
         Spares copying the same pair for several methods.
 
     Returns
@@ -170,7 +170,7 @@ def fuse(
     np.random.seed(seed % 2**32)  # noqa: NPY002 - plugins may use the global generator
     # torch.manual_seed also formats a stack trace for lazy CUDA calls: milliseconds, for nothing on a CPU.
     (torch.manual_seed if method.device.type != "cpu" else torch.default_generator.manual_seed)(seed)
-    given = given or Given()
+    given = given or CopiedPair()
     ta, tb = given.take(a, b, method.device)
     _synchronise(method.device)
     begin = _clock()

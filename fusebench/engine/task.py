@@ -17,12 +17,12 @@ from ..case import Case
 from ..errors import InputError, Undefined
 from ..metric import Metric, MetricId, Trial
 from ..plugins import find_plugins
-from ..scoring.protocol import PROTOCOLS, Scene, Truth
+from ..scoring.protocol import PROTOCOLS, ScoredImages, Truth
 from ..store.rows import Row
 from .from_files import MISSING, fused_image
 from .fusing import (
+    CopiedPair,
     Fuser,
-    Given,
     Here,
     Image,
     MethodFault,
@@ -63,7 +63,7 @@ class TaskRunner:
     def __init__(self, stage: Stage = lambda _: None, apart: Apart | None = None) -> None:
         self.stage, self._apart = stage, apart
         self._methods: dict[str, Here] = {}
-        self._given = Given()
+        self._given = CopiedPair()
         self._trial: tuple[str, Trial] | None = None
         self._background = ThreadPoolExecutor(1, "store")
 
@@ -187,7 +187,7 @@ class TaskRunner:
         found = [plugins.metrics.load(MetricId.parse(m).name) for m in metrics]
         truth = self._truth(task, found, fused, fuser)
         begin = time.perf_counter()  # fusing the twin is no part of scoring
-        scene = Scene.of(task.case, fused, task.device)
+        scene = ScoredImages.of(task.case, fused, task.device)
         values = PROTOCOLS[protocol].score(scene, metrics, truth, plugins)
         seconds = time.perf_counter() - begin
         rows = []

@@ -40,7 +40,7 @@ Truth = Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
-class Scene:
+class ScoredImages:
     """The images of one score: sources, fused image and foreground as tensors (D, H, W) on one device.
 
     Without a mask, everything is foreground.
@@ -53,7 +53,7 @@ class Scene:
     spacing: tuple[float, float, float]
 
     @classmethod
-    def of(cls, case: Case, fused: NDArray[np.float32], device: str = "cpu") -> Scene:
+    def of(cls, case: Case, fused: NDArray[np.float32], device: str = "cpu") -> ScoredImages:
         """Take a case and its fused image to `device`; on the CPU nothing is copied."""
         import torch  # where scores are made; a plan is made without
 
@@ -78,7 +78,7 @@ class Protocol:
     """
 
     name: str
-    score: Callable[[Scene, Sequence[str], Truth, Plugins], Scores]
+    score: Callable[[ScoredImages, Sequence[str], Truth, Plugins], Scores]
     fixed: tuple[str, ...] = ()
 
     def metrics(self, asked: Sequence[str]) -> tuple[str, ...]:
@@ -96,7 +96,7 @@ class Protocol:
         return None
 
 
-def _volume(scene: Scene, metrics: Sequence[str], truth: Truth, plugins: Plugins) -> Scores:
+def _volume(scene: ScoredImages, metrics: Sequence[str], truth: Truth, plugins: Plugins) -> Scores:
     return evaluate(
         scene.a,
         scene.b,
@@ -110,14 +110,14 @@ def _volume(scene: Scene, metrics: Sequence[str], truth: Truth, plugins: Plugins
     )
 
 
-def _slices(scene: Scene, metrics: Sequence[str], truth: Truth, plugins: Plugins) -> Scores:
+def _slices(scene: ScoredImages, metrics: Sequence[str], truth: Truth, plugins: Plugins) -> Scores:
     held = slice(None) if scene.mask is None else scene.mask.any(dim=2).any(dim=1)
     images = (scene.a[held], scene.b[held], scene.fused[held])
     values = evaluate_slices(*images, metrics, on_error="keep", plugins=plugins)
     return {m: v if isinstance(v, Exception) else float(np.mean(v)) for m, v in values.items()}
 
 
-def _paper(scene: Scene, metrics: Sequence[str], truth: Truth, plugins: Plugins) -> Scores:
+def _paper(scene: ScoredImages, metrics: Sequence[str], truth: Truth, plugins: Plugins) -> Scores:
     centre = scene.fused.shape[0] // 2
     images = (scene.a[centre], scene.b[centre], scene.fused[centre])
     return evaluate(*images, metrics, on_error="keep", plugins=plugins)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import fusebench.engine.volumes
 from fusebench.case import Case, Pair, Volume
-from fusebench.engine.fusing import Given, Here, MethodFault, describe, fuse, fuse_twin
+from fusebench.engine.fusing import CopiedPair, Here, MethodFault, describe, fuse, fuse_twin
 from fusebench.engine.plan import Options, make_plan
 from fusebench.engine.spec import Choice, method_specs
 from fusebench.engine.task import TaskRunner
@@ -44,7 +44,7 @@ def test_broken_contracts_are_named(name: str, message: str) -> None:
 
 
 def test_a_method_that_writes_to_its_input_does_not_spoil_the_next() -> None:
-    methods, given = find_plugins(PLUGINS).methods, Given()
+    methods, given = find_plugins(PLUGINS).methods, CopiedPair()
     healthy, mutates = (methods.load(name)() for name in ("healthy", "mutates"))
     wanted, _ = fuse(healthy, A, B)
     fuse(healthy, A, B, 0, given)
@@ -57,7 +57,7 @@ def test_a_method_that_writes_to_its_input_does_not_spoil_the_next() -> None:
 
 
 def test_a_method_that_fails_half_way_does_not_spoil_the_next() -> None:
-    methods, given = find_plugins(PLUGINS).methods, Given()
+    methods, given = find_plugins(PLUGINS).methods, CopiedPair()
     healthy, fails = (methods.load(name)() for name in ("healthy", "mutates-and-raises"))
     with pytest.raises(ValueError, match="half-way"):
         fuse(fails, A, B, 0, given)

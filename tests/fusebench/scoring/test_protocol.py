@@ -8,7 +8,7 @@ import pytest
 from fusebench.case import Case, Pair, Volume
 from fusebench.metrics import evaluate
 from fusebench.plugins import find_plugins
-from fusebench.scoring.protocol import PROTOCOLS, Scene
+from fusebench.scoring.protocol import PROTOCOLS, ScoredImages
 
 RNG = np.random.default_rng(1)
 A, B, F = RNG.random((3, 6, 24, 28), dtype=np.float32)
@@ -18,7 +18,7 @@ CASE = Case("c", "d", "g", "k", loader=lambda: Pair(Volume(A), Volume(B), MASK))
 
 
 def scored(protocol: str, *metrics: str) -> dict[str, float]:
-    return PROTOCOLS[protocol].score(Scene.of(CASE, F), metrics, None, find_plugins())
+    return PROTOCOLS[protocol].score(ScoredImages.of(CASE, F), metrics, None, find_plugins())
 
 
 def test_volume_is_native_3d_inside_the_mask() -> None:
