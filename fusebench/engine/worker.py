@@ -190,8 +190,6 @@ class IsolatedWorker:
         self.stop()
         self._link, theirs = Link.pair()
         environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(self.threads))}
-        # Images come and go by the megabyte: huge pages spare thousands of page faults each (glibc only).
-        environment.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
         # An empty entry is the working folder, whose files are not to stand for the standard library's.
         paths = [path for path in environment.pop("PYTHONPATH", "").split(os.pathsep) if path]
         if paths:
