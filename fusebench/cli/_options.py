@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 Options = Any
 
 
-def add_data_options(parser: argparse.ArgumentParser, split: str = "test") -> None:
-    """``--dataset`` and the options that choose its cases."""
+def add_data_options(parser: argparse.ArgumentParser, split: str = "test") -> Options:
+    """``--dataset`` and the options that choose its cases; returns their group, which takes more."""
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", default="phantom", metavar="NAME")
     data.add_argument("--data-dir", type=Path, metavar="PATH", help="where the data lies")
@@ -36,6 +36,7 @@ def add_data_options(parser: argparse.ArgumentParser, split: str = "test") -> No
     )
     data.add_argument("--split", default=split, help=f"a split of the dataset, or all (default {split})")
     data.add_argument("--cases", type=at_least(1), metavar="N", help="the first N cases only")
+    return data
 
 
 def data_of(args: argparse.Namespace) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ..engine.data import open_dataset, split_cases
 from ..errors import InputError
 from ..files import file_sha256
 from ._options import (
+    add_data_options,
     add_device_option,
     add_plugin_option,
     at_least,
@@ -39,19 +40,8 @@ def add(subparsers: Any) -> None:
     )
     add_plugin_option(parser)
 
-    data = parser.add_argument_group("data")
-    data.add_argument("--dataset", default="phantom", metavar="NAME")
-    data.add_argument("--data-dir", type=Path, metavar="PATH", help="where the dataset lies")
-    data.add_argument(
-        "--data-option",
-        action="append",
-        default=[],
-        metavar="PARAM=VALUE",
-        help="a parameter of the dataset (repeatable)",
-    )
-    data.add_argument("--split", default="train", metavar="NAME")
+    data = add_data_options(parser, split="train")
     data.add_argument("--val-split", default="val", metavar="NAME", help="'' for none (default: val, if any)")
-    data.add_argument("--cases", type=at_least(1), metavar="N", help="only the first N training cases")
     data.add_argument("--val-cases", type=at_least(1), metavar="N", help="only the first N validation cases")
     data.add_argument(
         "--pool", type=at_least(1), default=64, metavar="N", help="subjects in memory at a time"
