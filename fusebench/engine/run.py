@@ -83,9 +83,9 @@ class Planned:
 
     def stored_rows(self) -> list[Row]:
         """Rows of earlier runs into the folder."""
-        from ..store.rows import read_rows
+        from ..store.rows import read_log
 
-        return read_rows(self.folder.path) if self.folder.rows.exists() else []
+        return read_log(self.folder.path) if self.folder.rows.exists() else []
 
 
 @dataclass(frozen=True, eq=False)
