@@ -378,7 +378,7 @@ def test_voxel_size_does_not_matter() -> None:
 
 @pytest.mark.slow
 def test_where_the_prototype_read_the_same_comes_out() -> None:
-    """Its values for the PET's tissue (.94) and max's structural findings (.87), on what it read them from."""
+    """Its values for tissue in the PET (.94) and findings in max (.87), on what it read them from."""
     [case] = create_dataset("phantom", subjects=1).cases("val")
     assert case.truth is not None
     game = reading.game_of(case)
