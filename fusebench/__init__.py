@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         list_metrics,
     )
     from .scoring.evaluate import evaluate
+    from .store.rows import read_rows
 
 __version__ = "0.1.0"
 
@@ -54,6 +55,7 @@ _PUBLIC = {
     "fuse": "api",
     "load_case": "api",
     "load_run": "api",
+    "read_rows": "store.rows",
     "run": "api",
 }
 
@@ -78,6 +80,7 @@ __all__ = [
     "list_metrics",
     "load_case",
     "load_run",
+    "read_rows",
     "run",
 ]
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from .arrays import grey
 from .errors import InputError
 from .method_info import MethodInfo as MethodInfo
 from .method_info import Weights as Weights
@@ -50,12 +52,20 @@ class Method:
     unlisted_variants: ClassVar[tuple[str, ...]] = ()
     device: torch.device = torch.device("cpu")
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in ("fuse", "fuse_slices"):
+            if callable(given := vars(cls).get(name)):
+                setattr(cls, name, _of_arrays(given))
+
     def setup(self, device: torch.device | str = "cpu") -> None:
         """Load weights and move to `device`.  Called once before `fuse`."""
         self.device = torch.device(device)
 
     def fuse(self, a: Tensor, b: Tensor) -> Tensor:
         """Fuse one pair.
+
+        A plugin gets tensors; called with NumPy arrays, as in a notebook, this returns one.
 
         Parameters
         ----------
@@ -90,6 +100,28 @@ class Method:
         """The constructor's arguments as they are set."""
         names = inspect.signature(type(self).__init__).parameters
         return {n: getattr(self, n) for n in names if n != "self" and hasattr(self, n)}
+
+    def __repr__(self) -> str:
+        """The call that makes it: parameters that differ from their defaults."""
+        known = inspect.signature(type(self).__init__).parameters
+        given = {n: v for n, v in self.parameters().items() if repr(v) != repr(known[n].default)}
+        info = getattr(self, "info", None)
+        words = [repr(info.name if info else type(self).__name__), *(f"{n}={v!r}" for n, v in given.items())]
+        return f"create_method({', '.join(words)})"
+
+
+def _of_arrays(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`fuse` or `fuse_slices` for tensors as it is, and for arrays, of which it makes an array."""
+
+    @wraps(function)
+    def call(self: Method, *images: Any) -> Any:
+        if all(isinstance(x, Tensor) for x in images):
+            return function(self, *images)
+        arrays = [grey(x, name) for x, name in zip(images, "ab", strict=False)]
+        out = function(self, *(torch.tensor(x, device=self.device) for x in arrays))
+        return out.detach().cpu().numpy()
+
+    return call
 
 
 class SliceMethod(Method):

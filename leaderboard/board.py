@@ -12,7 +12,7 @@ import pandas as pd
 from rich.console import Console
 
 from fusebench.metric import ARROWS
-from fusebench.text import csv_value
+from fusebench.text import csv_value, plural
 
 from . import documents, terminal
 from .ranking import Ranking
@@ -310,6 +310,12 @@ class Board:
     def to_latex(self) -> str:
         r"""A booktabs table (``\usepackage{booktabs}``): best bold, second underlined, arrows, ±."""
         return documents.latex(self)
+
+    def __repr__(self) -> str:
+        places = ", ".join(f"{x.place()} {x.method}" for x in self.methods[:3])
+        more = ", ..." if len(self.methods) > 3 else ""
+        counts = f"{plural(len(self.methods), 'method')}, {plural(len(self.controls), 'control')}"
+        return f"<board {self.protocol} of {self.dataset}: {counts}; {places}{more}>"
 
     def _repr_html_(self) -> str:
         """The board in a notebook."""

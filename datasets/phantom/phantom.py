@@ -201,3 +201,9 @@ class Truth(Mapping[str, NDArray[Any]]):
 
     def __len__(self) -> int:
         return len(self._NAMES)
+
+    def __repr__(self) -> str:
+        return f"<ground truth: {', '.join(self._NAMES)}>"
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self._NAMES)
