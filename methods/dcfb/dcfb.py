@@ -192,6 +192,14 @@ class DCFBFusion(Method):
         self.info = self.describe()  # type: ignore[misc]
         self.network.to(self.device).eval().requires_grad_(False)
 
+    @classmethod
+    def of(cls, network: nn.Module, **parameters: Any) -> DCFBFusion:
+        """The method with a network at hand, set up where the network is; its mode is left as it is."""
+        method = cls(**parameters)
+        Method.setup(method, next(network.parameters()).device)
+        method.network = network
+        return method
+
     def _trained(self, path: str | Path) -> FusionNetwork | ReaderNetwork:
         state = read_state(path)
         network = (
