@@ -123,6 +123,8 @@ class Aanlib(PairDataset):
             planes = {25: "coronal", 30: "sagittal", 41: "axial"}
             meta["plane"] = planes.get(_number(stem)[0] // 1000, "unknown")
             meta["patients"] = "one head: n = 1"
+        if modality == "CT-MRI":
+            meta["functional"] = False
         return meta
 
     def _plane(self, modality: str) -> str:

@@ -123,7 +123,8 @@ class Run:
         """Write the boards and the contact sheet into the folder; returns the paths of all its files."""
         from .leaderboard import publish
 
-        paths: list[Path] = publish.write(RunFolder(self.folder), self.boards)
+        radiological = self._outcome is not None and self._outcome.planned.request.radiological
+        paths: list[Path] = publish.write(RunFolder(self.folder), self.boards, radiological=radiological)
         return paths
 
     def __repr__(self) -> str:

@@ -143,6 +143,11 @@ class Case:
         return self.pair.b
 
     @property
+    def functional(self) -> bool:
+        """`b` shows function (PET, SPECT), so that results can be coloured by it; `meta` may deny that."""
+        return bool(self.meta.get("functional", True))
+
+    @property
     def reference(self) -> Volume:
         """Functional image that results are scored against: `b`, unless the pair has another."""
         return self.pair.reference or self.pair.b

@@ -159,6 +159,7 @@ def request_of(args: argparse.Namespace) -> Request:
         out=args.out,
         save="all" if args.save_fused else "first",
         rank_by=args.rank_by or "",
+        radiological=args.radiological,
         reuse="force" if args.force else "collect" if args.collect else "resume",
         command=sys.argv,
     )

@@ -13,7 +13,7 @@ from asyncio import CancelledError as AsyncCancelled
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
@@ -51,18 +51,30 @@ def run_dask(
     InputError
         Dask is not installed, or the scheduler does not answer.
     """
-    log = logging.getLogger("distributed")
-    before = log.level
-    log.setLevel(logging.CRITICAL)  # what it says of a lost connection, with a traceback, is said below
     try:
-        yield from _run(tasks, scheduler, jobs, threads, memory_mb)
+        with _silent():
+            yield from _run(tasks, scheduler, jobs, threads, memory_mb)
     except (OSError, CancelledError, AsyncCancelled) as error:
         raise InputError(
             f"the Dask scheduler went away ({type(error).__name__}); what was stored is kept: "
             "run the same command to go on"
         ) from None
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep to itself what Dask logs of a lost connection, with tracebacks: one line of ours says it."""
+    with suppress(ImportError):  # said below
+        import distributed  # noqa: F401 - sets the levels of its loggers when it is imported
+    loggers = [logging.getLogger(n) for n in logging.root.manager.loggerDict if n.startswith("distributed")]
+    before = [(logger, logger.level) for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
     finally:
-        log.setLevel(before)
+        for logger, level in before:
+            logger.setLevel(level)
 
 
 def _run(

@@ -129,8 +129,7 @@ def pending(tasks: Iterable[Task], rows: Iterable[Row]) -> list[tuple[Task, Coun
         missing, why = [], Counter[str]()
         lacking = task.save and not Path(task.fused_path).is_file()
         for score in task.scores:
-            identity = (task.method.name, task.case.dataset, task.case.id, score.protocol, score.metric)
-            row = stored.get(identity)
+            row = stored.get(task.identity(score))
             if row is not None and row.key == score.key and row.status in ("ok", "skip"):
                 if score.skip or not lacking:
                     continue

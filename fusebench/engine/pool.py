@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ..limits import usable_cores, usable_memory_mb
-from .worker import IsolatedWorker
+from .worker import IsolatedWorker, complete
 
 if TYPE_CHECKING:  # workers are to start before this process imports anything else
     from ..case import Case
@@ -202,7 +202,7 @@ def run_here(tasks: Iterable[Task]) -> Iterator[Result]:
 
     runner = TaskRunner()
     for task in tasks:
-        yield task, runner.run(task)
+        yield task, complete(task, runner.run(task))
 
 
 def default_jobs(device: str) -> int:

@@ -66,6 +66,8 @@ class Request:
         Values for 0 and 1 in those images; None: as the files say.
     rank_by : {"", "reading", "similarity", "all"}
         What gives the places on the boards; "": the readings where there are some, else the similarity.
+    radiological : bool
+        Pictures have the patient's right on the left.
     command : sequence of str
         For the manifest.
     """
@@ -98,6 +100,7 @@ class Request:
     entry: str = ""
     fused_range: tuple[float, float] | None = None
     rank_by: Literal["", "reading", "similarity", "all"] = ""
+    radiological: bool = False
     command: Sequence[str] = ()
 
 

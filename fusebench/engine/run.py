@@ -20,7 +20,7 @@ from ..names import check_file_name
 from ..plugins import Plugins, find_plugins, require_plugins
 from ..scoring.protocol import PROTOCOLS, default_protocols
 from ..store.folder import RunFolder
-from ..store.rows import Row, RunStore
+from ..store.rows import IDENTITY, Row, RunStore, as_table
 from .current import Outdated, method_source
 from .data import check_split, dataset_facts, left_out, open_dataset, split_cases
 from .manifest import (
@@ -97,15 +97,23 @@ class Outcome:
     notes: tuple[str, ...]
 
     def failures(self) -> pd.DataFrame:
-        """Rows that were planned and have no value through a failure; a skip is none."""
-        wanted = {
-            (t.method.name, t.case.dataset, t.case.id, s.protocol, s.metric)
-            for t in self.planned.tasks
-            for s in t.scores
-        }
-        failed = self.table[~self.table["status"].isin(["ok", "skip"])]
-        columns = (failed[c] for c in ("method", "dataset", "case", "protocol", "metric"))
-        return failed[[identity in wanted for identity in zip(*columns, strict=True)]]
+        """Rows that were planned and have no value through a failure, or are not there; a skip is none.
+
+        Of a run that only collects, what is not there is no failure.
+        """
+        import pandas as pd
+
+        columns = (self.table[c] for c in IDENTITY)
+        status = dict(zip(zip(*columns, strict=True), self.table["status"], strict=True))
+        planned = {task.identity(score): (task, score) for task in self.planned.tasks for score in task.scores}
+        failed = [i in planned and state not in ("ok", "skip") for i, state in status.items()]
+        lost = [
+            task.row(score, status="error", reason="it was planned and has no row")
+            for identity, (task, score) in planned.items()
+            if identity not in status and self.planned.request.reuse != "collect"
+        ]
+        found = self.table[failed]
+        return pd.concat([found, as_table(lost)], ignore_index=True) if lost else found
 
 
 def first_workers(request: Request) -> int:

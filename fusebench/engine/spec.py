@@ -91,6 +91,10 @@ class Task:
     def label(self) -> str:
         return f"{self.method.name} on {self.case.id}"
 
+    def identity(self, score: Score) -> tuple[str, ...]:
+        """`Row.identity` of the row of one score."""
+        return self.method.name, self.case.dataset, self.case.id, score.protocol, score.metric
+
     def row(self, score: Score, **values: Any) -> Row:
         """The result row of one score."""
         return Row(

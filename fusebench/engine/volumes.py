@@ -94,7 +94,7 @@ def store_sources(folder: Path, case: Case) -> None:
     for name, volume in (("mri", case.a), ("pet", case.b)):
         path = folder / "sources" / f"{name}.nii.gz"
         if read_stored(path, case.fingerprint) is None:
-            store(path, volume.data, volume, case.fingerprint)
+            store(path, volume.data, volume, case.fingerprint, {"functional": case.functional})
             if volume.chroma is not None:  # for showing results in colour
                 store(path.with_name("chroma.nii.gz"), volume.chroma, volume, case.fingerprint)
 
