@@ -40,7 +40,10 @@ def add(subparsers: Any) -> None:
     )
     what = parser.add_argument_group("what to run")
     what.add_argument(
-        "--methods", action="append", metavar="NAMES", help="names or wildcards, or all (default)"
+        "--methods",
+        action="append",
+        metavar="NAMES",
+        help="names or wildcards, all (default), or fast: what takes two minutes",
     )
     what.add_argument("--exclude", action="append", default=[], metavar="NAMES", help="methods to leave out")
     what.add_argument(
