@@ -171,7 +171,7 @@ class Pages:
         )
         order = list(dict.fromkeys(x.method for s in self.sections for x in s.board.lines))
         listed = []
-        for name, group in groups.items():
+        for name, group in sorted(groups.items()):
             dataset, _, case = name.partition("/")
             images = None
             if name in stored and len(self.images) < viewer_cases:
