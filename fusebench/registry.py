@@ -11,13 +11,9 @@ from __future__ import annotations
 import ast
 import difflib
 import fnmatch
-import hashlib
 import importlib
-import importlib.util
 import math
 import re
-import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,6 +23,7 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from .errors import DuplicateNameError, InputError, PluginError, UnknownNameError
+from .loading import module_from_path
 from .names import check_name
 from .text import printable
 
@@ -325,32 +322,3 @@ def nodes_with(source: str, text: str) -> Iterator[ast.AST]:
         if any(first <= line <= last for line in lines):
             yield node
             todo += ast.iter_child_nodes(node)
-
-
-def module_name(path: Path) -> str:
-    """Name under which a plugin file is imported, made from its path."""
-    # The hash keeps two files of one stem apart.
-    tag = hashlib.sha256(str(path).encode()).hexdigest()[:8]
-    return f"fusebench_plugin_{re.sub(r'[^0-9a-zA-Z_]', '_', path.stem)}_{tag}"
-
-
-# No thread may take a module that another one is still importing; one plugin file may import another.
-_importing = threading.RLock()
-
-
-def module_from_path(path: Path) -> ModuleType:
-    """Import a plugin file, once per process; `sys.modules` keeps one module object per file."""
-    name = module_name(path)
-    with _importing:
-        if name in sys.modules:
-            return sys.modules[name]
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
-        return module

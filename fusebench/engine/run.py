@@ -105,7 +105,9 @@ class Outcome:
 
         columns = (self.table[c] for c in IDENTITY)
         status = dict(zip(zip(*columns, strict=True), self.table["status"], strict=True))
-        planned = {task.identity(score): (task, score) for task in self.planned.tasks for score in task.scores}
+        planned = {
+            task.identity(score): (task, score) for task in self.planned.tasks for score in task.scores
+        }
         failed = [i in planned and state not in ("ok", "skip") for i, state in status.items()]
         lost = [
             task.row(score, status="error", reason="it was planned and has no row")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..metric import Metric, MetricId
+from ..metric import Metric, MetricFault, MetricId
 from .select import metric_registry, ranking_set
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def evaluate(
     truth: Mapping[str, Any] | None = None,
     on_error: Literal["raise", "keep"] = "raise",
     plugins: Plugins | None = None,
+    begin: Callable[[str], object] = str,
 ) -> dict[str, Any]:
     """Score one fused image with several metrics; what they share is computed once.
 
@@ -45,6 +46,8 @@ def evaluate(
         costs only its own result.
     plugins : Plugins, optional
         Where to look up metrics; default: the metrics folder and installed packages.
+    begin : callable
+        Told the id of each metric before it is computed.
 
     Returns
     -------
@@ -61,7 +64,7 @@ def evaluate(
     from ..triple import Triple
 
     with Triple.make(a, b, fused, mask=mask, spacing=spacing, truth=truth) as triple:
-        values = _evaluate(triple, metrics, on_error, plugins)
+        values = _evaluate(triple, metrics, on_error, plugins, begin)
     return {k: v if isinstance(v, Exception) else float(v[0]) for k, v in values.items()}
 
 
@@ -75,13 +78,14 @@ def evaluate_slices(
     truth: Mapping[str, Any] | None = None,
     on_error: Literal["raise", "keep"] = "raise",
     plugins: Plugins | None = None,
+    begin: Callable[[str], object] = str,
 ) -> dict[str, Any]:
     """Score a batch of 2D images, or every axial slice of a volume, with the 2D definitions.
 
     Parameters
     ----------
     a, b, fused, mask : array or tensor, shape (N, H, W)
-    metrics, truth, on_error, plugins
+    metrics, truth, on_error, plugins, begin
         As in `evaluate`.
 
     Returns
@@ -95,7 +99,7 @@ def evaluate_slices(
     with Triple.make(a, b, fused, mask=mask, batch=True, truth=truth) as whole:
         kept = whole.foreground()
         for rows, chunk in whole.chunks(kept):
-            for key, value in _evaluate(chunk, metrics, on_error, plugins).items():
+            for key, value in _evaluate(chunk, metrics, on_error, plugins, begin).items():
                 if isinstance(value, Exception) or isinstance(out.get(key), Exception):
                     out[key] = value if isinstance(value, Exception) else out[key]
                     continue
@@ -105,7 +109,11 @@ def evaluate_slices(
 
 
 def _evaluate(
-    triple: Triple, metrics: Sequence[str] | None, on_error: str, plugins: Plugins | None
+    triple: Triple,
+    metrics: Sequence[str] | None,
+    on_error: str,
+    plugins: Plugins | None,
+    begin: Callable[[str], object],
 ) -> dict[str, Tensor | Exception]:
     """Values ``(N,)`` by id.  Metrics of a family follow each other, so that what they share is at hand."""
     import torch
@@ -117,13 +125,14 @@ def _evaluate(
 
     @contextmanager
     def caught(text: str) -> Iterator[None]:
+        begin(text)
         try:
             yield
         # A metric plugin is foreign code; with "keep" whatever it raises is that metric's result.
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if on_error == "raise":
                 raise
-            out[text] = error
+            out[text] = error if isinstance(error, Exception) else MetricFault(f"{text} raised SystemExit")
 
     for text in texts:
         with caught(text):
@@ -139,7 +148,7 @@ def _evaluate(
         for text in columns.keys() - out.keys():
             key, metric = asked[text]
             with caught(text):
-                columns[text].append(metric.core(slices, key.part, key.variant))
+                columns[text].append(metric.values(slices, key.part, key.variant))
     for text in columns.keys() - out.keys():
         out[text] = torch.cat(columns[text]).mean(0, keepdim=True)
     return {text: out[text] for text in texts}

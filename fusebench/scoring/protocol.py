@@ -37,6 +37,7 @@ READINGS = (
 
 Scores = dict[str, Any]  # metric id -> float, or the exception that it raised
 Truth = Mapping[str, Any] | None
+Begin = Callable[[str], object]  # told the id of each metric before it is computed
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,13 @@ class Protocol:
     ----------
     name : str
     score : callable
-        ``score(scene, metric ids, truth, plugins) -> {id: value or exception}``.
+        ``score(scene, metric ids, truth, plugins, begin) -> {id: value or exception}``.
     fixed : tuple of str
         Metric ids that the protocol prescribes; () where the user chooses.
     """
 
     name: str
-    score: Callable[[ScoredImages, Sequence[str], Truth, Plugins], Scores]
+    score: Callable[..., Scores]
     fixed: tuple[str, ...] = ()
 
     def metrics(self, asked: Sequence[str]) -> tuple[str, ...]:
@@ -96,7 +97,9 @@ class Protocol:
         return None
 
 
-def _volume(scene: ScoredImages, metrics: Sequence[str], truth: Truth, plugins: Plugins) -> Scores:
+def _volume(
+    scene: ScoredImages, metrics: Sequence[str], truth: Truth, plugins: Plugins, begin: Begin = str
+) -> Scores:
     return evaluate(
         scene.a,
         scene.b,
@@ -107,20 +110,25 @@ def _volume(scene: ScoredImages, metrics: Sequence[str], truth: Truth, plugins: 
         truth=truth,
         on_error="keep",
         plugins=plugins,
+        begin=begin,
     )
 
 
-def _slices(scene: ScoredImages, metrics: Sequence[str], truth: Truth, plugins: Plugins) -> Scores:
+def _slices(
+    scene: ScoredImages, metrics: Sequence[str], truth: Truth, plugins: Plugins, begin: Begin = str
+) -> Scores:
     held = slice(None) if scene.mask is None else scene.mask.any(dim=2).any(dim=1)
     images = (scene.a[held], scene.b[held], scene.fused[held])
-    values = evaluate_slices(*images, metrics, on_error="keep", plugins=plugins)
+    values = evaluate_slices(*images, metrics, on_error="keep", plugins=plugins, begin=begin)
     return {m: v if isinstance(v, Exception) else float(np.mean(v)) for m, v in values.items()}
 
 
-def _paper(scene: ScoredImages, metrics: Sequence[str], truth: Truth, plugins: Plugins) -> Scores:
+def _paper(
+    scene: ScoredImages, metrics: Sequence[str], truth: Truth, plugins: Plugins, begin: Begin = str
+) -> Scores:
     centre = scene.fused.shape[0] // 2
     images = (scene.a[centre], scene.b[centre], scene.fused[centre])
-    return evaluate(*images, metrics, on_error="keep", plugins=plugins)
+    return evaluate(*images, metrics, on_error="keep", plugins=plugins, begin=begin)
 
 
 PROTOCOLS = {
