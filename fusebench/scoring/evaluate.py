@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..case import Case, Pair
+from ..errors import InputError
 from ..metric import Metric, MetricFault, MetricId
 from .select import metric_registry, ranking_set
 
@@ -19,7 +22,29 @@ if TYPE_CHECKING:
     from ..plugins import Plugins
     from ..triple import Triple
 
+Begin = Callable[[str], object]  # told the id of each metric before it is computed
 
+_NO_MASK = (
+    "no mask, so air counts and flatters the scores: these are not the board's numbers, which "
+    "evaluate(case, fused) gives; or say what counts, mask=case.mask or mask=np.ones(a.shape, bool)"
+)
+
+
+@overload
+def evaluate(
+    a: Case | Pair,
+    b: Any,
+    fused: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    *,
+    truth: Mapping[str, Any] | None = None,
+    protocol: str = "volume",
+    on_error: Literal["raise", "keep"] = "raise",
+    plugins: Plugins | None = None,
+) -> dict[str, Any]: ...
+
+
+@overload
 def evaluate(
     a: Any,
     b: Any,
@@ -31,23 +56,41 @@ def evaluate(
     truth: Mapping[str, Any] | None = None,
     on_error: Literal["raise", "keep"] = "raise",
     plugins: Plugins | None = None,
-    begin: Callable[[str], object] = str,
+) -> dict[str, Any]: ...
+
+
+def evaluate(
+    a: Any,
+    b: Any,
+    fused: Any = None,
+    metrics: Sequence[str] | None = None,
+    *,
+    mask: Any = None,
+    spacing: Sequence[float] | None = None,
+    truth: Mapping[str, Any] | None = None,
+    protocol: str = "volume",
+    on_error: Literal["raise", "keep"] = "raise",
+    plugins: Plugins | None = None,
 ) -> dict[str, Any]:
-    """Score one fused image with several metrics; what they share is computed once.
+    """Score one fused image with several metrics: ``evaluate(case, fused)`` gives the board's numbers.
+
+    ``evaluate(a, b, fused, mask=...)`` takes plain images in place of a case.
 
     Parameters
     ----------
     a, b, fused, mask, spacing, truth
-        As in `Metric.__call__`.  (D, H, W) with D > 1 is scored in 3D.
+        As in `Metric.__call__`; or `a` a `Case` and `b` the fused image, where mask, voxel size and ground
+        truth are the case's.  (D, H, W) with D > 1 is scored in 3D.
     metrics : sequence of str, optional
-        Ids: ``psnr``, ``psnr.a``, ``ssim.worst``, ``mi@cddfuse``.  None: the default ranking set.
+        Ids: ``psnr``, ``psnr.a``, ``ssim.worst``, ``mi@cddfuse``.  None: the default ranking set, or what
+        the protocol prescribes.
+    protocol : {"volume", "slices", "paper"}
+        How a case is scored, as of a run; see `Protocol`.
     on_error : {"raise", "keep"}
         "keep" puts the exception of a failing metric in place of its value, so that one broken metric
         costs only its own result.
     plugins : Plugins, optional
         Where to look up metrics; default: the metrics folder and installed packages.
-    begin : callable
-        Told the id of each metric before it is computed.
 
     Returns
     -------
@@ -57,10 +100,52 @@ def evaluate(
     Raises
     ------
     InputError
-        Unusable images (in either mode).
+        Unusable images (in either mode); of a case: a protocol or metric that needs more than its images.
     UnknownNameError
         No such metric (``on_error="raise"``).
+
+    Warns
+    -----
+    UserWarning
+        Of a plain volume without a mask: air counts as well, which is not what the board says.
     """
+    if isinstance(a, (Case, Pair)):
+        from .protocol import evaluate_case
+
+        if mask is not None or spacing is not None:
+            raise InputError("a case has a mask and a voxel size of its own; leave out mask and spacing")
+        chosen = metrics if fused is None else fused
+        values: dict[str, Any] = evaluate_case(a, b, chosen, truth, protocol, plugins)
+    elif fused is None:
+        raise InputError("evaluate needs a case and its fused image, or two sources and the fused image")
+    elif protocol != "volume":
+        raise InputError(f"protocol {protocol!r} scores a case: evaluate(case, fused, protocol={protocol!r})")
+    else:
+        if mask is None and np.ndim(a) == 3 and len(a) > 1:
+            warnings.warn(_NO_MASK, stacklevel=2)
+        return score(
+            a, b, fused, metrics, mask=mask, spacing=spacing, truth=truth, on_error=on_error, plugins=plugins
+        )
+    failed = [v for v in values.values() if isinstance(v, Exception)]
+    if failed and on_error == "raise":
+        raise failed[0]
+    return values
+
+
+def score(
+    a: Any,
+    b: Any,
+    fused: Any,
+    metrics: Sequence[str] | None = None,
+    *,
+    mask: Any = None,
+    spacing: Sequence[float] | None = None,
+    truth: Mapping[str, Any] | None = None,
+    on_error: Literal["raise", "keep"] = "keep",
+    plugins: Plugins | None = None,
+    begin: Begin = str,
+) -> dict[str, Any]:
+    """`evaluate` of plain images; without a mask, everything is foreground.  `begin` hears of each metric."""
     from ..triple import Triple
 
     with Triple.make(a, b, fused, mask=mask, spacing=spacing, truth=truth) as triple:
@@ -78,15 +163,17 @@ def evaluate_slices(
     truth: Mapping[str, Any] | None = None,
     on_error: Literal["raise", "keep"] = "raise",
     plugins: Plugins | None = None,
-    begin: Callable[[str], object] = str,
+    begin: Begin = str,
 ) -> dict[str, Any]:
     """Score a batch of 2D images, or every axial slice of a volume, with the 2D definitions.
 
     Parameters
     ----------
     a, b, fused, mask : array or tensor, shape (N, H, W)
-    metrics, truth, on_error, plugins, begin
+    metrics, truth, on_error, plugins
         As in `evaluate`.
+    begin : callable
+        Told the id of each metric before it is computed.
 
     Returns
     -------
@@ -109,11 +196,7 @@ def evaluate_slices(
 
 
 def _evaluate(
-    triple: Triple,
-    metrics: Sequence[str] | None,
-    on_error: str,
-    plugins: Plugins | None,
-    begin: Callable[[str], object],
+    triple: Triple, metrics: Sequence[str] | None, on_error: str, plugins: Plugins | None, begin: Begin
 ) -> dict[str, Tensor | Exception]:
     """Values ``(N,)`` by id.  Metrics of a family follow each other, so that what they share is at hand."""
     import torch
