@@ -105,7 +105,9 @@ class Outcome:
 
         columns = (self.table[c] for c in IDENTITY)
         status = dict(zip(zip(*columns, strict=True), self.table["status"], strict=True))
-        planned = {task.identity(score): (task, score) for task in self.planned.tasks for score in task.scores}
+        planned = {
+            task.identity(score): (task, score) for task in self.planned.tasks for score in task.scores
+        }
         failed = [i in planned and state not in ("ok", "skip") for i, state in status.items()]
         lost = [
             task.row(score, status="error", reason="it was planned and has no row")
@@ -204,7 +206,15 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
     manifest = describe_run(
         run=options.run,
         command=request.command,
-        options={**asdict(options), "jobs": jobs},
+        options={
+            **asdict(options),
+            "jobs": jobs,
+            "cases": request.cases,
+            "data_dir": str(request.data_dir.resolve()) if request.data_dir else None,
+            "data_options": {
+                k: str(v) if isinstance(v, Path) else v for k, v in request.data_options.items()
+            },
+        },
         methods=found.methods,
         metrics=found.infos,
         dataset=dataset_facts(dataset, request.split, listed, len(cases)),
