@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,6 +37,9 @@ class Method:
         Each is an entry of its own on the board, ``name@variant``.
     default_variant : str
         The variant that the plain name stands for; "" where the plain name is an entry of its own.
+    variant_facts : mapping
+        Fields of `info` that are others in a variant, ``{variant: {field: value}}``, in literals as well:
+        ``{"large": {"cost": 12.0}}``.  `describe` has to say the same.
     unlisted_variants : tuple of str
         Variants that ``--methods all`` and wildcards pass over, since they need a file of the user's.
     progress : callable, optional
@@ -45,6 +49,7 @@ class Method:
     info: ClassVar[MethodInfo]
     recipes: ClassVar[Mapping[str, str]] = {}
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    variant_facts: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     default_variant: ClassVar[str] = ""
     unlisted_variants: ClassVar[tuple[str, ...]] = ()
     device: torch.device = torch.device("cpu")
@@ -77,7 +82,13 @@ class Method:
         raise NotImplementedError
 
     def describe(self) -> MethodInfo:
-        """Facts of this instance: `info`, and what its parameters change in it, the weights above all."""
+        """Facts of this instance: `info`, and what its parameters change in it, the weights above all.
+
+        By default, the `variant_facts` of the variant whose parameters are set.
+        """
+        for variant, facts in self.variant_facts.items():
+            if all(getattr(self, name, None) == value for name, value in self.variants[variant].items()):
+                return replace(self.info, **facts)
         return self.info
 
     def files(self) -> Sequence[Path]:

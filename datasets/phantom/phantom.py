@@ -100,6 +100,7 @@ class Phantom(Dataset):
             loader=partial(load_pair, key, parameters, aligned),
             truth_loader=partial(Truth, key, parameters),
             meta={"lesion": lesion, "seed": seed, "misalign": self.misalign},
+            voxels=self.size**3,
         )
 
 

@@ -29,6 +29,8 @@ class Options:
         Ids for the protocols that prescribe none.
     timeout : float, optional
         Seconds for one fuse.
+    patient : bool
+        More on a machine that is slow or busy (`Task.patient`).
     save : {"first", "all", "none"}
         Fused volumes to keep: of the first case, of all, of none.
     """
@@ -41,6 +43,7 @@ class Options:
     threads: int = 1
     repeats: int = 1
     timeout: float | None = None
+    patient: bool = False
     save: str = "first"
     split: str = ""
 
@@ -93,6 +96,7 @@ def make_plan(
                     device=options.device,
                     repeats=options.repeats,
                     timeout=options.timeout,
+                    patient=options.patient,
                     fuse_key=key,
                     fused_path=str(folder.fused(case.dataset, case.id, method.name)),
                     save=options.save == "all" or (options.save == "first" and index == 0),
