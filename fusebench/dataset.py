@@ -105,6 +105,9 @@ class Dataset:
         """Lines above the report, on what was found as a whole."""
         return []
 
+    def __repr__(self) -> str:
+        return f"<dataset {self.info.name}: {self.info.summary}; splits {', '.join(self.info.splits)}>"
+
     def fingerprint(self, split: str = "test") -> str:
         """Content key of a split: changes when any voxel or the preprocessing changes."""
         return cases_key(self.cases(split))

@@ -184,6 +184,7 @@ class SwinFuse(LearnedSliceMethod):
             sha256="ef7f3d5b908ea7f28f172a95c4d1b681ddaecf7d44bc65a9afbb125ea3210485",
         ),
         params=2_020_891,
+        cost=57.0,
     )
     recipes = {"default": "._recipes_2d:SwinFuseRecipe"}
     batch_pixels = 1 << 17  # on a GPU 42,800 windows; attention before torch 2.7 takes 65,535 at most

@@ -100,6 +100,7 @@ class Phantom(Dataset):
             loader=partial(load_pair, key, parameters, aligned),
             truth_loader=partial(Truth, key, parameters),
             meta={"lesion": lesion, "seed": seed, "misalign": self.misalign},
+            voxels=self.size**3,
         )
 
 
@@ -201,3 +202,9 @@ class Truth(Mapping[str, NDArray[Any]]):
 
     def __len__(self) -> int:
         return len(self._NAMES)
+
+    def __repr__(self) -> str:
+        return f"<ground truth: {', '.join(self._NAMES)}>"
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self._NAMES)

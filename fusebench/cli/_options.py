@@ -70,8 +70,17 @@ def plugins_of(args: argparse.Namespace) -> Plugins:
     return found
 
 
+def add_radiological_option(parser: Options) -> None:
+    parser.add_argument(
+        "--radiological",
+        action="store_true",
+        help="pictures have the patient's right on the left, as at a workstation (default: the left)",
+    )
+
+
 def add_board_options(parser: Any) -> None:
-    """``--rank-by`` and ``--wide``."""
+    """``--rank-by``, ``--wide`` and ``--radiological``."""
+    add_radiological_option(parser)
     parser.add_argument(
         "--rank-by",
         choices=["reading", "similarity", "all"],

@@ -25,7 +25,15 @@ from ..scoring.protocol import PROTOCOLS, READERS, ScoredImages
 from ..scoring.select import select_metrics
 from ..text import cell
 from ._console import make_console
-from ._options import add_data_options, add_plugin_option, data_of, plugins_of, split_commas, writing
+from ._options import (
+    add_data_options,
+    add_plugin_option,
+    add_radiological_option,
+    data_of,
+    plugins_of,
+    split_commas,
+    writing,
+)
 from .run import console_of, show
 
 if TYPE_CHECKING:
@@ -108,6 +116,7 @@ def add(subparsers: Any) -> None:
     )
     board.add_argument("--name", default="", help="name of the entry, where DIR holds the images itself")
     board.add_argument("--out", type=Path, metavar="DIR", help="run folder (default runs/<dataset>-<split>)")
+    add_radiological_option(board)
     add_data_options(parser)
     parser.set_defaults(run=run, again="the same command starts anew, or resumes where it has --results-dir")
 
@@ -177,6 +186,7 @@ def score_results(args: argparse.Namespace) -> int:
         metrics=split_commas([args.metrics]),
         device="cpu",
         out=args.out,
+        radiological=args.radiological,
         command=sys.argv,
     )
     return show(run_request(asked, Shown(console)), console)

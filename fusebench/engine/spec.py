@@ -67,6 +67,8 @@ class Task:
         The same made of the sources with findings; ":" where there is none.
     image_range : (float, float), optional
         Its values for 0 and 1; None: as the file says.
+    patient : bool
+        `timeout` is nobody's wish: it stretches on a machine that is slow or busy (`Pace.limited`).
     """
 
     run: str
@@ -77,6 +79,7 @@ class Task:
     device: str = "cpu"
     repeats: int = 1
     timeout: float | None = None
+    patient: bool = False
     fuse_key: str = ""
     fused_path: str = ""
     save: bool = False
@@ -90,6 +93,10 @@ class Task:
     @property
     def label(self) -> str:
         return f"{self.method.name} on {self.case.id}"
+
+    def identity(self, score: Score) -> tuple[str, ...]:
+        """`Row.identity` of the row of one score."""
+        return self.method.name, self.case.dataset, self.case.id, score.protocol, score.metric
 
     def row(self, score: Score, **values: Any) -> Row:
         """The result row of one score."""

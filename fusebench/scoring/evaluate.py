@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..case import Case, Pair
+from ..errors import InputError
 from ..metric import Metric, MetricId
 from .select import metric_registry, ranking_set
 
@@ -19,7 +22,27 @@ if TYPE_CHECKING:
     from ..plugins import Plugins
     from ..triple import Triple
 
+_NO_MASK = (
+    "no mask, so air counts and flatters the scores: these are not the board's numbers, which "
+    "evaluate(case, fused) gives; or say what counts, mask=case.mask or mask=np.ones(a.shape, bool)"
+)
 
+
+@overload
+def evaluate(
+    a: Case | Pair,
+    b: Any,
+    fused: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    *,
+    truth: Mapping[str, Any] | None = None,
+    protocol: str = "volume",
+    on_error: Literal["raise", "keep"] = "raise",
+    plugins: Plugins | None = None,
+) -> dict[str, Any]: ...
+
+
+@overload
 def evaluate(
     a: Any,
     b: Any,
@@ -31,15 +54,36 @@ def evaluate(
     truth: Mapping[str, Any] | None = None,
     on_error: Literal["raise", "keep"] = "raise",
     plugins: Plugins | None = None,
+) -> dict[str, Any]: ...
+
+
+def evaluate(
+    a: Any,
+    b: Any,
+    fused: Any = None,
+    metrics: Sequence[str] | None = None,
+    *,
+    mask: Any = None,
+    spacing: Sequence[float] | None = None,
+    truth: Mapping[str, Any] | None = None,
+    protocol: str = "volume",
+    on_error: Literal["raise", "keep"] = "raise",
+    plugins: Plugins | None = None,
 ) -> dict[str, Any]:
-    """Score one fused image with several metrics; what they share is computed once.
+    """Score one fused image with several metrics: ``evaluate(case, fused)`` gives the board's numbers.
+
+    ``evaluate(a, b, fused, mask=...)`` takes plain images in place of a case.
 
     Parameters
     ----------
     a, b, fused, mask, spacing, truth
-        As in `Metric.__call__`.  (D, H, W) with D > 1 is scored in 3D.
+        As in `Metric.__call__`; or `a` a `Case` and `b` the fused image, where mask, voxel size and ground
+        truth are the case's.  (D, H, W) with D > 1 is scored in 3D.
     metrics : sequence of str, optional
-        Ids: ``psnr``, ``psnr.a``, ``ssim.worst``, ``mi@cddfuse``.  None: the default ranking set.
+        Ids: ``psnr``, ``psnr.a``, ``ssim.worst``, ``mi@cddfuse``.  None: the default ranking set, or what
+        the protocol prescribes.
+    protocol : {"volume", "slices", "paper"}
+        How a case is scored, as of a run; see `Protocol`.
     on_error : {"raise", "keep"}
         "keep" puts the exception of a failing metric in place of its value, so that one broken metric
         costs only its own result.
@@ -54,10 +98,51 @@ def evaluate(
     Raises
     ------
     InputError
-        Unusable images (in either mode).
+        Unusable images (in either mode); of a case: a protocol or metric that needs more than its images.
     UnknownNameError
         No such metric (``on_error="raise"``).
+
+    Warns
+    -----
+    UserWarning
+        Of a plain volume without a mask: air counts as well, which is not what the board says.
     """
+    if isinstance(a, (Case, Pair)):
+        from .protocol import evaluate_case
+
+        if mask is not None or spacing is not None:
+            raise InputError("a case has a mask and a voxel size of its own; leave out mask and spacing")
+        chosen = metrics if fused is None else fused
+        values: dict[str, Any] = evaluate_case(a, b, chosen, truth, protocol, plugins)
+    elif fused is None:
+        raise InputError("evaluate needs a case and its fused image, or two sources and the fused image")
+    elif protocol != "volume":
+        raise InputError(f"protocol {protocol!r} scores a case: evaluate(case, fused, protocol={protocol!r})")
+    else:
+        if mask is None and np.ndim(a) == 3 and len(a) > 1:
+            warnings.warn(_NO_MASK, stacklevel=2)
+        return score(
+            a, b, fused, metrics, mask=mask, spacing=spacing, truth=truth, on_error=on_error, plugins=plugins
+        )
+    failed = [v for v in values.values() if isinstance(v, Exception)]
+    if failed and on_error == "raise":
+        raise failed[0]
+    return values
+
+
+def score(
+    a: Any,
+    b: Any,
+    fused: Any,
+    metrics: Sequence[str] | None = None,
+    *,
+    mask: Any = None,
+    spacing: Sequence[float] | None = None,
+    truth: Mapping[str, Any] | None = None,
+    on_error: Literal["raise", "keep"] = "keep",
+    plugins: Plugins | None = None,
+) -> dict[str, Any]:
+    """`evaluate` of plain images; without a mask, everything is foreground."""
     from ..triple import Triple
 
     with Triple.make(a, b, fused, mask=mask, spacing=spacing, truth=truth) as triple:
