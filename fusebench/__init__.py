@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .method import Method, SliceMethod
     from .method_info import MethodInfo
     from .metric import MetricInfo
+    from .notebook import show
     from .plugins import (
         create_dataset,
         create_method,
@@ -57,6 +58,7 @@ _PUBLIC = {
     "load_run": "api",
     "read_rows": "store.rows",
     "run": "api",
+    "show": "notebook",
 }
 
 __all__ = [
@@ -82,6 +84,7 @@ __all__ = [
     "load_run",
     "read_rows",
     "run",
+    "show",
 ]
 
 

@@ -19,7 +19,10 @@ from fusebench.errors import FuseBenchError, InputError
 from . import pipeline, quality
 
 Result = dict[str, Any]
-_FIGURES = ("overlap", "information_before", "information_after", "moved_mm", "mask_share", "pet_frames")
+_FIGURES = (
+    *("overlap", "overlap_dataset", "overlap_registered", "information_before", "information_after"),
+    *("information_registered", "moved_mm", "mask_share", "pet_frames"),
+)
 
 
 def prepare_case(case: Case, images: Path | None) -> Result:

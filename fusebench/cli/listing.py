@@ -130,17 +130,17 @@ def _dataset(info: Any) -> list[str]:
 
 
 def _metric(info: Any) -> list[str]:
+    several = " ".join([*(f".{p}" for p in info.parts), *(f"@{v}" for v in info.variants)])
     return [
         ARROWS[info.direction] or "–",
         f"{info.low:g} … {info.high:g}{' ' + info.unit if info.unit else ''}",
         "yes" if info.ranked else "",
-        ", ".join([*(f".{p}" for p in info.parts), *(f"@{v}" for v in info.variants)]),
-        info.title,
+        f"{info.title}\n  {several}" if several else info.title,
     ]
 
 
 _COLUMNS: dict[str, tuple[tuple[str, ...], Cells]] = {
     "methods": (("kind", "params", "s/Mvoxel", "trained on", "summary"), _method),
     "datasets": (("modalities", "splits", "summary"), _dataset),
-    "metrics": (("better", "range", "ranked", "parts and variants", "title"), _metric),
+    "metrics": (("better", "range", "ranked", "full name, parts and variants"), _metric),
 }

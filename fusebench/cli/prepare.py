@@ -15,7 +15,7 @@ from ..case import Case
 from ..dataset import Dataset
 from ..engine.data import check_split, open_dataset, split_cases
 from ..limits import usable_cores
-from ._options import add_plugin_option, at_least, parameters_of, plugins_of
+from ._options import add_plugin_option, at_least, parameters_of, plugins_of, writing
 from .run import console_of
 
 _FIRST = ("subject", "case", "status", "split", "reason")
@@ -44,6 +44,11 @@ def add(subparsers: Any) -> None:
         help="only say what was found, paired and left out, and why, as a table and a CSV",
     )
     parser.add_argument(
+        "--download",
+        action="store_true",
+        help="first fetch what is missing, where the dataset can be fetched by a program",
+    )
+    parser.add_argument(
         "--jobs", type=at_least(1), metavar="N", help="worker processes (default: one per core)"
     )
     parser.add_argument("--no-images", action="store_true", help="no quality PNG per case")
@@ -57,8 +62,13 @@ def add(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     console = console_of()
     options = parameters_of(args.data_option, "--data-option")
+    if args.download and args.data_dir is not None:
+        with writing(args.data_dir):
+            args.data_dir.mkdir(parents=True, exist_ok=True)
     dataset = open_dataset(plugins_of(args), args.dataset, args.data_dir, options)
     check_split(dataset, args.split)
+    if args.download:
+        dataset.download(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
     out = args.out or Path("prepared") / args.dataset
     rows = _report_rows(dataset, args.split)
     for line in dataset.summary():

@@ -192,6 +192,14 @@ class DCFBFusion(Method):
         self.info = self.describe()  # type: ignore[misc]
         self.network.to(self.device).eval().requires_grad_(False)
 
+    @classmethod
+    def of(cls, network: nn.Module, **parameters: Any) -> DCFBFusion:
+        """The method with a network at hand, set up where the network is; its mode is left as it is."""
+        method = cls(**parameters)
+        Method.setup(method, next(network.parameters()).device)
+        method.network = network
+        return method
+
     def _trained(self, path: str | Path) -> FusionNetwork | ReaderNetwork:
         state = read_state(path)
         network = (
@@ -263,7 +271,7 @@ class DCFBFusion(Method):
         tile = self.tile if self.tile is not None else (192 if volumes[0].numel() > 8_000_000 else 0)
         if not tile:
             return network(*volumes)
-        return fuse_tiles(network, *[v[0, 0] for v in volumes], tile=tile)[None]
+        return fuse_tiles(network, *[v[0, 0] for v in volumes], tile=tile, progress=self.progress)[None]
 
 
 def _content(image: Tensor) -> tuple[slice, ...] | None:
