@@ -207,7 +207,7 @@ def test_only_the_box_that_content_reaches_is_computed_and_nothing_changes(name,
     assert not torch.allclose(method.fuse_slices(a, b), whole, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", ["densefuse", "u2fusion"])
+@pytest.mark.parametrize("name", ["densefuse", "u2fusion", "swinfuse"])
 @pytest.mark.parametrize("size", [*SIZES, (66, 131)])
 def test_the_faster_form_gives_what_the_network_gives(name, size, folder):
     quick, plain = (with_random_weights(name, folder, fast=fast) for fast in (True, False))
