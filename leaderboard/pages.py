@@ -135,6 +135,7 @@ class Pages:
             name=name,
             info=info,
             card=method_card(info),
+            shown=[x for x in self._first_images().values() if name in x.of_methods],
             boards=boards,
         )
 
