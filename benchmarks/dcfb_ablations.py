@@ -54,8 +54,8 @@ def trained(out: Path) -> dict[str, Path]:
     return {name: path for name, path in found.items() if name.rpartition("-")[0] in FORMS}
 
 
-def read(out: Path, moved: int, cases: int, jobs: int) -> None:
-    """Readings of all that is trained, with the functional image `moved` by so many mm."""
+def read(out: Path, moved: int, cases: int, size: int, jobs: int) -> None:
+    """Readings of all that is trained, of `size` cubed voxels, the functional image `moved` mm."""
     choices = [Choice(name, "dcfb", {"weights": str(path)}) for name, path in trained(out).items()]
     fusebench.run(
         "dcfb",
@@ -63,7 +63,7 @@ def read(out: Path, moved: int, cases: int, jobs: int) -> None:
         protocols="readers",
         split="val",
         cases=cases,
-        data_options={"misalign": float(moved)},
+        data_options={"misalign": float(moved), "size": size},
         jobs=jobs,
         timeout=None,
         save="none",
@@ -104,6 +104,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--moved", type=int, choices=MOVED, help="mm; default: all")
     parser.add_argument("--cases", type=int, default=2)
+    parser.add_argument("--size", type=int, default=96, help="voxels per axis")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/dcfb-ablations"))
     options = parser.parse_args()
@@ -113,7 +114,7 @@ def main() -> None:
                 train(options.out, form, int(seed), options.steps)
     elif options.do == "read":
         for moved in MOVED if options.moved is None else [options.moved]:
-            read(options.out, moved, options.cases, options.jobs)
+            read(options.out, moved, options.cases, options.size, options.jobs)
     else:
         print(table(options.out).to_string(index=False))
 

@@ -65,21 +65,24 @@ def main() -> None:
     options = parser.parse_args()
     if options.mri:
         pair = read_pair(options.mri, options.pet)
-        a, b = pair.a.data, pair.b.data
+        a, b, spacing = pair.a.data, pair.b.data, pair.a.spacing
         at: Any = tuple(int(np.median(i)) for i in np.nonzero(a > 0.1))
     else:
         a, b, at = lesion_case()
+        spacing = (1.0,) * 3  # of any size, but cubes
     columns = {"MRI": planes(a, at), "PET": planes(b, at)}
     columns |= {name: fuse(name, a, b, at) for name in options.methods.split(",")}
     # Air around the head is cut off, the same in all columns.
     boxes = [content(np.maximum(*pair)) for pair in zip(columns["MRI"], columns["PET"], strict=True)]
-    heights = [(box[0].stop - box[0].start) / (box[1].stop - box[1].start) for box in boxes]
+    shapes = [spacing[row] / spacing[column] for row, column in ((1, 2), (0, 2), (0, 1))]
+    sizes = [[side.stop - side.start for side in box] for box in boxes]
+    heights = [rows / columns * shape for (rows, columns), shape in zip(sizes, shapes, strict=True)]
     size = (2.2 * len(columns), 2.3 * sum(heights) + 0.3)
     figure = Figure(figsize=size, layout="constrained", facecolor="black")
     axes = figure.subplots(3, len(columns), height_ratios=heights)
     for place, (name, slices) in enumerate(columns.items()):
         for row, (image, box) in enumerate(zip(slices, boxes, strict=True)):
-            axes[row, place].imshow(image[box], cmap="gray", vmin=0, vmax=1)
+            axes[row, place].imshow(image[box], cmap="gray", vmin=0, vmax=1, aspect=shapes[row])
             axes[row, place].set_axis_off()
         axes[0, place].set_title(name, color="white", fontsize=10)
     figure.savefig(options.out, dpi=70)

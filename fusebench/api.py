@@ -72,6 +72,11 @@ class Run:
             return self._outcome.failures()
         return self.rows[~self.rows["status"].isin(["ok", "skip"])]
 
+    @property
+    def unfinished(self) -> int:
+        """Fusions that were left when the run that was just made was interrupted."""
+        return self._outcome.unfinished if self._outcome is not None else 0
+
     @cached_property
     def boards(self) -> dict[str, Board]:
         """The leaderboard of every protocol; the readings are on that of ``volume``."""
@@ -198,11 +203,13 @@ def run(
 
 
 def run_request(request: Request, observer: Observer | None = None) -> Run:
-    """`run` with its options as one object."""
+    """`run` with its options as one object; after Ctrl-C the boards of what is there are written first."""
     # First of all: workers import torch while this process, which never does, finds out what to run.
     with LocalPool(first_workers(request), request.threads) as pool:
-        planned = plan_run(request, pool, observer)
-        return finish(planned, pool, observer)
+        result = finish(plan_run(request, pool, observer), pool, observer)
+    if result.unfinished:
+        raise KeyboardInterrupt
+    return result
 
 
 def finish(planned: Planned, pool: LocalPool, observer: Observer | None = None) -> Run:

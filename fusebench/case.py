@@ -108,6 +108,8 @@ class Case:
         Picklable, returns arrays by name: ground truth of simulated data.
     meta : mapping
         Anything worth a column: plane, diagnosis, colour handling.
+    voxels : int, optional
+        Of an image, where that is known unread: for the time that a run will take.
 
     Raises
     ------
@@ -122,6 +124,7 @@ class Case:
     loader: Callable[[], Pair]
     truth_loader: Callable[[], Mapping[str, NDArray[Any]]] | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    voxels: int | None = None
 
     def __post_init__(self) -> None:
         check_file_name(self.id, f"dataset {shown(self.dataset)}: the case id")

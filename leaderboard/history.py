@@ -301,7 +301,7 @@ def chart(store: str | Path, out: str | Path) -> tuple[list[Path], list[Step]]:
     found = sorted((s for x in series for s in steps(x)), key=lambda s: s.index)
     out = Path(out)
     (out / "static").mkdir(parents=True, exist_ok=True)
-    for name in ("style.css", "table.js"):
+    for name in ("style.css", "state.js", "table.js"):
         shutil.copyfile(SITE / "static" / name, out / "static" / name)
     paths, drawn = [], []
     for group in dict.fromkeys(x.group for x in series):

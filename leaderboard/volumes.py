@@ -36,6 +36,8 @@ class StoredCase:
         The second source shows function, so that results can be coloured by it.
     chroma : Path, optional
         Of a picture in colour.
+    lesion : Path, optional
+        Where simulated data has its lesion, 1 inside.
     findings : Path, optional
         Table of the findings that protocol ``readers`` puts in.
     with_findings : dict
@@ -48,6 +50,7 @@ class StoredCase:
     fused: dict[str, Path]
     functional: bool = True
     chroma: Path | None = None
+    lesion: Path | None = None
     findings: Path | None = None
     with_findings: dict[str, Path] = field(default_factory=dict)
 
@@ -64,7 +67,8 @@ def stored_cases(folder: Path) -> Iterator[StoredCase]:
             continue
         grid = _grid(named["mri"])
         fused = {p.name.removesuffix(".nii.gz"): p for p in sorted(case.glob("*.nii.gz")) if _fits(p, grid)}
-        chroma, table = sources / "chroma.nii.gz", case / "findings" / "findings.csv"
+        chroma, lesion = sources / "chroma.nii.gz", sources / "lesion.nii.gz"
+        table = case / "findings" / "findings.csv"
         with_ = {
             p.name.removesuffix(".nii.gz"): p
             for p in sorted(case.glob("findings/*.nii.gz"))
@@ -78,6 +82,7 @@ def stored_cases(folder: Path) -> Iterator[StoredCase]:
                 fused,
                 _functional(named["pet"]),
                 chroma if chroma.exists() else None,
+                lesion if lesion.exists() and _fits(lesion, grid) else None,
                 table if table.exists() else None,
                 with_ if table.exists() else {},
             )
@@ -173,17 +178,17 @@ def geometry(path: Path) -> dict[str, Any]:
     }
 
 
-def script(key: str, path: Path, *, levels: bool = False) -> str:
+def script(key: str, data: NDArray[Any], *, levels: bool = False) -> str:
     """JavaScript that hands a volume to the viewer.
 
     Parameters
     ----------
     key : str
         Name the viewer asks for.
+    data : ndarray, shape (..., D, H, W)
     levels : bool
-        The file holds levels 0..255 (chroma) and not [0, 1].
+        It holds levels 0..255 (chroma) and not [0, 1].
     """
-    data, _ = read(path)
     voxels = np.clip(np.rint(np.nan_to_num(data) * (1 if levels else 255)), 0, 255).astype(np.uint8)
     packed = base64.b64encode(gzip.compress(voxels.tobytes(), compresslevel=6, mtime=0)).decode("ascii")
     # "<" cannot occur in base64; in the key it would be read as markup by an inlined script.

@@ -86,6 +86,10 @@ def user(tmp_path_factory):
                 save_volume(folder / "my-hospital-data" / f"s{number}_{name}.nii.gz", data, affine)
                 if number == 0:
                     save_volume(folder / f"{name}.nii.gz", data, affine)
+        own = (
+            (ROOT / "methods" / "average.py").read_text(encoding="utf-8").replace('"average"', '"my-method"')
+        )
+        (folder / "my_method.py").write_text(own.replace("control=True,", ""), encoding="utf-8")
         served = stack.enter_context(serve(folder / "openneuro"))
         for name, value in (("server", served.address), ("listing", ds004513(folder / "openneuro", 3))):
             patch.setitem(OpenNeuro.__init__.__kwdefaults__, name, value)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..store.rows import Row
+from .pace import Pace
 from .pool import Result
 from .spec import Task
 from .worker import IsolatedWorker, Parcel, complete, pack, unpack
@@ -36,6 +37,7 @@ def run_dask(
     jobs: int = 1,
     threads: int = 1,
     memory_mb: float | None = None,
+    pace: Pace | None = None,
 ) -> Iterator[Result]:
     """Run tasks on Dask workers; yields (task, rows) in order of completion.
 
@@ -45,6 +47,8 @@ def run_dask(
         ``tcp://host:port`` of a running scheduler; None starts a local cluster of `jobs` workers.
     threads, memory_mb
         As of `LocalPool`, per child process.
+    pace : Pace, optional
+        As of `LocalPool.run`; tasks go out in the order in which they are given.
 
     Raises
     ------
@@ -53,7 +57,7 @@ def run_dask(
     """
     try:
         with _silent():
-            yield from _run(tasks, scheduler, jobs, threads, memory_mb)
+            yield from _run(tasks, scheduler, jobs, threads, memory_mb, pace or Pace())
     except (OSError, CancelledError, AsyncCancelled) as error:
         raise InputError(
             f"the Dask scheduler went away ({type(error).__name__}); what was stored is kept: "
@@ -78,7 +82,12 @@ def _silent() -> Iterator[None]:
 
 
 def _run(
-    tasks: Sequence[Task], scheduler: str | None, jobs: int, threads: int, memory_mb: float | None
+    tasks: Sequence[Task],
+    scheduler: str | None,
+    jobs: int,
+    threads: int,
+    memory_mb: float | None,
+    pace: Pace,
 ) -> Iterator[Result]:
     with _client(scheduler, jobs) as client:
         from distributed import as_completed
@@ -89,11 +98,12 @@ def _run(
         def submit() -> Any:
             task = waiting.popleft()
             # pure=False: a resumed client must not be handed a result that a broken run left behind.
-            future = client.submit(run_isolated, pack(task), threads, memory_mb, pure=False)
+            future = client.submit(run_isolated, pack(pace.limited(task)), threads, memory_mb, pure=False)
             submitted[future.key] = task
             return future
 
-        slots = max(1, sum(client.nthreads().values())) * AHEAD
+        pace.workers = max(1, sum(client.nthreads().values()))
+        slots = pace.workers * AHEAD
         completed = as_completed([submit() for _ in range(min(slots, len(waiting)))])
         for future in completed:
             task = submitted.pop(future.key)
@@ -101,6 +111,7 @@ def _run(
                 raise CancelledError
             rows = complete(task, _rows(future, task))
             future.release()
+            pace.took(task, None, rows)  # when it was begun only the scheduler knows
             if waiting:
                 completed.add(submit())
             yield task, rows

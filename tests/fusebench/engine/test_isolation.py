@@ -50,7 +50,7 @@ def test_no_method_changes_what_another_is_given_or_scored_by(
 ) -> None:
     common = ("--metrics", "psnr,ssim,mi,viff", "--cases", "2", "--data-option", "size=16", "--jobs", "1")
     assert bench("--methods", SOUND, *common, out=tmp_path / "alone") == 0
-    harmless = "patches-torch,settings,patches-us,lingers,forks,garbage,writes-to-memory"
+    harmless = "patches-torch,settings,patches-us,lingers,forks,garbage,writes-to-memory,stops-the-engine"
     fatal = "junk,closes,real-time,escapes,kills-its-parent"
     methods = f"{harmless},{fatal},{SOUND}"
     assert bench("--methods", methods, "--plugin", str(HOSTILE), "--timeout", "20", *common) == 1
@@ -76,13 +76,20 @@ def test_no_method_changes_what_another_is_given_or_scored_by(
 
 HANGS = "import signal\nfrom fusebench import MethodInfo\nsignal.pause()\ninfo = MethodInfo(name='hangs')\n"
 METRIC = """
-import signal
+import os, signal
 from fusebench.metric import MetricInfo, metric
 
-@metric(MetricInfo(name="waits", title="waits", family="fidelity", direction="higher", low=0, high=9))
-def waits(triple, part, variant):
-    signal.pause()
+@metric(MetricInfo(name="{name}", title="{name}", family="fidelity", direction="higher", low=0, high=9))
+def measured(triple, part, variant):
+    {body}
+    return triple.fused.flatten(1).mean(1)
 """
+METRICS = {
+    "waits": "signal.pause()",
+    "ends": "os._exit(0)",
+    "forks": "os.fork()",
+    "closes": "os.closerange(3, 64)",
+}
 
 
 @pytest.mark.slow
@@ -92,7 +99,7 @@ def test_every_stage_has_a_deadline(
     monkeypatch.setattr(fusebench.engine.survey, "LEAST_SECONDS", 6.0)
     monkeypatch.setattr(fusebench.engine.worker, "LEAST_SECONDS", 3.0)
     (tmp_path / "hangs.py").write_text(HANGS)
-    (tmp_path / "waits.py").write_text(METRIC)
+    (tmp_path / "waits.py").write_text(METRIC.format(name="waits", body=METRICS["waits"]))
     plugins = ("--plugin", str(tmp_path / "hangs.py"), "--plugin", str(tmp_path / "waits.py"))
     options = ("--cases", "1", "--jobs", "1", "--timeout", "1")
     assert bench("--methods", "hangs,healthy", *plugins, *options) == 1
@@ -102,6 +109,39 @@ def test_every_stage_has_a_deadline(
     assert bench("--methods", "other", "--metrics", "waits", *plugins, *options) == 1
     [reason] = rows().query("metric == 'waits'")["reason"]
     assert reason == "scoring took over 3 s (--timeout)"
+
+
+@pytest.mark.slow
+def test_a_metric_that_ends_its_worker_costs_its_own_rows_only(
+    bench: Bench, tmp_path: Path, rows: Callable[[], pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fusebench.engine.worker, "LEAST_SECONDS", 3.0)
+    plugins = []
+    for name, body in METRICS.items():
+        (tmp_path / f"{name}.py").write_text(METRIC.format(name=name, body=body))
+        plugins += ["--plugin", str(tmp_path / f"{name}.py")]
+    options = ("--cases", "1", "--jobs", "1", "--timeout", "1", "--metrics", f"rmse,{','.join(METRICS)},psnr")
+    assert bench("--methods", "other", *plugins, *options) == 1
+    found = rows().set_index("metric")
+    assert found.status[["rmse", "psnr", "forks"]].to_list() == ["ok"] * 3
+    assert found.reason["waits"] == "scoring took over 3 s (--timeout)"
+    assert found.reason["ends"] == "the worker exited with code 0"
+    assert found.status["closes"] == "error"
+    assert found.reason["leaves"] == "leaves raised SystemExit"
+    assert found.reason["counts"] == "counts returned int, not a tensor"
+
+
+@pytest.mark.slow
+def test_a_worker_that_a_stranger_ends_runs_its_task_again(
+    bench: Bench, rows: Callable[[], pd.DataFrame]
+) -> None:
+    options = ("--jobs", "2", "--plugin", str(HOSTILE), "--data-option", "count=4")
+    assert bench("--methods", "kills-strangers,healthy,other", "--set", "healthy.pause=0.5", *options) in (
+        0,
+        1,
+    )
+    found = rows().groupby("method")["status"].agg(list)
+    assert found["healthy"] == found["other"] == ["ok"] * 4
 
 
 @pytest.mark.slow
