@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -109,8 +107,7 @@ class CNN3DNet(nn.Module):
         x = self.attention(self.structural(structural), self.functional(functional))
         y = self.norms[0](self.residual[0](x)).relu()
         x = (self.norms[1](self.residual[1](y)) + x).relu()
-        weight: Tensor = self.last(x).sigmoid()
-        return weight
+        return torch.sigmoid(self.last(x))
 
 
 class CNN3D(Method):
@@ -149,8 +146,12 @@ class CNN3D(Method):
             sha256="1583ba5ac91280a7f4ea9cfcc4d7cbd9371ae4151a2ace7f460359158e29f1ce",
         ),
         params=13_219,
+        cost=2.5,
     )
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"map": {"output": "map"}}
+    variant_facts: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "map": {"summary": "the weight that cnn3d gives the structural image", "control": True}
+    }
     unlisted_variants = ("map",)
     recipes = {"default": "._recipes_cnn3d:CNN3DRecipe"}
     network: CNN3DNet
@@ -163,17 +164,14 @@ class CNN3D(Method):
             self.origin = load_weights(CNN3DNet(), weights, LAYOUTS)
 
     def describe(self) -> MethodInfo:
-        info = with_weights(self.info, self.weights, self.origin) if self.weights else self.info
-        if self.output == "map":
-            info = replace(info, summary="weight that cnn3d gives the structural image", control=True)
-        return info
+        info = super().describe()
+        return with_weights(info, self.weights, self.origin) if self.weights else info
 
     def setup(self, device: torch.device | str = "cpu") -> None:
         """Load the weights and move them to `device`."""
         super().setup(device)
         self.network = CNN3DNet()
-        shipped = self.info.weights
-        load_weights(self.network, self.weights or Path(__file__).parent / shipped.file, LAYOUTS)
+        load_weights(self.network, self.files()[0], LAYOUTS)
         self.network.to(self.device).eval().requires_grad_(False)
 
     def fuse(self, a: Tensor, b: Tensor) -> Tensor:

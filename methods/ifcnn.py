@@ -160,6 +160,7 @@ class IFCNN(LearnedSliceMethod):
             sha256="da020c6c2c511dda363c7c530a3b00f5ac1d27fafe15f60ade0ab6f5dba0dc60",
         ),
         params=83_587,
+        cost=0.9,
         notes="on a CPU in the faster form (fast=False: the plain network)",
     )
     recipes = {"default": "._recipes_ifcnn:IFCNNRecipe"}
