@@ -88,7 +88,8 @@ def test_marks_are_best_and_second_of_methods_only(board: Any) -> None:
 
 
 def test_the_error_within_a_case_is_said_of_methods_alone() -> None:
-    rows, manifest = make_run({"a": 0.0, "b": 1.0, "source-mri": 2.0}, cases=1, metrics=["psnr", "ssim"])
+    effects = {"a": 0.0, "b": 1.0, "source-mri": 2.0}
+    rows, manifest = make_run(effects, cases=1, metrics=["psnr", "ssim"], controls=("source-mri",))
     manifest["metrics"]["reading_se"] = {**manifest["metrics"].pop("ssim"), "name": "reading_se"}
     rows["metric"] = rows["metric"].astype(str).replace("ssim", "reading_se")
     for method, error in (("a", 0.03), ("b", 0.041), ("source-mri", 0.5)):
