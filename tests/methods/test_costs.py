@@ -19,7 +19,7 @@ def test_the_source_states_what_the_instance_says(name: str) -> None:
 
 
 def test_fast_is_a_named_set_that_ends_in_two_minutes() -> None:
-    """Eight phantoms of 128 cubed, each fused twice and scored in 1.4 s, on two cores; ten seconds to start."""
+    """Eight phantoms of 128 cubed, each fused twice and scored in 1.4 s, on two cores, ten to start."""
     fast = METHODS.select(["fast"])
     assert {"average", "dwt", "laplacian", "source-mri"} < set(fast)
     assert not {"swinfuse", "u2fusion"} & set(fast)
