@@ -63,6 +63,11 @@ class CaseImages:
     caption: str
 
     @property
+    def coloured(self) -> bool:
+        """Pictures are in colour: the second source shows function."""
+        return bool(self.viewer["hue"] or self.viewer["chroma"])
+
+    @property
     def of_methods(self) -> dict[str, Picture]:
         """Pictures by name of the method."""
         return {p.label: p for p in self.pictures if p.id.startswith("method:")}

@@ -223,9 +223,9 @@ class Pages:
         return {x.method for s in self.sections for x in s.board.controls}
 
     def _first_images(self) -> dict[str, CaseImages]:
-        """Images of the first case of each dataset that has some."""
+        """Images of the first case of each dataset that has some, one in colour before others."""
         first: dict[str, CaseImages] = {}
-        for name, images in self.images.items():
+        for name, images in sorted(self.images.items(), key=lambda item: not item[1].coloured):
             first.setdefault(name.partition("/")[0], images)
         return first
 
