@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,15 @@ from .section import NOTHING, Section, digits, short
 from .terms import images_line, may_be_shared
 
 SITE = Path(__file__).parent / "site"
+# What every page asks for.
+_SHARED = ("style.css", "state.js", "table.js")
+
+
+def copy_shared(out: Path) -> None:
+    """Put style and scripts of all pages into ``static/`` of a site."""
+    (out / "static").mkdir(parents=True, exist_ok=True)
+    for name in _SHARED:
+        shutil.copyfile(SITE / "static" / name, out / "static" / name)
 
 
 def slug(name: str) -> str:
@@ -148,6 +158,7 @@ class Pages:
             name=name,
             info=info,
             card=method_card(info),
+            shown=[x for x in self._first_images().values() if name in x.of_methods],
             boards=boards,
         )
 
@@ -184,7 +195,7 @@ class Pages:
         )
         order = list(dict.fromkeys(x.method for s in self.sections for x in s.board.lines))
         listed = []
-        for name, group in groups.items():
+        for name, group in sorted(groups.items()):
             dataset, _, case = name.partition("/")
             images = None
             shown = self.shared[dataset] or self.embed
