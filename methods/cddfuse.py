@@ -127,7 +127,9 @@ class CDDFuse(LearnedSliceMethod):
         notes="on a CPU in the faster form (fast=False: the plain network)",
     )
     recipes = {"default": "._recipes_restormer:CDDFuseRecipe"}
-    expected_failed_checks = {"identical_inputs": "both images' features are added, so equal ones get brighter"}
+    expected_failed_checks = {
+        "identical_inputs": "both images' features are added, so equal ones get brighter"
+    }
     network: CDDFuseNet
     quick: FastCDDFuse | None
 
