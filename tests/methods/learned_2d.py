@@ -17,6 +17,7 @@ NAMES = (
     "dilran",
     "swinfuse",
     "cddfuse",
+    "gifnet",
 )
 EMMA_LAST = (1, 8, 3, 3)
 

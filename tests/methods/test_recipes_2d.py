@@ -17,6 +17,7 @@ from .learned_2d import NAMES, images, module, random_state
 from .test_cddfuse import TABLE as CDDFUSE
 from .test_densefuse import TABLE as DENSEFUSE
 from .test_dilran import TABLE as DILRAN
+from .test_gifnet import TABLE as GIFNET
 from .test_matr import TABLE as MATR
 from .test_swinfuse import TABLE as SWINFUSE
 from .test_u2fusion import PORT, TF, kernels
@@ -34,14 +35,16 @@ PUBLISHED = {
     "dilran": DILRAN,
     "swinfuse": SWINFUSE,
     "cddfuse": CDDFUSE,
+    "gifnet": GIFNET,
 }
 SINGLE = ("densefuse", "dilran", "swinfuse")  # networks of one image
-HALVED = ("swinfuse", "cddfuse", "emma", "gifnet", "swinfusion")  # stored in half precision
+HALVED = ("swinfuse", "cddfuse", "gifnet")  # stored in half precision
 CASES = [
     ("densefuse", {}),
     ("dilran", {}),
     ("swinfuse", {}),
     ("cddfuse", {}),
+    ("gifnet", {}),
     ("matr", {"compat": True}),
     ("u2fusion", {}),
     ("u2fusion", {"variant": "port"}),
