@@ -26,6 +26,13 @@ def planes(image: Array, at: tuple[int, int, int]) -> list[Array]:
     return [np.take(image, at[axis], axis=axis)[::-1] for axis in range(3)]
 
 
+def content(image: Array, margin: int = 3) -> tuple[slice, ...]:
+    """The box around what is not air."""
+    lit = image > 0.05
+    found = (np.flatnonzero(lit.any(axis=1 - axis)) for axis in (0, 1))
+    return tuple(slice(max(int(i[0]) - margin, 0), int(i[-1]) + margin + 1) for i in found)
+
+
 def fuse(name: str, a: Array, b: Array, at: tuple[int, int, int]) -> list[Array]:
     """The three slices as `name` fuses them; a 2D method fuses each slice in its own plane."""
     method = fusebench.create_method(name)
@@ -58,17 +65,24 @@ def main() -> None:
     options = parser.parse_args()
     if options.mri:
         pair = read_pair(options.mri, options.pet)
-        a, b = pair.a.data, pair.b.data
+        a, b, spacing = pair.a.data, pair.b.data, pair.a.spacing
         at: Any = tuple(int(np.median(i)) for i in np.nonzero(a > 0.1))
     else:
         a, b, at = lesion_case()
+        spacing = (1.0,) * 3  # of any size, but cubes
     columns = {"MRI": planes(a, at), "PET": planes(b, at)}
     columns |= {name: fuse(name, a, b, at) for name in options.methods.split(",")}
-    figure = Figure(figsize=(2.2 * len(columns), 6.9), layout="constrained", facecolor="black")
-    axes = figure.subplots(3, len(columns))
+    # Air around the head is cut off, the same in all columns.
+    boxes = [content(np.maximum(*pair)) for pair in zip(columns["MRI"], columns["PET"], strict=True)]
+    shapes = [spacing[row] / spacing[column] for row, column in ((1, 2), (0, 2), (0, 1))]
+    sizes = [[side.stop - side.start for side in box] for box in boxes]
+    heights = [rows / columns * shape for (rows, columns), shape in zip(sizes, shapes, strict=True)]
+    size = (2.2 * len(columns), 2.3 * sum(heights) + 0.3)
+    figure = Figure(figsize=size, layout="constrained", facecolor="black")
+    axes = figure.subplots(3, len(columns), height_ratios=heights)
     for place, (name, slices) in enumerate(columns.items()):
-        for row, image in enumerate(slices):
-            axes[row, place].imshow(image, cmap="gray", vmin=0, vmax=1)
+        for row, (image, box) in enumerate(zip(slices, boxes, strict=True)):
+            axes[row, place].imshow(image[box], cmap="gray", vmin=0, vmax=1, aspect=shapes[row])
             axes[row, place].set_axis_off()
         axes[0, place].set_title(name, color="white", fontsize=10)
     figure.savefig(options.out, dpi=70)

@@ -1,6 +1,9 @@
 """The readers' results: the table and the picture of docs/readers.md, on the phantom's val split.
 
 PYTHONPATH=. python benchmarks/readers.py docs [--cases N] [--methods NAMES]
+PYTHONPATH=. python benchmarks/readers.py docs --pooled AANLIB [--methods NAMES]
+
+The second reads all MRI-PET pictures of one head as one: the observer learns in some and reads the others.
 """
 
 from __future__ import annotations
@@ -30,6 +33,43 @@ def table(run: fusebench.api.Run) -> pd.DataFrame:
     out = wide.mean()[list(READINGS)]
     out.insert(1, "reading_sd", wide["reading"].std())
     return out.sort_values("reading", ascending=False)
+
+
+def pooled(folder: Path, names: list[str]) -> pd.DataFrame:
+    """AUC of each method over the pictures of one head: mean of the pictures' own, and of all as one."""
+    reading, observer = (import_module(f"fusebench.metrics.readers.{n}") for n in ("reading", "observer"))
+    own: dict[tuple[str, str], list[float]] = {}
+    seen: dict[tuple[str, str, int], list[Any]] = {}
+    cases = fusebench.create_dataset("aanlib", data_dir=folder, modality="MRI-PET").cases("test")
+    methods = {name: fusebench.create_method(name) for name in names}
+    for number, case in enumerate(cases):
+        game = reading.game_of(case)
+        for name, method in methods.items():
+            method.setup("cpu")
+            pairs = (case.a.data, case.b.data), (game.a_with, game.b_with)
+            with torch.inference_mode():
+                both = [method.fuse(*(torch.from_numpy(np.array(x)) for x in pair)).numpy() for pair in pairs]
+            for key, value in game.look(*both).values.items():
+                own.setdefault((name, key), []).append(value)
+            for key, sites in (("cho_auc.a", game.findings.a), ("cho_auc.b", game.findings.b)):
+                for sign in reading.SIGNS:
+                    parts = game.seen(*both, sites, sign)
+                    # Whole pictures are left out in turn.
+                    folds = [np.full(len(x), number % observer.FOLDS) for x in parts[1:]]
+                    seen.setdefault((name, key, sign), []).append((*parts, *folds))
+    rows = []
+    for name in names:
+        row: dict[str, Any] = {"method": name}
+        for key in ("cho_auc.a", "cho_auc.b"):
+            answers = [
+                observer.observe(*map(np.concatenate, zip(*seen[name, key, sign], strict=True)))
+                for sign in reading.SIGNS
+            ]
+            row[key] = np.mean(own[name, key])
+            row[f"{key}, pictures as one"] = np.mean([a.auc() for a in answers])
+            row[f"{key}, findings"] = sum(len(a.present) for a in answers)
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("method")
 
 
 def clearest(game: Any) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -87,7 +127,11 @@ def main() -> None:
     parser.add_argument("--plugin", action="append", default=[])
     parser.add_argument("--jobs", type=int)
     parser.add_argument("--out", type=Path, default=Path("runs/readers-val"))
+    parser.add_argument("--pooled", type=Path, help="folder of AANLIB")
     args = parser.parse_args()
+    if args.pooled:
+        print(pooled(args.pooled, fusebench.list_methods(args.methods.split(","))).round(3).to_string())
+        return
     run = fusebench.run(
         args.methods,
         protocols="readers",

@@ -36,6 +36,8 @@ _STRUCTURAL = {"mri", "mr", "t1", "t2"}
 _ONE_HEAD = "aanlib-petmri-head"
 # Measured on the three crossing series: in-plane 1, between slices 1.739 (only the ratio is known).
 _SLICE_STEP = 1.739
+# Of a picture.
+PIXELS = 256**2
 
 
 class Aanlib(PairDataset):
@@ -123,6 +125,8 @@ class Aanlib(PairDataset):
             planes = {25: "coronal", 30: "sagittal", 41: "axial"}
             meta["plane"] = planes.get(_number(stem)[0] // 1000, "unknown")
             meta["patients"] = "one head: n = 1"
+        if modality == "CT-MRI":
+            meta["functional"] = False
         return meta
 
     def _plane(self, modality: str) -> str:
@@ -160,7 +164,9 @@ class Aanlib(PairDataset):
         )
         if len(sources) == 1 and not self.stack:
             loader = partial(load_slice, first.mri, first.pet, plane)
-            return Case(first.id, self.info.name, first.group, key, loader, meta=dict(first.meta))
+            return Case(
+                first.id, self.info.name, first.group, key, loader, meta=dict(first.meta), voxels=PIXELS
+            )
         numbers = [_number(s.mri.stem)[0] for s in sources]
         files = [(n, s.mri, s.pet) for n, s in zip(numbers, sources, strict=True)]
         identity = f"{first.id}-to-{sources[-1].mri.stem}"
@@ -169,7 +175,9 @@ class Aanlib(PairDataset):
             "slices": len(sources),
             "interpolated": numbers[-1] - numbers[0] + 1 - len(numbers),
         }
-        return Case(identity, self.info.name, first.group, key, partial(load_stack, files, plane), meta=meta)
+        loader = partial(load_stack, files, plane)
+        voxels = PIXELS * (numbers[-1] - numbers[0] + 1)
+        return Case(identity, self.info.name, first.group, key, loader, meta=meta, voxels=voxels)
 
 
 def patient(stem: str, modality: str) -> str:

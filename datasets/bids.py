@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -114,7 +114,11 @@ def parse_name(path: Path) -> BidsFile | None:
 
 
 def find_bids(
-    root: Path, *, tracer: str | None = None, visits: str = "first"
+    root: Path,
+    *,
+    tracer: str | None = None,
+    visits: str = "first",
+    keep: Callable[[Path], bool] = lambda _: True,
 ) -> tuple[list[PairSource], list[LeftOut]]:
     """Pair each PET with the T1w of its session, else of the subject, else of the nearest other session.
 
@@ -128,13 +132,15 @@ def find_bids(
     tracer : str, optional
         Only PET with this ``trc-`` (in older Clinica output ``acq-``), case aside.
     visits : {"first", "all"}
+    keep : callable
+        Tells whether a file may be used; the others are as if they were not there.
     """
     t1: dict[str, list[BidsFile]] = defaultdict(list)
     pet: dict[str, list[BidsFile]] = defaultdict(list)
     left_out: list[LeftOut] = []
     for path in sorted(root.glob("sub-*/**/*")):
         file = parse_name(path)
-        if file is None or path.parent.name not in ("anat", "pet"):
+        if file is None or path.parent.name not in ("anat", "pet") or not keep(path):
             continue
         reason = _refused(file, tracer)
         if reason:

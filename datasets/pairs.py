@@ -30,7 +30,8 @@ class Pairs(PairDataset):
     ----------
     data_dir : path, optional
         A CSV (or a folder with ``pairs.csv``) with columns mri, pet and optionally id, group, mask; a folder
-        with sub-folders such as ``mri/`` and ``pet/``; or a folder of ``<id>_mri.*`` and ``<id>_pet.*``.
+        with sub-folders such as ``mri/`` and ``pet/``; a folder of ``<id>_mri.*`` and ``<id>_pet.*``; or one
+        folder a subject with one image of each kind, named so or in sub-folders (``anat/``, ``pet/``).
     mri_dir, pet_dir : path, optional
         Two folders; files belong together when their names do, modality words aside.
     csv : path, optional
@@ -53,7 +54,8 @@ class Pairs(PairDataset):
     default_recipe = "none"
     default_split = "all-test"
     expected = (
-        "mri/ and pet/ with equal file names, <id>_mri.* and <id>_pet.*, or a CSV with columns mri, pet"
+        "mri/ and pet/ with equal file names, <id>_mri.* and <id>_pet.*, <id>/mri.* and <id>/pet.*, "
+        "<id>/anat/ and <id>/pet/, or a CSV with columns mri, pet"
     )
 
     def __init__(
@@ -93,11 +95,14 @@ class Pairs(PairDataset):
             return read_csv(self.root)
         if (self.root / "pairs.csv").is_file():
             return read_csv(self.root / "pairs.csv")
-        below = {p.name.lower(): p for p in sorted(self.root.iterdir()) if p.is_dir()}
-        mri, pet = (next((below[n] for n in names if n in below), None) for names in (_MRI, _PET))
-        if mri is not None and pet is not None:
-            return match_folders(mri, pet)
-        return match_flat(self.root)
+        folders = _two_folders(self.root)
+        if folders is not None:
+            return match_folders(*folders)
+        flat, left_out = match_flat(self.root)
+        if flat:
+            return flat, left_out
+        pairs, left_subjects = match_subjects(self.root)
+        return (pairs, left_subjects) if pairs or left_subjects else (flat, left_out)
 
 
 def _stem(path: Path) -> str:
@@ -147,19 +152,48 @@ def match_folders(mri_dir: Path, pet_dir: Path) -> tuple[list[PairSource], list[
     return pairs, left_out + left_mri + left_pet
 
 
+def _two_folders(folder: Path) -> tuple[Path, Path] | None:
+    """The sub-folders of structural and functional images, by name."""
+    below = {p.name.lower(): p for p in sorted(folder.iterdir()) if p.is_dir()}
+    mri, pet = (next((below[n] for n in names if n in below), None) for names in (_MRI, _PET))
+    return None if mri is None or pet is None else (mri, pet)
+
+
+def match_subjects(root: Path) -> tuple[list[PairSource], list[LeftOut]]:
+    """Pair the images of one folder a subject, whose name is the case's id."""
+    pairs: list[PairSource] = []
+    left_out: list[LeftOut] = []
+    for subject in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        folders = _two_folders(subject)
+        mri, pet = map(list, (_images(f)[0] for f in folders) if folders else _by_word(_images(subject)[0]))
+        if len(mri) == 1 and len(pet) == 1:
+            check_file_name(subject.name, f"{subject}: the folder")
+            pairs.append(PairSource(subject.name, subject.name, mri[0], pet[0]))
+        elif mri or pet:
+            reason = f"{len(mri)} structural and {len(pet)} functional images; leave one each, or write a CSV"
+            left_out.append(LeftOut(subject.name, str(subject), reason))
+    return pairs, left_out
+
+
 def match_flat(folder: Path) -> tuple[list[PairSource], list[LeftOut]]:
     """Pair the files of one folder by name; the modality is a word of it."""
-
-    def words(path: Path) -> set[str]:
-        return {m.group(2).lower() for m in _TOKENS.finditer(_stem(path))}
-
     images, odd = _images(folder)
-    pet = {p: n for p, n in images.items() if words(n) & set(_PET)}
-    mri = {p: n for p, n in images.items() if words(n) & {*_MRI, "t2", "t2w"} and p not in pet}
+    mri, pet = _by_word(images)
     pairs, left_out = _match(mri, pet)
     other = [p for p in images if p not in mri and p not in pet]
     left_out += [LeftOut("", str(p), "neither mri nor pet is a word of its name") for p in other]
     return pairs, left_out + odd
+
+
+def _by_word(images: dict[Path, Path]) -> tuple[dict[Path, Path], dict[Path, Path]]:
+    """Structural and functional ones of images, by the words of what names them."""
+
+    def words(path: Path) -> set[str]:
+        return {m.group(2).lower() for m in _TOKENS.finditer(_stem(path))}
+
+    pet = {p: n for p, n in images.items() if words(n) & set(_PET)}
+    mri = {p: n for p, n in images.items() if words(n) & {*_MRI, "t2", "t2w"} and p not in pet}
+    return mri, pet
 
 
 def _match(mri: dict[Path, Path], pet: dict[Path, Path]) -> tuple[list[PairSource], list[LeftOut]]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .method import Method, SliceMethod
     from .method_info import MethodInfo
     from .metric import MetricInfo
+    from .notebook import show
     from .plugins import (
         create_dataset,
         create_method,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         list_metrics,
     )
     from .scoring.evaluate import evaluate
+    from .store.rows import read_rows
 
 __version__ = "0.1.0"
 
@@ -54,7 +56,9 @@ _PUBLIC = {
     "fuse": "api",
     "load_case": "api",
     "load_run": "api",
+    "read_rows": "store.rows",
     "run": "api",
+    "show": "notebook",
 }
 
 __all__ = [
@@ -78,7 +82,9 @@ __all__ = [
     "list_metrics",
     "load_case",
     "load_run",
+    "read_rows",
     "run",
+    "show",
 ]
 
 

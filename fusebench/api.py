@@ -50,9 +50,9 @@ class Run:
         """Newest row of every method, case, protocol and metric."""
         if self._outcome is not None:
             return self._outcome.table
-        from .store.rows import as_table, read_rows
+        from .store.rows import read_rows
 
-        return as_table(read_rows(self.folder))
+        return read_rows(self.folder)
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -71,6 +71,11 @@ class Run:
         if self._outcome is not None:
             return self._outcome.failures()
         return self.rows[~self.rows["status"].isin(["ok", "skip"])]
+
+    @property
+    def unfinished(self) -> int:
+        """Fusions that were left when the run that was just made was interrupted."""
+        return self._outcome.unfinished if self._outcome is not None else 0
 
     @cached_property
     def boards(self) -> dict[str, Board]:
@@ -123,7 +128,8 @@ class Run:
         """Write the boards and the contact sheet into the folder; returns the paths of all its files."""
         from .leaderboard import publish
 
-        paths: list[Path] = publish.write(RunFolder(self.folder), self.boards)
+        radiological = self._outcome is not None and self._outcome.planned.request.radiological
+        paths: list[Path] = publish.write(RunFolder(self.folder), self.boards, radiological=radiological)
         return paths
 
     def __repr__(self) -> str:
@@ -197,11 +203,13 @@ def run(
 
 
 def run_request(request: Request, observer: Observer | None = None) -> Run:
-    """`run` with its options as one object."""
+    """`run` with its options as one object; after Ctrl-C the boards of what is there are written first."""
     # First of all: workers import torch while this process, which never does, finds out what to run.
     with LocalPool(first_workers(request), request.threads) as pool:
-        planned = plan_run(request, pool, observer)
-        return finish(planned, pool, observer)
+        result = finish(plan_run(request, pool, observer), pool, observer)
+    if result.unfinished:
+        raise KeyboardInterrupt
+    return result
 
 
 def finish(planned: Planned, pool: LocalPool, observer: Observer | None = None) -> Run:
@@ -234,10 +242,10 @@ def fuse(a: Any, b: Any = None, method: str = "average", *, device: str = "cpu",
 
     Parameters
     ----------
-    a, b : array or tensor, shape (D, H, W) or (H, W), values in [0, 1]
+    a, b : array, tensor or Volume, shape (D, H, W) or (H, W), values in [0, 1]
         Structural and functional image; or `a` a `Case` and `b` left out.
     method : str
-        Name or ``name@variant``.
+        Name or ``name@variant``; behind a case it may stand second: ``fuse(case, "dwt")``.
     **parameters
         Of the method.
 
@@ -253,7 +261,8 @@ def fuse(a: Any, b: Any = None, method: str = "average", *, device: str = "cpu",
     """
     import numpy as np
 
-    from .case import Case, Pair
+    from .arrays import plain
+    from .case import Case, Pair, Volume
     from .engine.fusing import fuse as fuse_pair
     from .plugins import find_plugins, make_method
 
@@ -263,7 +272,8 @@ def fuse(a: Any, b: Any = None, method: str = "average", *, device: str = "cpu",
         a, b = a.a.data, a.b.data
     if b is None:
         raise InputError("fuse needs two images, or a case")
-    first, second = (np.asarray(x, dtype=np.float32) for x in (a, b))
+    images = [x.data if isinstance(x, Volume) else x for x in (a, b)]
+    first, second = (np.asarray(plain(x, n), np.float32) for x, n in zip(images, "ab", strict=True))
     if first.shape != second.shape or first.ndim not in (2, 3):
         raise InputError(
             f"two images (D, H, W) or (H, W) of one shape are needed, got {first.shape} and {second.shape}"

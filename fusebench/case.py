@@ -60,6 +60,10 @@ class Volume:
         w, h, d = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
         return float(d), float(h), float(w)
 
+    def __repr__(self) -> str:
+        size, step = (" x ".join(f"{n:.3g}" for n in three) for three in (self.shape, self.spacing))
+        return f"Volume({size}, {step} mm{', colour' if self.chroma is not None else ''})"
+
 
 @dataclass(frozen=True, eq=False)
 class Pair:
@@ -82,6 +86,9 @@ class Pair:
                 "differ in shape; bring them to one grid first (see --register)"
             )
 
+    def __repr__(self) -> str:
+        return f"Pair(a={self.a!r}, b={self.b!r}, {self.mask.mean():.0%} foreground)"
+
 
 @dataclass(frozen=True, eq=False)
 class Case:
@@ -101,6 +108,8 @@ class Case:
         Picklable, returns arrays by name: ground truth of simulated data.
     meta : mapping
         Anything worth a column: plane, diagnosis, colour handling.
+    voxels : int, optional
+        Of an image, where that is known unread: for the time that a run will take.
 
     Raises
     ------
@@ -115,6 +124,7 @@ class Case:
     loader: Callable[[], Pair]
     truth_loader: Callable[[], Mapping[str, NDArray[Any]]] | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    voxels: int | None = None
 
     def __post_init__(self) -> None:
         check_file_name(self.id, f"dataset {shown(self.dataset)}: the case id")
@@ -136,6 +146,11 @@ class Case:
         return self.pair.b
 
     @property
+    def functional(self) -> bool:
+        """`b` shows function (PET, SPECT), so that results can be coloured by it; `meta` may deny that."""
+        return bool(self.meta.get("functional", True))
+
+    @property
     def reference(self) -> Volume:
         """Functional image that results are scored against: `b`, unless the pair has another."""
         return self.pair.reference or self.pair.b
@@ -149,6 +164,12 @@ class Case:
     def truth(self) -> Mapping[str, NDArray[Any]] | None:
         """Ground truth by name, or None where the dataset has none."""
         return None if self.truth_loader is None else self.truth_loader()
+
+    def __repr__(self) -> str:
+        """Short, and without reading the images: what was read already is said."""
+        subject = f" of {self.group}" if self.group not in ("", self.id) else ""
+        read = f": {self.a!r}" if "pair" in self.__dict__ else ""
+        return f"<case {self.id}{subject}, dataset {self.dataset}{read}>"
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers get paths and parameters, not arrays.

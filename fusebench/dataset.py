@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .case import Case
+from .errors import InputError
 from .store.keys import cases_key
 
 
@@ -20,6 +21,10 @@ class DatasetInfo:
         Public name (a string literal) and one line.
     licence, obtain : str
         Terms of the data and how to get it.
+    citation : str
+        What to cite where it was used.
+    images_may_be_shared : bool
+        Whether its terms let images of it be passed on.  Where they do not, a report holds none by default.
     modalities : str
         "MRI-PET" and the like.
     needs_dir : bool
@@ -32,6 +37,8 @@ class DatasetInfo:
     summary: str
     licence: str = ""
     obtain: str = ""
+    citation: str = ""
+    images_may_be_shared: bool = True
     modalities: str = "MRI-PET"
     needs_dir: bool = False
     splits: tuple[str, ...] = ("test",)
@@ -58,6 +65,17 @@ class Dataset:
     def doubts(self, cases: Sequence[Case]) -> Sequence[str]:
         """Lines below the board on `cases` that were loaded and look wrong (inverted, swapped, far apart)."""
         return []
+
+    def download(self, say: Callable[[str], None]) -> None:
+        """Fetch what is missing to where `cases` looks for it, and `say` what comes and under which terms.
+
+        Raises
+        ------
+        InputError
+            There is nothing to fetch by a program, or it cannot be had; what came stays.
+        """
+        how = f": {self.info.obtain}" if self.info.obtain else ""
+        raise InputError(f"dataset {self.info.name} cannot be downloaded by a program{how}")
 
     def describe(self) -> DatasetInfo:
         """Facts of this instance: `info`, and what its parameters change in it."""
@@ -86,6 +104,9 @@ class Dataset:
     def summary(self) -> list[str]:
         """Lines above the report, on what was found as a whole."""
         return []
+
+    def __repr__(self) -> str:
+        return f"<dataset {self.info.name}: {self.info.summary}; splits {', '.join(self.info.splits)}>"
 
     def fingerprint(self, split: str = "test") -> str:
         """Content key of a split: changes when any voxel or the preprocessing changes."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from .arrays import grey
 from .errors import InputError
 from .method_info import MethodInfo as MethodInfo
 from .method_info import Weights as Weights
@@ -34,16 +37,29 @@ class Method:
         Each is an entry of its own on the board, ``name@variant``.
     default_variant : str
         The variant that the plain name stands for; "" where the plain name is an entry of its own.
+    variant_facts : mapping
+        Fields of `info` that are others in a variant, ``{variant: {field: value}}``, in literals as well:
+        ``{"large": {"cost": 12.0}}``.  `describe` has to say the same.
     unlisted_variants : tuple of str
         Variants that ``--methods all`` and wildcards pass over, since they need a file of the user's.
+    progress : callable, optional
+        Called by a method that fuses part after part (slices, tiles) with the parts done and of all.
     """
 
     info: ClassVar[MethodInfo]
     recipes: ClassVar[Mapping[str, str]] = {}
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    variant_facts: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     default_variant: ClassVar[str] = ""
     unlisted_variants: ClassVar[tuple[str, ...]] = ()
     device: torch.device = torch.device("cpu")
+    progress: Callable[[int, int], object] | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in ("fuse", "fuse_slices"):
+            if callable(given := vars(cls).get(name)):
+                setattr(cls, name, _of_arrays(given))
 
     def setup(self, device: torch.device | str = "cpu") -> None:
         """Load weights and move to `device`.  Called once before `fuse`."""
@@ -51,6 +67,8 @@ class Method:
 
     def fuse(self, a: Tensor, b: Tensor) -> Tensor:
         """Fuse one pair.
+
+        A plugin gets tensors; called with NumPy arrays, as in a notebook, this returns one.
 
         Parameters
         ----------
@@ -64,7 +82,13 @@ class Method:
         raise NotImplementedError
 
     def describe(self) -> MethodInfo:
-        """Facts of this instance: `info`, and what its parameters change in it, the weights above all."""
+        """Facts of this instance: `info`, and what its parameters change in it, the weights above all.
+
+        By default, the `variant_facts` of the variant whose parameters are set.
+        """
+        for variant, facts in self.variant_facts.items():
+            if all(getattr(self, name, None) == value for name, value in self.variants[variant].items()):
+                return replace(self.info, **facts)
         return self.info
 
     def files(self) -> Sequence[Path]:
@@ -80,6 +104,28 @@ class Method:
         names = inspect.signature(type(self).__init__).parameters
         return {n: getattr(self, n) for n in names if n != "self" and hasattr(self, n)}
 
+    def __repr__(self) -> str:
+        """The call that makes it: parameters that differ from their defaults."""
+        known = inspect.signature(type(self).__init__).parameters
+        given = {n: v for n, v in self.parameters().items() if repr(v) != repr(known[n].default)}
+        info = getattr(self, "info", None)
+        words = [repr(info.name if info else type(self).__name__), *(f"{n}={v!r}" for n, v in given.items())]
+        return f"create_method({', '.join(words)})"
+
+
+def _of_arrays(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`fuse` or `fuse_slices` for tensors as it is, and for arrays, of which it makes an array."""
+
+    @wraps(function)
+    def call(self: Method, *images: Any) -> Any:
+        if all(isinstance(x, Tensor) for x in images):
+            return function(self, *images)
+        arrays = [grey(x, name) for x, name in zip(images, "ab", strict=False)]
+        out = function(self, *(torch.tensor(x, device=self.device) for x in arrays))
+        return out.detach().cpu().numpy()
+
+    return call
+
 
 class SliceMethod(Method):
     """Base of 2D methods: a plugin overrides `fuse_slices`; the core runs it over a volume.
@@ -91,13 +137,10 @@ class SliceMethod(Method):
     batch_pixels : int
         Slices are batched up to about this many pixels at a time; on a GPU 16 times as many, and
         fewer where its memory runs out.
-    progress : callable, optional
-        Called after each batch with the number of slices done and of all slices.
     """
 
     planes: str = "axial"
     batch_pixels: int = 1 << 18
-    progress: Callable[[int, int], object] | None = None
 
     _AXES: ClassVar[Mapping[str, tuple[int, ...]]] = {
         "axial": (0,),

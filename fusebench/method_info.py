@@ -5,6 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+# The processor that costs are stated for.
+REFERENCE = "one thread of an AMD EPYC (Zen 4)"
+# Largest cost of a method in the named set `fast`: all of them together take less than two minutes on the
+# default data with two cores (tests/methods/test_costs.py adds up).
+FAST = 0.5
+
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
@@ -40,6 +46,10 @@ class MethodInfo:
         What is fused of a colour input.
     control : bool
         A control (source copy, blend, noise) that shows what a metric rewards; ranked apart.
+    cost : float, optional
+        Seconds that fusing takes per million voxels of a head volume, on one thread of the reference
+        processor (`REFERENCE`); ``benchmarks/costs.py`` measures it.  It decides the order of a run, the time
+        left that is shown and what ``--methods fast`` holds, never a value.  None: not known before a run.
     """
 
     name: str
@@ -53,4 +63,10 @@ class MethodInfo:
     params: int = 0
     colour: str = "luminance fused, functional chroma carried"
     control: bool = False
+    cost: float | None = None
     notes: str = ""
+
+
+def is_fast(info: MethodInfo) -> bool:
+    """True for what ``--methods fast`` runs; a method of unknown cost is no part of it."""
+    return info.cost is not None and info.cost <= FAST

@@ -9,6 +9,7 @@ _LONGEST = 200  # bytes; file systems have 255, and a suffix follows
 # A shell, another system, or a list of names would take these for something else.
 _RESERVED = set('/\\:*?"<>|,;[]')
 _FIRST = set(".-=+@' ")  # a hidden file, an option, a formula
+_SETS = {"all", "fast"}  # what --methods takes besides names
 
 
 def check_name(name: object, what: str) -> str:
@@ -21,10 +22,10 @@ def check_name(name: object, what: str) -> str:
         take for more than a name.
     """
     text = check_file_name(name, what)
-    if text[0] in _FIRST or text[-1] in ". " or set(text) & _RESERVED or text == "all":
+    if text[0] in _FIRST or text[-1] in ". " or set(text) & _RESERVED or text in _SETS:
         raise InputError(
             f"{what} {shown(text)}: cannot be a name; begin with a letter or digit and leave out "
-            'spaces at the end and any of / \\ : * ? " < > | , ; [ ]'
+            'spaces at the end and any of / \\ : * ? " < > | , ; [ ]; all and fast are taken'
         )
     return text
 

@@ -8,17 +8,11 @@ are the names of a class's `variants`, which are entries of their own: ``name@va
 
 from __future__ import annotations
 
-import ast
 import difflib
 import fnmatch
-import hashlib
 import importlib
-import importlib.util
-import math
 import re
-import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import EntryPoint
@@ -26,7 +20,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from .errors import DuplicateNameError, InputError, PluginError, UnknownNameError
+from .errors import DuplicateNameError, FuseBenchError, InputError, PluginError, UnknownNameError
+from .literals import (
+    Facts,
+    NotLiteral,
+    Variants,
+    absent_module,
+    literal_facts,
+    literal_names,
+    literal_variants,
+)
+from .loading import module_from_path
 from .names import check_name
 from .text import printable
 
@@ -51,6 +55,8 @@ class Entry(Generic[T]):
         Source file, for the content key; None for an entry point that was not loaded yet.
     variant : str
         The variant that `name` asks for; "" for none.
+    bundled : bool
+        It lies in a folder of this project, so that its facts are taken from the source unimported.
     """
 
     name: str
@@ -58,25 +64,7 @@ class Entry(Generic[T]):
     load: Callable[[], T]
     path: Path | None = None
     variant: str = ""
-
-
-@dataclass(frozen=True)
-class Variants:
-    """Variants of a plugin, as its class declares them.
-
-    Attributes
-    ----------
-    names : tuple of str
-        Keys of the class attribute `variants`.
-    default : str
-        `default_variant`: the one that the plain name stands for; "" where that is an entry of its own.
-    unlisted : tuple of str
-        `unlisted_variants`: run only where they are named, since they need a file of the user's, say.
-    """
-
-    names: tuple[str, ...] = ()
-    default: str = ""
-    unlisted: tuple[str, ...] = ()
+    bundled: bool = False
 
 
 class Registry(Generic[T]):
@@ -88,11 +76,16 @@ class Registry(Generic[T]):
         "method", "metric" or "dataset"; used in messages.
     info_class : type
         Class of the plugins' ``info`` attribute.
+    sets : mapping
+        Named sets, which `select` takes beside names: of the listed entries those whose info passes.
     """
 
-    def __init__(self, kind: str, info_class: type) -> None:
+    def __init__(
+        self, kind: str, info_class: type, sets: Mapping[str, Callable[[Any], bool]] | None = None
+    ) -> None:
         self.kind = kind
         self.info_class = info_class
+        self.sets = sets or {}
         self._entries: dict[str, Entry[T]] = {}
         self._variants: dict[str, Variants] = {}
 
@@ -105,7 +98,7 @@ class Registry(Generic[T]):
             if parts[0] in _NOT_PLUGINS or parts[-1].startswith("__"):
                 continue
             module = ".".join([package, *parts])
-            self._add_file(path, partial(importlib.import_module, module))
+            self._add_file(path, partial(importlib.import_module, module), bundled=True)
 
     def add_path(self, path: Path) -> None:
         """Register the plugins of one file anywhere on disk (``--plugin``)."""
@@ -138,19 +131,20 @@ class Registry(Generic[T]):
             )
         self._entries[entry.name] = entry
 
-    def _add_file(self, path: Path, load: Callable[[], ModuleType]) -> None:
+    def _add_file(self, path: Path, load: Callable[[], ModuleType], *, bundled: bool = False) -> None:
         source = path.read_text(encoding="utf-8", errors="replace")
         if f"{self.info_class.__name__}(" not in source:
             return
         try:
-            names = list(_literal_names(source, self.info_class.__name__))
+            names = list(literal_names(source, self.info_class.__name__))
         except SyntaxError:
             # Importing it gives the reason, as for any other plugin that does not load.
             names = [(path.stem, 1)]
         for name, line in names:
-            self._add(Entry(name, f"{path}:{line}", partial(self._pick, load, name), path))
+            place = f"{path}:{line}"
+            self._add(Entry(name, place, partial(self._pick, load, name), path, bundled=bundled))
         if "variants" in source:
-            found = dict(_literal_variants(source, self.info_class.__name__))
+            found = dict(literal_variants(source, self.info_class.__name__))
             for name, known in found.items():
                 kept = tuple(v for v in known.names if _is_name(v))
                 self._variants[name] = replace(known, names=kept)
@@ -218,8 +212,48 @@ class Registry(Generic[T]):
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise PluginError(name, entry.origin, reason) from error
 
+    def facts(self, name: str) -> Facts:
+        """Facts of an entry, from its source where that states them, else by importing it.
+
+        Raises
+        ------
+        UnknownNameError
+            No such name.
+        PluginError
+            The plugin needs a module that is not installed, or the import failed.
+        """
+        entry = self.entry(name)
+        if entry.bundled and entry.path is not None:
+            try:
+                found = literal_facts(entry.path, self.info_class, name.partition("@")[0], entry.variant)
+            except NotLiteral:
+                pass
+            else:
+                absent = absent_module(entry.path)
+                if absent:
+                    raise PluginError(name, entry.origin, f"ModuleNotFoundError: No module named {absent!r}")
+                return found
+        plugin: Any = self.load(name)
+        if not entry.variant:
+            return Facts(plugin.info)
+        setting = plugin.variants[entry.variant]
+        try:
+            return Facts(plugin(**setting).describe(), setting)
+        except FuseBenchError:  # it needs a file of the user's
+            return Facts(plugin.info, setting)
+
+    def stated(self, name: str) -> Facts | None:
+        """Facts that the source of an entry states; None where only importing it would tell."""
+        entry = self.entry(name)
+        if entry.path is None:
+            return None
+        try:
+            return literal_facts(entry.path, self.info_class, name.partition("@")[0], entry.variant)
+        except NotLiteral:
+            return None
+
     def select(self, patterns: Iterable[str], exclude: Sequence[str] = ()) -> list[str]:
-        """Names that match any pattern (``all`` or shell wildcards) and no exclusion."""
+        """Names that match any pattern (``all``, a named set or shell wildcards) and no exclusion."""
         chosen: list[str] = []
         for pattern in patterns:
             chosen += [n for n in self._matches(pattern) if n not in chosen]
@@ -229,6 +263,9 @@ class Registry(Generic[T]):
     def _matches(self, pattern: str) -> list[str]:
         if pattern == "all":
             return self.names()
+        if pattern in self.sets:
+            stated = {name: self.stated(name) for name in self.names()}
+            return [name for name, facts in stated.items() if facts and self.sets[pattern](facts.info)]
         if not set(pattern) & set("*?["):
             return [self.entry(pattern).name]
         found = fnmatch.filter(self.names(), pattern)
@@ -261,96 +298,3 @@ def _is_name(text: str) -> bool:
 def natural(name: str) -> list[tuple[int, str]]:
     """Sort key that puts ``a2`` before ``a10``."""
     return [(int(t), "") if t.isdecimal() else (-1, t) for t in re.split(r"(\d+)", name) if t]
-
-
-def _literal_names(source: str, info_class: str) -> Iterator[tuple[str, int]]:
-    """Yield (name, line) of every ``InfoClass(name="literal", ...)`` call in `source`."""
-    for node in nodes_with(source, info_class):
-        if not isinstance(node, ast.Call):
-            continue
-        callee = node.func
-        called = callee.attr if isinstance(callee, ast.Attribute) else getattr(callee, "id", "")
-        if called != info_class:
-            continue
-        for keyword in node.keywords:
-            value = keyword.value
-            if keyword.arg == "name" and isinstance(value, ast.Constant):
-                yield str(value.value), node.lineno
-
-
-def _literal_variants(source: str, info_class: str) -> Iterator[tuple[str, Variants]]:
-    """Yield (plugin name, variants) of every class in `source` with literal ``info`` and ``variants``."""
-    for node in nodes_with(source, "variants"):
-        if not isinstance(node, ast.ClassDef):
-            continue
-        assigned: dict[str, ast.expr] = {}
-        for line in node.body:
-            if isinstance(line, ast.Assign):
-                assigned |= {t.id: line.value for t in line.targets if isinstance(t, ast.Name)}
-            elif isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value:
-                assigned[line.target.id] = line.value
-        info, table = assigned.get("info"), assigned.get("variants")
-        if not isinstance(info, ast.Call) or not isinstance(table, ast.Dict):
-            continue
-        names = [n for n, _ in _literal_names(ast.unparse(info), info_class)]
-        keys = tuple(str(k.value) for k in table.keys if isinstance(k, ast.Constant))
-        default = assigned.get("default_variant")
-        unlisted = assigned.get("unlisted_variants")
-        for name in names:
-            yield (
-                name,
-                Variants(
-                    keys,
-                    str(default.value) if isinstance(default, ast.Constant) else "",
-                    tuple(ast.literal_eval(unlisted)) if unlisted is not None else (),
-                ),
-            )
-
-
-def nodes_with(source: str, text: str) -> Iterator[ast.AST]:
-    """Yield the nodes of `source` that span a line with `text`.
-
-    Walking all nodes of all plugins would take most of the time that finding them takes.
-
-    Raises
-    ------
-    SyntaxError
-    """
-    lines = [number for number, line in enumerate(source.splitlines(), 1) if text in line]
-    todo: list[ast.AST] = [ast.parse(source)]
-    while todo:
-        node = todo.pop()
-        start = getattr(node, "decorator_list", None) or [node]
-        first, last = getattr(start[0], "lineno", 0), getattr(node, "end_lineno", math.inf)
-        if any(first <= line <= last for line in lines):
-            yield node
-            todo += ast.iter_child_nodes(node)
-
-
-def module_name(path: Path) -> str:
-    """Name under which a plugin file is imported, made from its path."""
-    # The hash keeps two files of one stem apart.
-    tag = hashlib.sha256(str(path).encode()).hexdigest()[:8]
-    return f"fusebench_plugin_{re.sub(r'[^0-9a-zA-Z_]', '_', path.stem)}_{tag}"
-
-
-# No thread may take a module that another one is still importing; one plugin file may import another.
-_importing = threading.RLock()
-
-
-def module_from_path(path: Path) -> ModuleType:
-    """Import a plugin file, once per process; `sys.modules` keeps one module object per file."""
-    name = module_name(path)
-    with _importing:
-        if name in sys.modules:
-            return sys.modules[name]
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
-        return module

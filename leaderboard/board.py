@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from fusebench.metric import ARROWS
-from fusebench.text import csv_value
+from fusebench.metric import ARROWS, MetricId
+from fusebench.text import csv_value, plural
 
 from . import documents, terminal
 from .ranking import Ranking
@@ -56,6 +56,14 @@ class Column:
     gameable: str = ""
     decimals: int = 3
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What the metric is called, and of which source; its definition of another program is said so."""
+        mid = MetricId.parse(self.id)
+        of = {"a": "structural source", "b": "functional source", "worst": "the worse source"}
+        parts = [self.title, of.get(mid.part, mid.part), f"as {mid.variant}" if mid.variant else ""]
+        return ", ".join(part for part in parts if part)
 
     @property
     def heading(self) -> str:
@@ -311,6 +319,12 @@ class Board:
         r"""A booktabs table (``\usepackage{booktabs}``): best bold, second underlined, arrows, ±."""
         return documents.latex(self)
 
+    def __repr__(self) -> str:
+        places = ", ".join(f"{x.place()} {x.method}" for x in self.methods[:3])
+        more = ", ..." if len(self.methods) > 3 else ""
+        counts = f"{plural(len(self.methods), 'method')}, {plural(len(self.controls), 'control')}"
+        return f"<board {self.protocol} of {self.dataset}: {counts}; {places}{more}>"
+
     def _repr_html_(self) -> str:
         """The board in a notebook."""
         return documents.html(self)
@@ -332,6 +346,12 @@ class Board:
         return (
             frozenset.intersection(*(frozenset(x.reasons) for x in self.lines)) if self.lines else frozenset()
         )
+
+    def legend(self, columns: Sequence[Column] | None = None) -> list[str]:
+        """One line with the names of the metrics; `columns`: of these, default `shown`."""
+        shown = self.shown if columns is None else columns
+        names = {MetricId.parse(c.id).name: c.title for c in shown if c.title != c.id}
+        return [f"Metrics: {'; '.join(f'{i}: {name}' for i, name in names.items())}."] if names else []
 
     def footnotes(self) -> list[str]:
         """Notes of the board, then why cases are missing: each reason once, with its methods."""

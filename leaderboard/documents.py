@@ -40,7 +40,7 @@ def markdown(board: Board) -> str:
         body.append([x.place(), name, x.group, *ranks, *cells, *x.extras().values()])
     lines = [f"### {markdown_text(board.title)}", ""]
     lines += ["| " + " | ".join(row) + " |" for row in [head, rule, *body]]
-    lines += ["", *(f"- {markdown_text(n)}" for n in board.footnotes())]
+    lines += ["", *(f"- {markdown_text(n)}" for n in (*board.footnotes(), *board.legend()))]
     return "\n".join(lines) + "\n"
 
 
@@ -79,15 +79,25 @@ def latex(board: Board) -> str:
 
 
 def html(board: Board) -> str:
-    """A plain table for notebooks, with what the terminal shows."""
+    """A plain table for notebooks, of what the terminal shows; notes and names of the metrics fold out."""
     head = ["#", "method", "group", *rank_headings(board), *(c.heading for c in board.shown)]
-    rows = [
-        [x.place(), x.label, x.group, *rank_texts(board, x), *(x.text(c) for c in board.shown)]
-        for x in board.lines
-    ]
+    names = [""] * (len(head) - len(board.shown)) + [c.name for c in board.shown]
+    titles = [f' title="{escape(name)}"' if name else "" for name in names]
+    heads = "".join(f"<th{t}>{escape(text)}</th>" for t, text in zip(titles, head, strict=True))
+    body = "".join(_html_row(board, line) for line in board.lines)
+    notes = "".join(f"<li>{escape(note)}</li>" for note in (*board.footnotes(), *board.legend()))
+    return (
+        f"<table><caption>{escape(board.title)}</caption><thead><tr>{heads}</tr></thead>"
+        f"<tbody>{body}</tbody></table><details><summary>Notes</summary><ul>{notes}</ul></details>"
+    )
 
-    def row(cells: list[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
-    body = "".join(row(cells, "td") for cells in rows)
-    return f"<table><thead>{row(head, 'th')}</thead><tbody>{body}</tbody></table>"
+def _html_row(board: Board, line: Line) -> str:
+    lead = [line.place(), line.label, line.group, *rank_texts(board, line)]
+    cells = [f"<td>{escape(text)}</td>" for text in lead]
+    tags = {"best": ("<b>", "</b>"), "second": ("<u>", "</u>"), "": ("", "")}
+    for column in board.shown:
+        first, last = tags[line.cells[column.id].mark]
+        cells.append(f"<td>{first}{escape(line.text(column))}{last}</td>")
+    style = ' style="opacity:.6"' if line.control else ""
+    return f"<tr{style}>{''.join(cells)}</tr>"

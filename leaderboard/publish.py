@@ -58,10 +58,13 @@ def boards(
     return found
 
 
-def write(folder: RunFolder, found: dict[str, Board]) -> list[Path]:
-    """Write boards and the contact sheet; returns the paths, tables of the run last."""
+def write(folder: RunFolder, found: dict[str, Board], *, radiological: bool = False) -> list[Path]:
+    """Write boards and the contact sheet; returns the paths, tables of the run last.
+
+    The sheet shows the patient's right on the left where `radiological`.
+    """
     try:
-        return _write(folder, found)
+        return _write(folder, found, radiological)
     except OSError as error:
         raise InputError(
             f"{error.filename or folder.path}: {error.strerror}; the rows are stored, boards not whole: "
@@ -69,7 +72,7 @@ def write(folder: RunFolder, found: dict[str, Board]) -> list[Path]:
         ) from None
 
 
-def _write(folder: RunFolder, found: dict[str, Board]) -> list[Path]:
+def _write(folder: RunFolder, found: dict[str, Board], radiological: bool) -> list[Path]:
     paths: list[Path] = []
     for index, (protocol, board) in enumerate(found.items()):
         stem = folder.board(protocol if index else "")
@@ -78,5 +81,5 @@ def _write(folder: RunFolder, found: dict[str, Board]) -> list[Path]:
             path = stem.with_name(f"{stem.name}.{suffix}")
             write_text(path, text)
             paths.append(path)
-    sheet = contact_sheet.of_run(folder.path)
+    sheet = contact_sheet.of_run(folder.path, radiological=radiological)
     return [*paths, *([sheet] if sheet else []), folder.csv, folder.parquet, folder.manifest]

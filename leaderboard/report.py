@@ -19,11 +19,12 @@ from fusebench.text import csv_value
 from . import charts, likeness, runs
 from .agreement import agreement
 from .board import Board, Column
-from .pages import SITE, Pages, Section, Span, Status, slug
+from .pages import SITE, Pages, slug
 from .paper_values import paper_markdown, paper_table
+from .section import Section, Span, Status
 from .tables import MAIN, boards_of, build
 
-FOLDERS = ("tables", "figures", "static", "data", "methods", "metrics", "cases")
+FOLDERS = ("tables", "figures", "static", "data", "pictures", "methods", "metrics", "cases")
 MARKER = ".fusebench-report"
 
 
@@ -36,6 +37,7 @@ def write(
     figures: bool = True,
     rank_by: str = "",
     test: str = "permutation",
+    radiological: bool = False,
 ) -> list[Path]:
     """Write tables, figures and the site of some run folders.
 
@@ -53,6 +55,8 @@ def write(
         Draw the figures; they take most of the time.
     rank_by, test : str
         As of `tables.build`.
+    radiological : bool
+        Pictures, and the viewer at first, have the patient's right on the left.
 
     Returns
     -------
@@ -69,7 +73,7 @@ def write(
     _check_present(metrics or (), found)
     out = Path(out)
     try:
-        return _write(found, out, metrics, viewer_cases, figures, rank_by, test)
+        return _write(found, out, metrics, viewer_cases, figures, rank_by, test, radiological)
     except OSError as error:
         raise InputError(
             f"{error.filename or out}: cannot be written ({error.strerror}); make room, report again"
@@ -84,6 +88,7 @@ def _write(
     figures: bool,
     rank_by: str,
     test: str,
+    radiological: bool,
 ) -> list[Path]:
     _clear(out)
     for file in (SITE / "static").iterdir():
@@ -94,7 +99,7 @@ def _write(
         for protocol in boards_of(found.protocols)
         if ((found.rows["dataset"] == dataset) & (found.rows["protocol"] == protocol)).any()
     ]
-    Pages(found, sections, out).write(viewer_cases)
+    Pages(found, sections, out, radiological=radiological).write(viewer_cases)
     files = [out / f["href"] for s in sections for f in s.files]
     pictures = [out / f[kind] for s in sections for f in s.figures for kind in ("png", "svg")]
     return [out / "index.html", *files, *pictures]

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from fusebench.engine.manifest import protocol_order, read_manifest
 from fusebench.errors import InputError
-from fusebench.store.rows import IDENTITY, read_table
+from fusebench.store.rows import IDENTITY, read_rows
 
 # Where a file of a history store keeps the manifest.
 METADATA = b"fusebench"
@@ -74,7 +74,7 @@ def load(folders: Sequence[str | Path]) -> Runs:
     paths = tuple(Path(f) for f in folders)
     if not paths:
         raise InputError("no run folder given")
-    parts = [_rows(p) for p in paths]
+    parts = [read_rows(p) for p in paths]
     rows = pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
     if rows.empty:
         raise InputError(f"{paths[0]}: the run has no rows yet")
@@ -93,20 +93,6 @@ def _merge(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for part in ("methods", "metrics"):
         merged[part] = {k: v for m in manifests for k, v in m.get(part, {}).items()}
     return merged
-
-
-def _rows(folder: Path) -> pd.DataFrame:
-    if folder.suffix == ".parquet":
-        return _parquet(folder)
-    return read_table(folder)
-
-
-def _parquet(path: Path) -> pd.DataFrame:
-    try:
-        table: pd.DataFrame = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable ({error}); make it again") from None
-    return table
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

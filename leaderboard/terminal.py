@@ -54,7 +54,8 @@ def print_board(board: Board, console: Console, *, wide: bool = False) -> None:
         few in at most `MOST_COLUMNS` columns.
     """
     console.print(board.title, style="bold", markup=False, highlight=False)
-    for note in board.footnotes():
+    columns = board.shown if wide else _chosen(board)
+    for note in (*board.footnotes(), *board.legend(columns)):
         console.print(f"  {note}", style="dim", markup=False, highlight=False)
     width = console.width if wide else min(console.width, MOST_COLUMNS)
     names = _Field("method", [x.label for x in board.lines], [])
@@ -98,10 +99,7 @@ def _narrow(board: Board) -> list[_Field]:
     for name in _SHORT:
         if name in board.rankings:
             fields.append(_plain(f"{_SHORT[name]}\nrank", [x.ranks[name].short for x in lines]))
-    found = {c.id: c for c in board.columns}
-    chosen = [found[i] for i in (WORST, *READINGS, *USUAL) if i in found]
-    # A board of other metrics shows what it ranks on.
-    for c in chosen or board.shown:
+    for c in _chosen(board):
         decimals = 2 if c.decimals <= 2 or c.id == WORST else 3
         cells = [x.cells[c.id].mean_text(decimals) for x in lines]
         head = _WORST_HEAD if c.id == WORST else _heading(c)
@@ -110,6 +108,12 @@ def _narrow(board: Board) -> list[_Field]:
         fields.append(_plain("n ok", [x.extras()["n ok"] for x in lines]))
     fields.append(_plain("s/case", [x.extras()["s/case"] for x in lines]))
     return fields
+
+
+def _chosen(board: Board) -> Sequence[Column]:
+    """Metrics of the default table; a board of others shows what it ranks on."""
+    found = {c.id: c for c in board.columns}
+    return [found[i] for i in (WORST, *READINGS, *USUAL) if i in found] or board.shown
 
 
 def _heading(column: Column) -> str:

@@ -31,9 +31,13 @@ class StoredCase:
     ----------
     dataset, case : str
     sources, fused : dict
-        Files by name.
+        Files by name; of the fused volumes those on the grid of the sources.
+    functional : bool
+        The second source shows function, so that results can be coloured by it.
     chroma : Path, optional
         Of a picture in colour.
+    lesion : Path, optional
+        Where simulated data has its lesion, 1 inside.
     findings : Path, optional
         Table of the findings that protocol ``readers`` puts in.
     with_findings : dict
@@ -44,29 +48,68 @@ class StoredCase:
     case: str
     sources: dict[str, Path]
     fused: dict[str, Path]
+    functional: bool = True
     chroma: Path | None = None
+    lesion: Path | None = None
     findings: Path | None = None
     with_findings: dict[str, Path] = field(default_factory=dict)
 
 
 def stored_cases(folder: Path) -> Iterator[StoredCase]:
-    """Cases of a run folder whose sources and fused volumes were kept."""
+    """Cases of a run folder whose sources and fused volumes were kept.
+
+    Volumes of another grid, as a folder that was used again can hold, are left out.
+    """
     for sources in sorted(folder.glob("fused/*/*/sources")):
         case = sources.parent
         named = {n: sources / f"{n}.nii.gz" for n in ("mri", "pet") if (sources / f"{n}.nii.gz").exists()}
-        fused = {p.name.removesuffix(".nii.gz"): p for p in sorted(case.glob("*.nii.gz"))}
-        chroma, table = sources / "chroma.nii.gz", case / "findings" / "findings.csv"
-        with_ = {p.name.removesuffix(".nii.gz"): p for p in sorted(case.glob("findings/*.nii.gz"))}
-        if len(named) == 2 and fused:
+        if len(named) < 2:
+            continue
+        grid = _grid(named["mri"])
+        fused = {p.name.removesuffix(".nii.gz"): p for p in sorted(case.glob("*.nii.gz")) if _fits(p, grid)}
+        chroma, lesion = sources / "chroma.nii.gz", sources / "lesion.nii.gz"
+        table = case / "findings" / "findings.csv"
+        with_ = {
+            p.name.removesuffix(".nii.gz"): p
+            for p in sorted(case.glob("findings/*.nii.gz"))
+            if _fits(p, grid)
+        }
+        if fused:
             yield StoredCase(
                 case.parent.name,
                 case.name,
                 named,
                 fused,
+                _functional(named["pet"]),
                 chroma if chroma.exists() else None,
+                lesion if lesion.exists() and _fits(lesion, grid) else None,
                 table if table.exists() else None,
                 with_ if table.exists() else {},
             )
+
+
+def _grid(path: Path) -> tuple[Any, Any] | None:
+    """Shape and affine by the header alone; None of a file that cannot be read, which reading it will say."""
+    try:
+        image: Any = nib.load(path)
+        return image.shape, image.affine
+    except Exception:  # of a damaged file nibabel raises nearly anything
+        return None
+
+
+def _fits(path: Path, grid: tuple[Any, Any] | None) -> bool:
+    own = _grid(path)
+    return own is None or grid is None or (own[0] == grid[0] and np.allclose(own[1], grid[1], atol=1e-3))
+
+
+def _functional(path: Path) -> bool:
+    """What a run noted of its second source; True where it noted nothing."""
+    try:
+        image: Any = nib.load(path)
+        noted = json.loads(image.header.extensions[0].get_content())
+        return bool(noted.get("functional", True))
+    except Exception:  # no note, or none of ours
+        return True
 
 
 def findings(path: Path) -> list[dict[str, Any]]:
@@ -135,17 +178,17 @@ def geometry(path: Path) -> dict[str, Any]:
     }
 
 
-def script(key: str, path: Path, *, levels: bool = False) -> str:
+def script(key: str, data: NDArray[Any], *, levels: bool = False) -> str:
     """JavaScript that hands a volume to the viewer.
 
     Parameters
     ----------
     key : str
         Name the viewer asks for.
+    data : ndarray, shape (..., D, H, W)
     levels : bool
-        The file holds levels 0..255 (chroma) and not [0, 1].
+        It holds levels 0..255 (chroma) and not [0, 1].
     """
-    data, _ = read(path)
     voxels = np.clip(np.rint(np.nan_to_num(data) * (1 if levels else 255)), 0, 255).astype(np.uint8)
     packed = base64.b64encode(gzip.compress(voxels.tobytes(), compresslevel=6, mtime=0)).decode("ascii")
     # "<" cannot occur in base64; in the key it would be read as markup by an inlined script.

@@ -10,7 +10,7 @@ from fusebench.method import Method, MethodInfo
 class Average(Method):
     """F = (A + B) / 2, the optimum of pooled PSNR."""
 
-    info = MethodInfo(name="average", summary="voxel-wise mean of both sources")
+    info = MethodInfo(name="average", summary="voxel-wise mean of both sources", cost=0.01)
 
     def fuse(self, a: Tensor, b: Tensor) -> Tensor:
         return ((a + b) / 2).clamp(0, 1)

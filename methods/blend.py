@@ -17,7 +17,7 @@ class Blend(Method):
         Share of the functional image, in [0, 1].
     """
 
-    info = MethodInfo(name="blend", summary="a fixed share of each image", control=True)
+    info = MethodInfo(name="blend", summary="a fixed share of each image", control=True, cost=0.01)
     # The last is the weight at which a blend is read best: what a method made for readers has to beat.
     variants = {"0.20": {"t": 0.20}, "0.35": {"t": 0.35}, "0.75": {"t": 0.75}}
     default_variant = "0.35"

@@ -13,7 +13,7 @@ from fusebench.method import Method, MethodInfo
 class SourceMRI(Method):
     """F = A."""
 
-    info = MethodInfo(name="source-mri", summary="copy of the structural source", control=True)
+    info = MethodInfo(name="source-mri", summary="copy of the structural source", control=True, cost=0.01)
 
     def fuse(self, a: Tensor, b: Tensor) -> Tensor:
         return a.clone().clamp_(0, 1)
@@ -22,7 +22,7 @@ class SourceMRI(Method):
 class SourcePET(Method):
     """F = B."""
 
-    info = MethodInfo(name="source-pet", summary="copy of the functional source", control=True)
+    info = MethodInfo(name="source-pet", summary="copy of the functional source", control=True, cost=0.01)
 
     def fuse(self, a: Tensor, b: Tensor) -> Tensor:
         return b.clone().clamp_(0, 1)
@@ -35,7 +35,9 @@ class Interleave(Method):
     averages over the squares.
     """
 
-    info = MethodInfo(name="interleave", summary="checkerboard of the sources, voxel by voxel", control=True)
+    info = MethodInfo(
+        name="interleave", summary="checkerboard of the sources, voxel by voxel", control=True, cost=0.02
+    )
 
     def fuse(self, a: Tensor, b: Tensor) -> Tensor:
         axes = [torch.arange(n, device=a.device) for n in a.shape]
@@ -53,7 +55,7 @@ class Noise(Method):
     seed : int
     """
 
-    info = MethodInfo(name="noise", summary="average plus Gaussian noise", control=True)
+    info = MethodInfo(name="noise", summary="average plus Gaussian noise", control=True, cost=0.01)
 
     def __init__(self, sigma: float = 20 / 255, seed: int = 0) -> None:
         if not sigma >= 0:
@@ -77,7 +79,9 @@ class Stretch(Method):
         Percentage of the non-zero voxels that is cut at either end.
     """
 
-    info = MethodInfo(name="stretch", summary="average, contrast stretched per image", control=True)
+    info = MethodInfo(
+        name="stretch", summary="average, contrast stretched per image", control=True, cost=0.02
+    )
 
     def __init__(self, clip: float = 1.0) -> None:
         if not 0 <= clip < 50:

@@ -99,6 +99,7 @@ class DILRAN(LearnedSliceMethod):
         ),
         params=216_001,
         notes="on a CPU in the faster form (fast=False: the plain network)",
+        cost=7.3,
     )
     recipes = {"default": "._recipes_2d:DILRANRecipe"}
     layouts = (

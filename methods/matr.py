@@ -138,6 +138,7 @@ class MATR(LearnedSliceMethod):
             sha256="a386837ec759459fb73cf54e78f3dc7e8ef7d6a8bf6fbd9f6fe0913df5668a6a",
         ),
         params=11_574,
+        cost=5.5,
     )
     recipes = {"default": "._recipes_2d:MATRRecipe"}
     network: MATRNet

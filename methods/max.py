@@ -11,7 +11,7 @@ from fusebench.method import Method, MethodInfo
 class Maximum(Method):
     """F = max(A, B)."""
 
-    info = MethodInfo(name="max", summary="voxel-wise maximum of both sources")
+    info = MethodInfo(name="max", summary="voxel-wise maximum of both sources", cost=0.01)
 
     def fuse(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.maximum(a, b).clamp(0, 1)

@@ -6,6 +6,7 @@ import numpy as np
 
 from fusebench.testing.images import head
 
+from . import open_trees
 from .saving import save_picture, save_volume
 
 
@@ -59,4 +60,9 @@ def adni(folder: Path):
     return {"data_dir": folder, "recipe": "none", "split": "all-test"}
 
 
-LAYOUTS = {f.__name__: f for f in (phantom, pairs, aanlib, bids, adni)}
+def openneuro(folder: Path):
+    listing = open_trees.ds004513(folder, sessions=2)
+    return {"data_dir": folder / "ds004513", "listing": listing, "size": 32, "register": "auto"}
+
+
+LAYOUTS = {f.__name__: f for f in (phantom, pairs, aanlib, bids, adni, openneuro)}

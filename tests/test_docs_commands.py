@@ -15,17 +15,21 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fusebench.datasets.openneuro.openneuro import OpenNeuro
 
 from fusebench import create_dataset
 from fusebench.cli import main
 from fusebench.testing.images import head
 
 from .layouts import adni, bids, pairs
+from .open_trees import ds004513
 from .saving import save_volume
+from .serving import serve
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -67,7 +71,7 @@ def paired(text):
 def user(tmp_path_factory):
     """The files of a reader: two images, folders of data, results of another program."""
     folder = tmp_path_factory.mktemp("user")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         patch.setenv("FUSEBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.delenv("FUSEBENCH_PLUGINS", raising=False)
@@ -82,6 +86,13 @@ def user(tmp_path_factory):
                 save_volume(folder / "my-hospital-data" / f"s{number}_{name}.nii.gz", data, affine)
                 if number == 0:
                     save_volume(folder / f"{name}.nii.gz", data, affine)
+        own = (
+            (ROOT / "methods" / "average.py").read_text(encoding="utf-8").replace('"average"', '"my-method"')
+        )
+        (folder / "my_method.py").write_text(own.replace("control=True,", ""), encoding="utf-8")
+        served = stack.enter_context(serve(folder / "openneuro"))
+        for name, value in (("server", served.address), ("listing", ds004513(folder / "openneuro", 3))):
+            patch.setitem(OpenNeuro.__init__.__kwdefaults__, name, value)
         case = create_dataset("phantom", size=24).cases("test")[0]
         mean = (case.a.data + case.b.data) / 2
         save_volume(folder / "theirs" / "net-a" / f"{case.id}.nii.gz", mean, case.a.affine)

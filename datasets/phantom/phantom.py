@@ -19,7 +19,8 @@ from fusebench.case import Case, Pair, Volume
 from fusebench.dataset import Dataset, DatasetInfo
 from fusebench.errors import InputError
 from fusebench.store.cache import cache_dir, cached_arrays
-from fusebench.store.keys import content_key, minor_versions, source_files
+from fusebench.store.keys import content_key, minor_versions
+from fusebench.store.sources import source_files
 
 _HERE = Path(__file__).parent
 _DEFAULT_SUBJECTS = {"train": 64, "val": 8, "test": 8}
@@ -100,6 +101,7 @@ class Phantom(Dataset):
             loader=partial(load_pair, key, parameters, aligned),
             truth_loader=partial(Truth, key, parameters),
             meta={"lesion": lesion, "seed": seed, "misalign": self.misalign},
+            voxels=self.size**3,
         )
 
 
@@ -201,3 +203,9 @@ class Truth(Mapping[str, NDArray[Any]]):
 
     def __len__(self) -> int:
         return len(self._NAMES)
+
+    def __repr__(self) -> str:
+        return f"<ground truth: {', '.join(self._NAMES)}>"
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self._NAMES)

@@ -48,8 +48,8 @@ class PairDataset(Dataset):
         Where the files lie.
     recipe : {"default", "paper", "native", "none"}
         See ``preprocessing/pipeline.py``.
-    register : {"auto", "always", "never"}
-        Rigid PET→MRI registration; "auto" leaves out what its layout says is aligned.
+    register : {"auto", "always", "never", "check"}
+        Rigid PET→MRI registration; "auto" leaves out what its layout says is aligned, "check" compares.
     mask : {"head", "brain"}
         Foreground where no mask file is given.
     size : int

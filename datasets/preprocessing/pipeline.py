@@ -26,6 +26,7 @@ from fusebench.images.read_write import check_grid, intensity_range, read_mask, 
 from fusebench.store.cache import cache_dir, cached_arrays
 from fusebench.store.keys import content_key, minor_versions, remembered_sha256, source_key
 
+from .flirt import world_to_world
 from .grid import Image
 from .looks import doubts_as_is
 from .sidecar import frame_durations, read_sidecars, sidecars
@@ -70,6 +71,8 @@ class PairSource:
         The files of a DICOM series where the folder holds more than that.
     mask : Path, optional
         The user's mask.
+    transform : Path, optional
+        The dataset's matrix of FLIRT from the MRI to the grid of the PET.
     aligned : bool
         The layout says that both lie in one space.
     bias_corrected : bool
@@ -85,6 +88,7 @@ class PairSource:
     mri_files: tuple[Path, ...] = ()
     pet_files: tuple[Path, ...] = ()
     mask: Path | None = None
+    transform: Path | None = None
     aligned: bool = False
     bias_corrected: bool = True
     meta: Mapping[str, Any] = field(default_factory=dict)
@@ -104,8 +108,8 @@ def steps_of(recipe: str, *, register: str = "auto", mask: str = "head", size: i
     """
     if recipe not in RECIPES:
         raise InputError(f"no recipe is called {recipe!r}; there are {', '.join(RECIPES)}")
-    if register not in ("auto", "always", "never"):
-        raise InputError(f"register={register!r}: give auto, always or never")
+    if register not in ("auto", "always", "never", "check"):
+        raise InputError(f"register={register!r}: give auto, always, never or check")
     if mask not in ("head", "brain"):
         raise InputError(f"mask={mask!r}: give head or brain (or a file of your own per case)")
     first: tuple[Step, ...] = (Static(), CheckHead(), RegisterRigid(register))  # type: ignore[arg-type]
@@ -152,6 +156,8 @@ def pair_key(source: PairSource, recipe: str, options: Mapping[str, Any]) -> str
         hashes += ["frames " + file_hash(path) for path in sidecars(source.pet)]
         if source.mask is not None:
             hashes.append(file_hash(source.mask))
+        if source.transform is not None:
+            hashes.append("transform " + file_hash(source.transform))
     except OSError as error:
         # An unreadable file still has a place in the plan: its rows say what is wrong.
         hashes = [f"unreadable: {error}"]
@@ -186,6 +192,7 @@ def read_source(source: PairSource) -> State:
         Image(mri.data, mri.affine),
         Image(pet.data, pet.affine),
         (str(source.mri), str(source.pet)),
+        known=None if source.transform is None else world_to_world(source.transform, source.mri, source.pet),
         mask_path=source.mask,
         aligned=source.aligned,
         bias_corrected=source.bias_corrected,

@@ -21,7 +21,10 @@ from fusebench.images.read_write import read_raw
 
 from .grid import Image, Matrix, box_affine, resample
 from .looks import doubts
-from .rigid import mutual_information, register
+from .rigid import mutual_information, overlap, register
+
+# A registration whose overlap is this much higher makes the dataset's transform doubtful.
+_BETTER = 0.03
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +39,8 @@ class State:
         Paths, for messages.
     to_pet : ndarray, shape (4, 4)
         World of the MRI to world of the PET.
+    known : ndarray, shape (4, 4), or None
+        The same as the dataset says it.
     mask : ndarray of bool or None
         On the MRI's grid.
     mask_path : Path or None
@@ -58,6 +63,7 @@ class State:
     pet: Image
     names: tuple[str, str]
     to_pet: Matrix = field(default_factory=lambda: np.eye(4))
+    known: Matrix | None = None
     mask: NDArray[np.bool_] | None = None
     mask_path: Path | None = None
     aligned: bool = False
@@ -143,16 +149,29 @@ class CheckHead:
 
 @dataclass(frozen=True)
 class RegisterRigid:
-    """PET to MRI, rigid.  "auto" leaves out what its layout says is aligned."""
+    """PET to MRI, rigid.  "auto" leaves out what its layout says is aligned, or has a transform for.
 
-    when: Literal["auto", "always", "never"] = "auto"
+    "check" takes the dataset's transform and registers as well, to say how much of both heads overlaps either
+    way; "always" takes what was registered.
+    """
+
+    when: Literal["auto", "always", "never", "check"] = "auto"
     seed: int = 0
 
     def __call__(self, state: State) -> State:
-        if self.when == "never" or (self.when == "auto" and state.aligned):
+        known = state.known
+        if known is not None:
+            state = state.noting(overlap_dataset=overlap(state.mri, state.pet, known))
+        if self.when == "never" or (self.when == "auto" and (state.aligned or known is not None)):
+            if known is not None and self.when == "auto":
+                state = replace(state, to_pet=known)
             value = mutual_information(state.mri, state.pet, state.to_pet)
             return state.noting(information_before=value, information_after=value, registered=False)
         found = register(state.mri, state.pet, seed=self.seed)
+        if known is not None:
+            state = state.noting(overlap_registered=overlap(state.mri, state.pet, found.matrix))
+            if self.when == "check":
+                return _checked(replace(state, to_pet=known), found.information_after)
         return (
             replace(state, to_pet=found.matrix)
             .doubting(*found.warnings)
@@ -166,6 +185,21 @@ class RegisterRigid:
                 to_pet=found.matrix.tolist(),
             )
         )
+
+
+def _checked(state: State, registered: float) -> State:
+    """Figures of the dataset's transform beside those of a registration, and a doubt where it is worse."""
+    value = mutual_information(state.mri, state.pet, state.to_pet)
+    state = state.noting(
+        information_before=value, information_after=value, information_registered=registered, registered=False
+    )
+    ours, theirs = (state.numbers[f"overlap_{name}"] for name in ("registered", "dataset"))
+    if ours <= theirs + _BETTER:
+        return state
+    return state.doubting(
+        f"registration brings {ours:.0%} of both heads together, the dataset's transform {theirs:.0%}; "
+        "register=always takes the former"
+    )
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,15 @@
-"""``list``: what is registered; a plugin that cannot be loaded is a row with the reason."""
+"""``list``: what is registered; a plugin that cannot be loaded is a row with the reason.
+
+Bundled plugins are read, not imported, but for the parameters of those that are named.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from rich import box
@@ -11,7 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..errors import FuseBenchError, PluginError
+from ..errors import PluginError
+from ..method_info import REFERENCE
 from ..metric import ARROWS
 from ..parameters import signature
 from ..registry import Registry
@@ -28,7 +35,9 @@ def add(subparsers: Any) -> None:
         "patterns", nargs="*", default=["all"], help="names or wildcards; their parameters are listed too"
     )
     parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN")
-    parser.add_argument("--names", action="store_true", help="names only, one per line")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--names", action="store_true", help="names only, one per line")
+    form.add_argument("--json", action="store_true", help="all facts, as JSON")
     add_plugin_option(parser)
     parser.set_defaults(run=run)
 
@@ -39,15 +48,22 @@ def run(args: argparse.Namespace) -> int:
     if args.names:
         print(*names, sep="\n")
         return 0
+    if args.json:
+        print(json.dumps([_record(registry, name) for name in names], indent=2, ensure_ascii=False))
+        return 0
     headers, cells = _COLUMNS[args.what]
     table = Table(box=box.SIMPLE_HEAD)
     for header in ("name", *headers):
-        table.add_column(header, no_wrap=header == "name", overflow="fold")
+        right = header == "s/Mvoxel"
+        table.add_column(
+            header, no_wrap=header == "name", overflow="fold", justify="right" if right else "left"
+        )
     broken = 0
     for name in names:
         try:
-            info, setting = _facts(registry, name)
-            *row, summary = cells(info)
+            found = registry.facts(name)
+            *row, summary = cells(found.info)
+            setting = ", ".join(f"{key}={value}" for key, value in found.setting.items())
             table.add_row(name, *map(escape, [*row, f"{summary} ({setting})" if setting else summary]))
         except PluginError as error:
             broken += 1
@@ -57,25 +73,26 @@ def run(args: argparse.Namespace) -> int:
     console.print(table)
     note = f", {broken} cannot be loaded" if broken else ""
     console.print(f"{len(names)} {args.what}{note}")
+    if args.what == "methods":
+        console.print(
+            f"s/Mvoxel: seconds to fuse a million voxels, {REFERENCE}", markup=False, highlight=False
+        )
     apart = [n for n in registry.unlisted() if args.patterns == ["all"]]
     if apart:
         console.print(f"only where they are named: {', '.join(apart)}", markup=False, highlight=False)
-    for name in names if args.patterns != ["all"] else []:
+    for name in names if set(args.patterns).isdisjoint({"all", *registry.sets}) else []:
         _print_parameters(name, registry, args.what, console)
     return 0
 
 
-def _facts(registry: Registry[Any], name: str) -> tuple[Any, str]:
-    """Facts of a plugin, or of one variant of it, and the parameters that the variant sets, as text."""
-    plugin, variant = registry.load(name), registry.entry(name).variant
-    if not variant:
-        return plugin.info, ""
-    given = plugin.variants[variant]
-    setting = ", ".join(f"{key}={value}" for key, value in given.items())
+def _record(registry: Registry[Any], name: str) -> dict[str, Any]:
+    """Facts of an entry as JSON has them; ``error`` holds the reason where it cannot be loaded."""
     try:
-        return plugin(**given).describe(), setting
-    except FuseBenchError:  # it needs a file of the user's
-        return plugin.info, setting
+        found = registry.facts(name)
+    except PluginError as error:
+        return {"name": name, "origin": error.origin, "error": error.reason}
+    facts = {k: None if v in (math.inf, -math.inf) else v for k, v in asdict(found.info).items()}
+    return {**facts, "name": name, "origin": registry.entry(name).origin, "setting": dict(found.setting)}
 
 
 def _print_parameters(name: str, registry: Registry[Any], what: str, console: Console) -> None:
@@ -104,7 +121,8 @@ def _print_parameters(name: str, registry: Registry[Any], what: str, console: Co
 
 def _method(info: Any) -> list[str]:
     kind = "control" if info.control else f"{info.dims}D"
-    return [kind, f"{info.params:,}" if info.params else "", info.trained_on, info.summary]
+    cost = "" if info.cost is None else f"{info.cost:.2g}"
+    return [kind, f"{info.params:,}" if info.params else "", cost, info.trained_on, info.summary]
 
 
 def _dataset(info: Any) -> list[str]:
@@ -112,17 +130,17 @@ def _dataset(info: Any) -> list[str]:
 
 
 def _metric(info: Any) -> list[str]:
+    several = " ".join([*(f".{p}" for p in info.parts), *(f"@{v}" for v in info.variants)])
     return [
         ARROWS[info.direction] or "–",
         f"{info.low:g} … {info.high:g}{' ' + info.unit if info.unit else ''}",
         "yes" if info.ranked else "",
-        ", ".join([*(f".{p}" for p in info.parts), *(f"@{v}" for v in info.variants)]),
-        info.title,
+        f"{info.title}\n  {several}" if several else info.title,
     ]
 
 
 _COLUMNS: dict[str, tuple[tuple[str, ...], Cells]] = {
-    "methods": (("kind", "params", "trained on", "summary"), _method),
+    "methods": (("kind", "params", "s/Mvoxel", "trained on", "summary"), _method),
     "datasets": (("modalities", "splits", "summary"), _dataset),
-    "metrics": (("better", "range", "ranked", "parts and variants", "title"), _metric),
+    "metrics": (("better", "range", "ranked", "full name, parts and variants"), _metric),
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..store.folder import RunFolder
-from ._options import at_least, split_commas, writing
+from ._options import add_radiological_option, at_least, split_commas, writing
 
 
 def add(subparsers: Any) -> None:
@@ -41,6 +41,7 @@ def add(subparsers: Any) -> None:
         help="of differences between methods: sign-flip permutation with the maximum statistic (default), or "
         "Wilcoxon with Holm's correction",
     )
+    add_radiological_option(parser)
     parser.add_argument("--no-figures", action="store_true", help="tables and pages only; much quicker")
     parser.set_defaults(run=run)
 
@@ -60,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
             figures=not args.no_figures,
             rank_by=args.rank_by or "",
             test=args.test,
+            radiological=args.radiological,
         )
     print(f"{paths[0]} ({len(paths) - 1} tables and figures beside it)")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from ..errors import InputError
 from ..parameters import user_path
+from ..text import plural
 from ._console import make_console
 from ._options import (
     add_board_options,
@@ -40,7 +42,10 @@ def add(subparsers: Any) -> None:
     )
     what = parser.add_argument_group("what to run")
     what.add_argument(
-        "--methods", action="append", metavar="NAMES", help="names or wildcards, or all (default)"
+        "--methods",
+        action="append",
+        metavar="NAMES",
+        help="names or wildcards, all (default), or fast: what takes two minutes",
     )
     what.add_argument("--exclude", action="append", default=[], metavar="NAMES", help="methods to leave out")
     what.add_argument(
@@ -84,9 +89,8 @@ def add(subparsers: Any) -> None:
     how.add_argument(
         "--timeout",
         type=at_least(0, float),
-        default=900.0,
         metavar="S",
-        help="limit for one fuse (default 900 s), 0: none",
+        help="limit for one fuse, 0: none (default 900 s, and more where this machine is slow or busy)",
     )
     how.add_argument(
         "--memory",
@@ -152,13 +156,14 @@ def request_of(args: argparse.Namespace) -> Request:
         threads=args.threads,
         executor=args.executor,
         scheduler=args.scheduler or "",
-        timeout=args.timeout or None,
+        timeout="auto" if args.timeout is None else args.timeout or None,
         memory=args.memory,
         repeats=args.repeats,
         seed=args.seed,
         out=args.out,
         save="all" if args.save_fused else "first",
         rank_by=args.rank_by or "",
+        radiological=args.radiological,
         reuse="force" if args.force else "collect" if args.collect else "resume",
         command=sys.argv,
     )
@@ -175,7 +180,18 @@ def show(result: Run, console: Console, *, wide: bool = False) -> int:
         console.print(str(path), markup=False, highlight=False, soft_wrap=True)
     for board in reversed(result.boards.values()):
         board.to_terminal(console, wide=wide)
+    if result.unfinished:
+        left = plural(result.unfinished, "fusion")
+        print(f"interrupted, {left} left; to go on: {_command()}", file=sys.stderr)
+        return 130
     return int(not result.failures.empty)
+
+
+def _command() -> str:
+    """The command line as it was typed, for another time."""
+    program = sys.argv[0]
+    words = ["python", program] if program.endswith(".py") else [Path(program).name]
+    return shlex.join([*words, *(word for word in sys.argv[1:] if word != "--force")])  # what is there stays
 
 
 def dry_run(planned: Planned, console: Console) -> int:

@@ -48,11 +48,7 @@ class Outdated:
         self._plugins, self._options = plugins, options
         self._now = {(c.dataset, c.id): c.fingerprint for c in cases}
         self._methods = {m.name: m for m in methods}
-        self._planned: dict[tuple[str, ...], str] = {
-            (t.method.name, t.case.dataset, t.case.id, s.protocol, s.metric): s.key
-            for t in tasks
-            for s in t.scores
-        }
+        self._planned = {t.identity(s): s.key for t in tasks for s in t.scores}
         self._from_files = any(t.image for t in tasks)
         self._before = before
         self._sources = cache(lambda name: metric_source(plugins, name))

@@ -13,11 +13,12 @@ from asyncio import CancelledError as AsyncCancelled
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..store.rows import Row
+from .pace import Pace
 from .pool import Result
 from .spec import Task
 from .worker import IsolatedWorker, Parcel, complete, pack, unpack
@@ -36,6 +37,7 @@ def run_dask(
     jobs: int = 1,
     threads: int = 1,
     memory_mb: float | None = None,
+    pace: Pace | None = None,
 ) -> Iterator[Result]:
     """Run tasks on Dask workers; yields (task, rows) in order of completion.
 
@@ -45,28 +47,47 @@ def run_dask(
         ``tcp://host:port`` of a running scheduler; None starts a local cluster of `jobs` workers.
     threads, memory_mb
         As of `LocalPool`, per child process.
+    pace : Pace, optional
+        As of `LocalPool.run`; tasks go out in the order in which they are given.
 
     Raises
     ------
     InputError
         Dask is not installed, or the scheduler does not answer.
     """
-    log = logging.getLogger("distributed")
-    before = log.level
-    log.setLevel(logging.CRITICAL)  # what it says of a lost connection, with a traceback, is said below
     try:
-        yield from _run(tasks, scheduler, jobs, threads, memory_mb)
+        with _silent():
+            yield from _run(tasks, scheduler, jobs, threads, memory_mb, pace or Pace())
     except (OSError, CancelledError, AsyncCancelled) as error:
         raise InputError(
             f"the Dask scheduler went away ({type(error).__name__}); what was stored is kept: "
             "run the same command to go on"
         ) from None
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep to itself what Dask logs of a lost connection, with tracebacks: one line of ours says it."""
+    with suppress(ImportError):  # said below
+        import distributed  # noqa: F401 - sets the levels of its loggers when it is imported
+    loggers = [logging.getLogger(n) for n in logging.root.manager.loggerDict if n.startswith("distributed")]
+    before = [(logger, logger.level) for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
     finally:
-        log.setLevel(before)
+        for logger, level in before:
+            logger.setLevel(level)
 
 
 def _run(
-    tasks: Sequence[Task], scheduler: str | None, jobs: int, threads: int, memory_mb: float | None
+    tasks: Sequence[Task],
+    scheduler: str | None,
+    jobs: int,
+    threads: int,
+    memory_mb: float | None,
+    pace: Pace,
 ) -> Iterator[Result]:
     with _client(scheduler, jobs) as client:
         from distributed import as_completed
@@ -77,11 +98,12 @@ def _run(
         def submit() -> Any:
             task = waiting.popleft()
             # pure=False: a resumed client must not be handed a result that a broken run left behind.
-            future = client.submit(run_isolated, pack(task), threads, memory_mb, pure=False)
+            future = client.submit(run_isolated, pack(pace.limited(task)), threads, memory_mb, pure=False)
             submitted[future.key] = task
             return future
 
-        slots = max(1, sum(client.nthreads().values())) * AHEAD
+        pace.workers = max(1, sum(client.nthreads().values()))
+        slots = pace.workers * AHEAD
         completed = as_completed([submit() for _ in range(min(slots, len(waiting)))])
         for future in completed:
             task = submitted.pop(future.key)
@@ -89,6 +111,7 @@ def _run(
                 raise CancelledError
             rows = complete(task, _rows(future, task))
             future.release()
+            pace.took(task, None, rows)  # when it was begun only the scheduler knows
             if waiting:
                 completed.add(submit())
             yield task, rows

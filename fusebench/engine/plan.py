@@ -29,6 +29,8 @@ class Options:
         Ids for the protocols that prescribe none.
     timeout : float, optional
         Seconds for one fuse.
+    patient : bool
+        More on a machine that is slow or busy (`Task.patient`).
     save : {"first", "all", "none"}
         Fused volumes to keep: of the first case, of all, of none.
     """
@@ -41,6 +43,7 @@ class Options:
     threads: int = 1
     repeats: int = 1
     timeout: float | None = None
+    patient: bool = False
     save: str = "first"
     split: str = ""
 
@@ -74,9 +77,8 @@ def make_plan(
             for metric in chosen:
                 name = MetricId.parse(metric).name
                 skip = PROTOCOLS[protocol].reason_to_skip(infos[name], has_truth)
-                found.append(
-                    Score(protocol, metric, score_key(volume, protocol, metric, sources[name]), skip or "")
-                )
+                key = score_key(volume, protocol, metric, sources[name])
+                found.append(Score(protocol, metric, key, skip or "", sources[name]))
         return tuple(found)
 
     tasks = []
@@ -93,6 +95,7 @@ def make_plan(
                     device=options.device,
                     repeats=options.repeats,
                     timeout=options.timeout,
+                    patient=options.patient,
                     fuse_key=key,
                     fused_path=str(folder.fused(case.dataset, case.id, method.name)),
                     save=options.save == "all" or (options.save == "first" and index == 0),
@@ -129,8 +132,7 @@ def pending(tasks: Iterable[Task], rows: Iterable[Row]) -> list[tuple[Task, Coun
         missing, why = [], Counter[str]()
         lacking = task.save and not Path(task.fused_path).is_file()
         for score in task.scores:
-            identity = (task.method.name, task.case.dataset, task.case.id, score.protocol, score.metric)
-            row = stored.get(identity)
+            row = stored.get(task.identity(score))
             if row is not None and row.key == score.key and row.status in ("ok", "skip"):
                 if score.skip or not lacking:
                     continue

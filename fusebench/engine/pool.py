@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import os
 import queue
 import threading
 import time
@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ..limits import usable_cores, usable_memory_mb
-from .worker import IsolatedWorker
+from .order import CaseQueue
+from .pace import Pace
+from .worker import IsolatedWorker, complete
 
 if TYPE_CHECKING:  # workers are to start before this process imports anything else
     from ..case import Case
@@ -20,81 +22,7 @@ if TYPE_CHECKING:  # workers are to start before this process imports anything e
     from .spec import Task
 
 Result = tuple["Task", "list[Row]"]
-Key = tuple[str, str]
 T = TypeVar("T")
-
-# The next case is loaded while this many tasks of the current one are left.
-ANNOUNCED = 3
-
-
-class CaseQueue:
-    """Tasks grouped by case: a worker stays with its case, so that each case is loaded once.
-
-    Of a case the slowest method goes first, as far as is known, so that short tasks are left for the end
-    and the workers finish together.  For the same reason a worker leaves its case, when little is left, for
-    a task of another one that takes longer than a worker's share of it all.
-
-    Parameters
-    ----------
-    tasks : iterable of Task
-    workers : int
-    """
-
-    def __init__(self, tasks: Iterable[Task], workers: int = 1) -> None:
-        self._workers = workers
-        self._cases: dict[Key, list[Task]] = {}
-        for task in tasks:
-            self._cases.setdefault((task.case.dataset, task.case.id), []).append(task)
-        self._taken: set[Key] = set()
-        self._next: dict[Key, Key] = {}  # announced to the worker of a case, which loads it meanwhile
-        self._seconds: dict[str, float] = {}  # by method, of its longest task
-        self._lock = threading.Lock()
-
-    def took(self, task: Task, seconds: float) -> None:
-        """Note what a task took, for the order of later ones."""
-        with self._lock:
-            # The longest, since cases differ and a task that fails may end at once.
-            self._seconds[task.method.name] = max(seconds, self._seconds.get(task.method.name, 0.0))
-
-    def take(self, current: Case | None) -> tuple[Task, Case | None] | None:
-        """Next task for a worker whose last case was `current`, and the case it will need after it."""
-        with self._lock:
-            key = (current.dataset, current.id) if current else None
-            if key not in self._cases:
-                key = self._next.pop(key, None) if key else None
-            if key not in self._cases:
-                # Nothing untouched is left: help with the case that has most left to do.
-                key = self._fresh() or max(self._cases, key=lambda k: len(self._cases[k]), default=None)
-            key = self._urgent() or key
-            if key is None:
-                return None
-            self._taken.add(key)
-            tasks = self._cases[key]
-            slowest = max(range(len(tasks)), key=lambda i: self._seconds.get(tasks[i].method.name, math.inf))
-            task = tasks.pop(slowest)
-            if not tasks:
-                del self._cases[key]
-            if len(tasks) < ANNOUNCED and key not in self._next and (ahead := self._fresh()):
-                self._taken.add(ahead)
-                self._next[key] = ahead
-            upcoming = self._cases.get(self._next[key]) if key in self._next else None
-            return task, upcoming[0].case if upcoming else None
-
-    def _urgent(self) -> Key | None:
-        """Case of the longest task left, if all the others take the other workers less time than that."""
-        if len(self._cases) > 2 * self._workers:
-            return None
-        left = [
-            (self._seconds[task.method.name], key)
-            for key, tasks in self._cases.items()
-            for task in tasks
-            if task.method.name in self._seconds
-        ]
-        longest, key = max(left, default=(0.0, None))
-        return key if longest * self._workers > sum(seconds for seconds, _ in left) else None
-
-    def _fresh(self) -> Key | None:
-        return next((k for k in self._cases if k not in self._taken), None)
 
 
 class LocalPool:
@@ -150,13 +78,17 @@ class LocalPool:
 
         return answer
 
-    def run(self, tasks: Sequence[Task], jobs: int, memory_mb: float | None = None) -> Iterator[Result]:
+    def run(
+        self, tasks: Sequence[Task], jobs: int, memory_mb: float | None = None, pace: Pace | None = None
+    ) -> Iterator[Result]:
         """Run tasks in `jobs` workers; yields (task, rows) in order of completion.
 
         Parameters
         ----------
         memory_mb : float, optional
             Resident memory limit per worker.
+        pace : Pace, optional
+            That has been told of these tasks; gives their order and their time limits.
         """
         wanted = max(1, min(jobs, len(tasks)))
         for surplus in self.workers[wanted:]:
@@ -165,7 +97,11 @@ class LocalPool:
         self.workers += [IsolatedWorker(self.threads) for _ in range(wanted - len(self.workers))]
         for worker in self.workers:
             worker.memory_mb = memory_mb
-        waiting = CaseQueue(tasks, wanted)
+        if pace is None:
+            pace = Pace()
+            pace.plan(tasks)
+        pace.workers = wanted
+        waiting = CaseQueue(tasks, wanted, pace)
         results: queue.SimpleQueue[Result | BaseException] = queue.SimpleQueue()
         stopped = threading.Event()
 
@@ -176,8 +112,9 @@ class LocalPool:
                     task, upcoming = taken
                     current = task.case
                     begin = time.monotonic()
-                    rows = worker.run(task, upcoming)
-                    waiting.took(task, time.monotonic() - begin)
+                    pace.started(task)
+                    rows = worker.run(pace.limited(task), upcoming)
+                    pace.took(task, time.monotonic() - begin, rows)
                     results.put((task, rows))
             # A fault of the engine itself must reach the caller, not die with its thread.
             except BaseException as error:
@@ -196,13 +133,19 @@ class LocalPool:
             self.stop()
 
 
-def run_here(tasks: Iterable[Task]) -> Iterator[Result]:
+def run_here(tasks: Iterable[Task], pace: Pace) -> Iterator[Result]:
     """Run tasks in this process, one after the other: for a debugger, without isolation or time-outs."""
     from .task import TaskRunner
 
-    runner = TaskRunner()
+    runner, mine = TaskRunner(), os.getpid()
     for task in tasks:
-        yield task, runner.run(task)
+        begin = time.monotonic()
+        pace.started(task)
+        rows = complete(task, runner.run(task))
+        if os.getpid() != mine:  # a plugin has forked and let its child return
+            os._exit(0)
+        pace.took(task, time.monotonic() - begin, rows)
+        yield task, rows
 
 
 def default_jobs(device: str) -> int:

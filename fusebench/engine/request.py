@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from .run import Planned
 
 
+DEFAULT_TIMEOUT = 900.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """The order for a run; the fields are the options of ``run_bench.py run``.
@@ -47,8 +50,9 @@ class Request:
     executor : {"local", "dask"}
     scheduler : str
         Address of a running Dask scheduler.
-    timeout : float, optional
-        Seconds for one fuse.
+    timeout : float or "auto" or None
+        Seconds for one fuse; None for no limit; "auto" for `DEFAULT_TIMEOUT`, and more where this machine is
+        slow or busy.
     memory : float, optional
         Limit per worker in MB.
     repeats, seed : int
@@ -66,6 +70,8 @@ class Request:
         Values for 0 and 1 in those images; None: as the files say.
     rank_by : {"", "reading", "similarity", "all"}
         What gives the places on the boards; "": the readings where there are some, else the similarity.
+    radiological : bool
+        Pictures have the patient's right on the left.
     command : sequence of str
         For the manifest.
     """
@@ -87,7 +93,7 @@ class Request:
     threads: int = 1
     executor: Literal["local", "dask"] = "local"
     scheduler: str = ""
-    timeout: float | None = 900.0
+    timeout: float | Literal["auto"] | None = "auto"
     memory: float | None = None
     repeats: int = 1
     seed: int = 0
@@ -98,7 +104,13 @@ class Request:
     entry: str = ""
     fused_range: tuple[float, float] | None = None
     rank_by: Literal["", "reading", "similarity", "all"] = ""
+    radiological: bool = False
     command: Sequence[str] = ()
+
+    @property
+    def limit(self) -> float | None:
+        """Seconds for one fuse on a machine like the reference; None for no limit."""
+        return DEFAULT_TIMEOUT if self.timeout == "auto" else self.timeout or None
 
 
 class Observer:

@@ -20,7 +20,7 @@ from ..names import check_file_name
 from ..plugins import Plugins, find_plugins, require_plugins
 from ..scoring.protocol import PROTOCOLS, default_protocols
 from ..store.folder import RunFolder
-from ..store.rows import Row, RunStore
+from ..store.rows import IDENTITY, Row, RunStore, as_table
 from .current import Outdated, method_source
 from .data import check_split, dataset_facts, left_out, open_dataset, split_cases
 from .manifest import (
@@ -31,6 +31,8 @@ from .manifest import (
     read_manifest,
     write_manifest,
 )
+from .order import in_tiers
+from .pace import Pace
 from .plan import Options, make_plan, pending
 from .pool import LocalPool, Result, default_jobs, default_memory_mb, may_have_gpu, run_here
 from .request import Observer, Request
@@ -62,6 +64,8 @@ class Planned:
     notes : tuple of str
         Lines for the board.
     manifest : dict
+    pace : Pace
+        What the tasks take.
     """
 
     request: Request
@@ -75,6 +79,7 @@ class Planned:
     jobs: int
     notes: tuple[str, ...]
     manifest: dict[str, Any]
+    pace: Pace
 
     @property
     def cases(self) -> list[Case]:
@@ -83,29 +88,43 @@ class Planned:
 
     def stored_rows(self) -> list[Row]:
         """Rows of earlier runs into the folder."""
-        from ..store.rows import read_rows
+        from ..store.rows import read_log
 
-        return read_rows(self.folder.path) if self.folder.rows.exists() else []
+        return read_log(self.folder.path) if self.folder.rows.exists() else []
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A finished run: the newest rows as a table, notes for its boards, and the tasks that were planned."""
+    """A run that has ended: the newest rows as a table, notes for its boards, and what was planned.
+
+    `unfinished` is the number of tasks that were left when it was interrupted.
+    """
 
     planned: Planned
     table: pd.DataFrame
     notes: tuple[str, ...]
+    unfinished: int = 0
 
     def failures(self) -> pd.DataFrame:
-        """Rows that were planned and have no value through a failure; a skip is none."""
-        wanted = {
-            (t.method.name, t.case.dataset, t.case.id, s.protocol, s.metric)
-            for t in self.planned.tasks
-            for s in t.scores
+        """Rows that were planned and have no value through a failure, or are not there; a skip is none.
+
+        Of a run that only collects, what is not there is no failure.
+        """
+        import pandas as pd
+
+        columns = (self.table[c] for c in IDENTITY)
+        status = dict(zip(zip(*columns, strict=True), self.table["status"], strict=True))
+        planned = {
+            task.identity(score): (task, score) for task in self.planned.tasks for score in task.scores
         }
-        failed = self.table[~self.table["status"].isin(["ok", "skip"])]
-        columns = (failed[c] for c in ("method", "dataset", "case", "protocol", "metric"))
-        return failed[[identity in wanted for identity in zip(*columns, strict=True)]]
+        failed = [i in planned and state not in ("ok", "skip") for i, state in status.items()]
+        lost = [
+            task.row(score, status="error", reason="it was planned and has no row")
+            for identity, (task, score) in planned.items()
+            if identity not in status and self.planned.request.reuse != "collect"
+        ]
+        found = self.table[failed]
+        return pd.concat([found, as_table(lost)], ignore_index=True) if lost else found
 
 
 def first_workers(request: Request) -> int:
@@ -165,7 +184,7 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
         any(c.truth_loader for c in cases),
         request.device,
     )
-    seconds = survey_seconds(request.timeout)
+    seconds = survey_seconds(request.limit)
     answer = pool.ask(partial(survey, question), seconds)
     git = git_state()
     try:
@@ -180,7 +199,8 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
         device=found.device,
         threads=request.threads,
         repeats=request.repeats,
-        timeout=request.timeout or None,
+        timeout=request.limit,
+        patient=request.timeout == "auto",
         save=request.save,
         split=request.split,
     )
@@ -196,10 +216,18 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
     manifest = describe_run(
         run=options.run,
         command=request.command,
-        options={**asdict(options), "jobs": jobs},
+        options={
+            **asdict(options),
+            "jobs": jobs,
+            "cases": request.cases,
+            "data_dir": str(request.data_dir.resolve()) if request.data_dir else None,
+            "data_options": {
+                k: str(v) if isinstance(v, Path) else v for k, v in request.data_options.items()
+            },
+        },
         methods=found.methods,
         metrics=found.infos,
-        dataset=dataset_facts(dataset, request.split, listed, len(cases)),
+        dataset=dataset_facts(dataset, request.split, listed, len(cases), request.data_options),
         hardware=found.hardware,
         git=git,
     )
@@ -209,16 +237,23 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
         for facts in manifest["methods"].values():
             facts["dims"] = None  # slices or volumes: the images do not say
     notes = (lost,) if lost else ()
-    return Planned(request, plugins, dataset, listed, found, options, tasks, folder, jobs, notes, manifest)
+    pace = Pace(found.infos, jobs or 1)
+    return Planned(
+        request, plugins, dataset, listed, found, options, tasks, folder, jobs, notes, manifest, pace
+    )
 
 
 def execute(planned: Planned, pool: LocalPool, observer: Observer | None = None) -> Outcome:
     """Run what has no valid row yet; rows are stored as they come.
 
+    Ctrl-C ends it with the rows that are there.
+
     Raises
     ------
     InputError
         The folder cannot be written or is in use; what was stored before stays.
+    KeyboardInterrupt
+        There are no rows yet.
     """
     observer = observer or Observer()
     request, folder = planned.request, planned.folder
@@ -236,16 +271,21 @@ def execute(planned: Planned, pool: LocalPool, observer: Observer | None = None)
         if changed := other_options(before, planned.manifest):
             observer.note(f"note: {folder.path} holds a run with other options: {changed}")
         write_manifest(folder.path, planned.manifest)
+        planned.pace.plan(todo)
+        todo = in_tiers(todo, planned.pace)
         observer.begin(planned, todo, stored)
         missing = {id(task): task for task in todo}
+        interrupted = False
         try:
             for task, rows in _executor(planned, pool)(todo) if todo else ():
                 missing.pop(id(task), None)
                 store.append(rows)
                 observer.finished(task, rows)
+        except KeyboardInterrupt:
+            interrupted = True
         finally:
             observer.end()
-        for task in missing.values():
+        for task in missing.values() if not interrupted else ():
             rows = task.failed("error", "the run ended without a result for it")
             store.append(rows)
             observer.finished(task, rows)
@@ -258,14 +298,17 @@ def execute(planned: Planned, pool: LocalPool, observer: Observer | None = None)
             before,
         )
         table = store.consolidate(outdated)
+        if table.empty and interrupted:
+            raise KeyboardInterrupt
         if table.empty:
             raise InputError(" ".join([f"{folder.path}: no stored rows of these data.", *store.outdated]))
         # Cases were loaded by now, so that their voxels have been looked at.
-        doubts = list(planned.dataset.doubts(planned.listed[: request.cases]))
+        doubts = [] if interrupted else list(planned.dataset.doubts(planned.listed[: request.cases]))
         add_to_manifest(folder.path, "dataset", {"doubts": doubts})
         for doubt in doubts:
             observer.note(f"warning: {doubt}")
-        return Outcome(planned, table, (*planned.notes, *store.outdated))
+        notes = (*planned.notes, *store.outdated)
+        return Outcome(planned, table, notes, len(missing) if interrupted else 0)
 
 
 def _choices(plugins: Plugins, request: Request) -> list[Choice]:
@@ -306,7 +349,9 @@ def _executor(planned: Planned, pool: LocalPool) -> Execute:
             jobs=jobs or 1,
             threads=request.threads,
             memory_mb=request.memory,
+            pace=planned.pace,
         )
     if not jobs:
-        return run_here
-    return partial(pool.run, jobs=jobs, memory_mb=request.memory or default_memory_mb(jobs))
+        return partial(run_here, pace=planned.pace)
+    memory_mb = request.memory or default_memory_mb(jobs)
+    return partial(pool.run, jobs=jobs, memory_mb=memory_mb, pace=planned.pace)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..case import Case
 from ..errors import PluginError
 from ..method_info import MethodInfo
 from ..plugins import Plugins, make_method
-from ..store.keys import digest, method_key
+from ..store.keys import Stamps, are_as_they_were, digest, method_key, watched_files
 from ..store.rows import Row, Status
+
+if TYPE_CHECKING:
+    from ..method import Method
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class MethodSpec:
         Where the plugin lies.
     broken : str
         The reason where the plugin cannot be made; its rows are then errors.
+    watched : tuple
+        The files that `key` depends on, with their stamps.
     """
 
     name: str
@@ -43,16 +48,28 @@ class MethodSpec:
     plugin: str = ""
     origin: str = ""
     broken: str = ""
+    watched: Stamps = ()
 
 
 @dataclass(frozen=True)
 class Score:
-    """One row to be: protocol, metric id, content key; `skip` holds the reason for no value."""
+    """One row to be.
+
+    Attributes
+    ----------
+    protocol, metric, key : str
+        `metric` is an id.
+    skip : str
+        The reason for no value.
+    source : str
+        Hash of the metric's source, which is in the key; "" where nobody is to check it.
+    """
 
     protocol: str
     metric: str
     key: str
     skip: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +84,8 @@ class Task:
         The same made of the sources with findings; ":" where there is none.
     image_range : (float, float), optional
         Its values for 0 and 1; None: as the file says.
+    patient : bool
+        `timeout` is nobody's wish: it stretches on a machine that is slow or busy (`Pace.limited`).
     """
 
     run: str
@@ -77,6 +96,7 @@ class Task:
     device: str = "cpu"
     repeats: int = 1
     timeout: float | None = None
+    patient: bool = False
     fuse_key: str = ""
     fused_path: str = ""
     save: bool = False
@@ -90,6 +110,10 @@ class Task:
     @property
     def label(self) -> str:
         return f"{self.method.name} on {self.case.id}"
+
+    def identity(self, score: Score) -> tuple[str, ...]:
+        """`Row.identity` of the row of one score."""
+        return self.method.name, self.case.dataset, self.case.id, score.protocol, score.metric
 
     def row(self, score: Score, **values: Any) -> Row:
         """The result row of one score."""
@@ -154,7 +178,8 @@ def method_specs(plugins: Plugins, choices: Iterable[Choice]) -> list[MethodSpec
             continue
         method = make_method(plugins, choice.method, choice.parameters)
         preset = cls.variants[entry.variant] if entry.variant else {}
-        key = method_key(cls, dict(method.parameters()), method.files())
+        files = method.files()
+        key = method_key(cls, dict(method.parameters()), files)
         specs.append(
             MethodSpec(
                 choice.label,
@@ -163,9 +188,19 @@ def method_specs(plugins: Plugins, choices: Iterable[Choice]) -> list[MethodSpec
                 method.describe(),
                 entry.name.partition("@")[0],
                 entry.origin,
+                watched=watched_files(cls, files),
             )
         )
     return specs
+
+
+def check_source(spec: MethodSpec, method: Method) -> None:
+    """Raise `PluginError` where a method, as it was made here, is not the one that was planned."""
+    if not spec.watched or are_as_they_were(spec.watched):
+        return
+    if method_key(type(method), dict(method.parameters()), method.files()) != spec.key:
+        reason = "its code or weights are not those of the plan: edited meanwhile, or another copy"
+        raise PluginError(spec.name, spec.origin, f"{reason}; run the same command again")
 
 
 def broken_spec(choice: Choice, origin: str, reason: str) -> MethodSpec:

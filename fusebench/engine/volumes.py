@@ -90,13 +90,19 @@ def _gzip(content: bytes) -> bytes:
 
 
 def store_sources(folder: Path, case: Case) -> None:
-    """Write the sources of a case, with the colours of a picture, where they are not there yet."""
+    """Write the sources of a case, with colours of a picture and a known lesion, where they are not there."""
     for name, volume in (("mri", case.a), ("pet", case.b)):
         path = folder / "sources" / f"{name}.nii.gz"
         if read_stored(path, case.fingerprint) is None:
-            store(path, volume.data, volume, case.fingerprint)
+            store(path, volume.data, volume, case.fingerprint, {"functional": case.functional})
             if volume.chroma is not None:  # for showing results in colour
                 store(path.with_name("chroma.nii.gz"), volume.chroma, volume, case.fingerprint)
+    lesion = folder / "sources" / "lesion.nii.gz"
+    if "lesion" in (case.truth or ()) and read_stored(lesion, case.fingerprint) is None:
+        assert case.truth is not None
+        where = np.asarray(case.truth["lesion"], np.uint8)
+        if where.any():  # for showing where it is
+            store(lesion, where, case.a, case.fingerprint)
 
 
 def read_stored(path: Path, key: str) -> tuple[Image, dict[str, Any]] | None:

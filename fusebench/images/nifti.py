@@ -40,6 +40,7 @@ _UNITS = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 # Only `encode` writes this, no other program: only then is cal_min..cal_max the range of the data.
 _OURS = b"fused by FuseBench"
 
+_RGB = np.dtype([(c, "u1") for c in "RGB"])
 _COLOUR = (("R", "G", "B"), ("R", "G", "B", "A"))
 
 
@@ -283,18 +284,43 @@ def encode(
     return gzip.compress(blob, compresslevel=6, mtime=0) if compress else blob
 
 
+def encode_colour(rgb: NDArray[np.uint8], like: Volume | Path, *, compress: bool) -> bytes:
+    """File content of a colour volume (D, H, W, 3): NIfTI of datatype 128, in the space of `like`."""
+    voxels = rgb.transpose(2, 1, 0, 3)
+    image: Any
+    if isinstance(like, Volume):
+        stored = np.ascontiguousarray(voxels).view(_RGB)[..., 0]
+        image = nib.Nifti1Image(stored, like.affine)
+        image.header.set_xyzt_units("mm")
+    else:
+        source, voxels = _turned_back(voxels, like)
+        stored = np.ascontiguousarray(voxels).view(_RGB)[..., 0].reshape(source.shape)
+        header = source.header.copy()
+        header.set_data_dtype(_RGB)
+        image = type(source)(stored, source.affine, header)
+    image.header.set_slope_inter(1, 0)
+    image.header["cal_min"], image.header["cal_max"] = 0, 0  # colours have no window
+    blob: bytes = image.to_bytes()
+    return gzip.compress(blob, compresslevel=6, mtime=0) if compress else blob
+
+
+def _turned_back(xyz: NDArray[Any], like: Path) -> tuple[Any, NDArray[Any]]:
+    """The image of a file, and voxels (x, y, z, ...) of its RAS+ grid in the order in which it keeps them."""
+    source, _ = _image(like)
+    affine, _ = _geometry(like, source)
+    shape = (*(int(n) for n in source.shape), 1, 1, 1)[:3]
+    back = orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), turn_to_ras(affine, shape))
+    out = orientations.apply_orientation(xyz, back)
+    if out.shape[:3] != shape:
+        raise InputError(f"{like}: its shape {shape} is not that of the fused image {out.shape[:3]}")
+    return source, out
+
+
 def _in_original_space(
     data: NDArray[np.float32], like: Path, intensity: tuple[float, float] | None, as_float: bool
 ) -> tuple[Any, float, float]:
-    source, _ = _image(like)
-    affine, _ = _geometry(like, source)
+    source, out = _turned_back(data.transpose(2, 1, 0), like)
     shape = tuple(int(n) for n in source.shape)
-    xyz = (*shape, 1, 1, 1)[:3]
-    turn = turn_to_ras(affine, xyz)
-    back = orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), turn)
-    out = orientations.apply_orientation(data.transpose(2, 1, 0), back)
-    if out.shape != xyz:
-        raise InputError(f"{like}: its shape {xyz} is not that of the fused image {out.shape}")
     if intensity is None:
         voxels = read(like).data
         intensity = float(voxels.min()), float(voxels.max())

@@ -284,6 +284,51 @@ def write_image(
         blob = dicom_itk.encode(path, data, affine)
     else:
         raise InputError(f"{path}: cannot write this format; use .nii.gz, .nii, .png, .tif, .mha or .nrrd")
+    return _put(path, blob)
+
+
+def write_colour(
+    path: str | os.PathLike[str],
+    data: NDArray[np.floating[Any]],
+    chroma: NDArray[np.uint8],
+    *,
+    like: Volume | str | os.PathLike[str],
+) -> Path:
+    """Write a fused volume in colour, as NIfTI of datatype 128 (RGB, 8 bits each).
+
+    Its luminance is the fused volume, so that `read_image` gives `data` back but for rounding to 8 bits.
+
+    Parameters
+    ----------
+    path : path
+        ``.nii`` or ``.nii.gz``.
+    data : ndarray, shape (D, H, W), float in [0, 1]
+    chroma : ndarray, shape (2, D, H, W), uint8
+        Of the functional image; see `fusebench.images.colour.chroma_of`.
+    like : Volume or path
+        A path to the structural NIfTI gives orientation and affine, a `Volume` its affine.
+
+    Returns
+    -------
+    Path
+        `path`.
+
+    Raises
+    ------
+    InputError
+        Another format, shapes that do not fit, or a place that cannot be written.
+    """
+    path = Path(path)
+    if extension(path) not in NIFTI:
+        raise InputError(f"{path}: a volume in colour is written as NIfTI; use .nii.gz or .nii")
+    if chroma.shape != (2, *data.shape):
+        raise InputError(f"{path}: chroma of shape {chroma.shape} does not fit a volume {data.shape}")
+    like = like if isinstance(like, Volume) else Path(like)
+    compress = extension(path) == ".nii.gz"
+    return _put(path, nifti.encode_colour(colour.to_rgb(data, chroma), like, compress=compress))
+
+
+def _put(path: Path, blob: bytes) -> Path:
     try:
         with atomic_path(path) as temporary:
             temporary.write_bytes(blob)

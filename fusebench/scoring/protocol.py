@@ -20,10 +20,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..case import Case
+from ..arrays import plain
+from ..case import Case, Pair, Volume
+from ..errors import InputError
 from ..metric import MetricId, MetricInfo
 from ..plugins import Plugins
-from .evaluate import evaluate, evaluate_slices
+from .evaluate import Begin, evaluate_slices, score
+from .select import metric_infos, metric_registry, ranking_set
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,13 +56,13 @@ class ScoredImages:
     spacing: tuple[float, float, float]
 
     @classmethod
-    def of(cls, case: Case, fused: NDArray[np.float32], device: str = "cpu") -> ScoredImages:
+    def of(cls, case: Case | Pair, fused: NDArray[np.float32], device: str = "cpu") -> ScoredImages:
         """Take a case and its fused image to `device`; on the CPU nothing is copied."""
         import torch  # where scores are made; a plan is made without
 
         a, b, f, mask = (
             torch.from_numpy(np.require(x, requirements="W")).to(device)
-            for x in (case.a.data, case.reference.data, fused, case.mask)
+            for x in (case.a.data, (case.reference or case.b).data, fused, case.mask)
         )
         return cls(a, b, f, mask, case.a.spacing)
 
@@ -72,13 +75,13 @@ class Protocol:
     ----------
     name : str
     score : callable
-        ``score(scene, metric ids, truth, plugins) -> {id: value or exception}``.
+        ``score(scene, metric ids, truth, plugins, begin) -> {id: value or exception}``.
     fixed : tuple of str
         Metric ids that the protocol prescribes; () where the user chooses.
     """
 
     name: str
-    score: Callable[[ScoredImages, Sequence[str], Truth, Plugins], Scores]
+    score: Callable[..., Scores]
     fixed: tuple[str, ...] = ()
 
     def metrics(self, asked: Sequence[str]) -> tuple[str, ...]:
@@ -96,8 +99,10 @@ class Protocol:
         return None
 
 
-def _volume(scene: ScoredImages, metrics: Sequence[str], truth: Truth, plugins: Plugins) -> Scores:
-    return evaluate(
+def _volume(
+    scene: ScoredImages, metrics: Sequence[str], truth: Truth, plugins: Plugins | None, begin: Begin = str
+) -> Scores:
+    return score(
         scene.a,
         scene.b,
         scene.fused,
@@ -105,22 +110,26 @@ def _volume(scene: ScoredImages, metrics: Sequence[str], truth: Truth, plugins: 
         mask=scene.mask,
         spacing=scene.spacing,
         truth=truth,
-        on_error="keep",
         plugins=plugins,
+        begin=begin,
     )
 
 
-def _slices(scene: ScoredImages, metrics: Sequence[str], truth: Truth, plugins: Plugins) -> Scores:
+def _slices(
+    scene: ScoredImages, metrics: Sequence[str], truth: Truth, plugins: Plugins | None, begin: Begin = str
+) -> Scores:
     held = slice(None) if scene.mask is None else scene.mask.any(dim=2).any(dim=1)
     images = (scene.a[held], scene.b[held], scene.fused[held])
-    values = evaluate_slices(*images, metrics, on_error="keep", plugins=plugins)
+    values = evaluate_slices(*images, metrics, on_error="keep", plugins=plugins, begin=begin)
     return {m: v if isinstance(v, Exception) else float(np.mean(v)) for m, v in values.items()}
 
 
-def _paper(scene: ScoredImages, metrics: Sequence[str], truth: Truth, plugins: Plugins) -> Scores:
+def _paper(
+    scene: ScoredImages, metrics: Sequence[str], truth: Truth, plugins: Plugins | None, begin: Begin = str
+) -> Scores:
     centre = scene.fused.shape[0] // 2
     images = (scene.a[centre], scene.b[centre], scene.fused[centre])
-    return evaluate(*images, metrics, on_error="keep", plugins=plugins)
+    return score(*images, metrics, plugins=plugins, begin=begin)
 
 
 PROTOCOLS = {
@@ -132,6 +141,50 @@ PROTOCOLS = {
         Protocol(READERS, _volume, READINGS),
     )
 }
+
+
+def evaluate_case(
+    case: Case | Pair,
+    fused: Any,
+    metrics: Sequence[str] | None = None,
+    truth: Truth = None,
+    protocol: str = "volume",
+    plugins: Plugins | None = None,
+) -> Scores:
+    """Score a fused image of a case as a run does; see `evaluate`.
+
+    Returns
+    -------
+    dict
+        Value, or the exception that it raised, by metric id.
+
+    Raises
+    ------
+    InputError
+        No such protocol, a fused image of another shape, or a metric that needs more than these images.
+    """
+    found = PROTOCOLS.get(protocol)
+    if found is None or found.name == READERS:
+        known = ", ".join(name for name in PROTOCOLS if name != READERS)
+        why = "reads a second fusion: fusebench.run(...)" if found else "is not known"
+        raise InputError(f"protocol {protocol!r} {why}; a fused image is scored by {known}")
+    registry = plugins.metrics if plugins else metric_registry()
+    asked = ranking_set(registry) if metrics is None else metrics
+    infos = metric_infos(registry, asked).values()
+    if truth is None and isinstance(case, Case) and any(info.needs_truth for info in infos):
+        truth = case.truth
+    for info in infos:
+        reason = found.reason_to_skip(info, truth is not None)
+        if info.needs_twin and not reason:
+            reason = "needs the method itself, not only its image: fusebench.run(...)"
+        if reason:
+            raise InputError(f"{info.name}: {reason}")
+    image = plain(fused.data if isinstance(fused, Volume) else fused, "the fused image")
+    shape = case.a.shape
+    if image.shape not in (shape, shape[1:] if shape[0] == 1 else shape):
+        raise InputError(f"the fused image has shape {image.shape} but the case has {shape}")
+    images = ScoredImages.of(case, image.reshape(shape))
+    return found.score(images, found.fixed or asked, truth, plugins)
 
 
 def default_protocols(metrics: Sequence[str]) -> tuple[str, ...]:

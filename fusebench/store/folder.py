@@ -67,7 +67,7 @@ class RunFolder:
         return self.case(dataset, case) / f"{method}.nii.gz"
 
     def source(self, dataset: str, case: str, name: str) -> Path:
-        """A kept source of a case: ``mri``, ``pet`` or ``chroma``."""
+        """A kept source of a case: ``mri``, ``pet``, ``chroma`` or ``lesion``."""
         return self.case(dataset, case) / "sources" / f"{name}.nii.gz"
 
     def kept_cases(self) -> Iterator[Path]:

@@ -181,7 +181,7 @@ class RunStore:
 
     def latest(self) -> Iterator[Row]:
         """The newest row of every identity, in the order of first appearance."""
-        yield from read_rows(self.folder)
+        yield from read_log(self.folder)
 
     def consolidate(self, outdated: Callable[[Row], str] = lambda _: "") -> pd.DataFrame:
         """Write ``rows.parquet`` and ``rows.csv`` atomically and return the table.
@@ -275,8 +275,8 @@ def _check_ours(folder: Path) -> None:
         raise InputError(f"{log}: not made by a run; give --out an empty or new folder")
 
 
-def read_rows(folder: Path) -> list[Row]:
-    """Newest row of every identity in a run folder; a torn last line is ignored.
+def read_log(folder: Path) -> list[Row]:
+    """Newest row of every identity in a run folder's log; a torn last line is ignored.
 
     Raises
     ------
@@ -286,35 +286,70 @@ def read_rows(folder: Path) -> list[Row]:
     return list(_newest(RunFolder(folder).rows, 0, {}).values())
 
 
-def read_table(folder: Path) -> pd.DataFrame:
-    """The rows of a run folder that stand, as a table: those of its last run, and what was added since.
+def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Rows that stand as a table, one method, case, protocol and metric a row.
+
+    Parameters
+    ----------
+    path : path
+        A run folder: the rows of its last run, and what was added since.  Or a file of rows: ``rows.jsonl``,
+        ``rows.parquet`` or one of a history store.
+
+    Returns
+    -------
+    DataFrame
+        Columns of `Row`.
 
     Raises
     ------
     InputError
         No rows there, or files that cannot be read.
     """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder; give a run folder")
+    if path.is_dir():
+        return _read_folder(RunFolder(path))
+    if path.suffix == ".jsonl":
+        return as_table(_newest(path, 0, {}).values())
+    if path.suffix != ".parquet":
+        raise InputError(f"{path}: not a run folder, rows.jsonl or rows.parquet")
+    table = _unpacked(path)[0]
+    missing = [c for c in (*IDENTITY, "value", "status") if c not in table]
+    if missing:
+        raise InputError(f"{path}: no table of rows, it lacks {', '.join(missing)}")
+    return table
+
+
+def _unpacked(path: Path) -> tuple[pd.DataFrame, dict[bytes, bytes]]:
+    """A Parquet file, and what its header says besides."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    log, path = RunFolder(folder).rows, RunFolder(folder).parquet
-    if not path.exists():
-        if not log.exists():
-            raise InputError(f"{folder}: neither rows.jsonl nor rows.parquet there; is it a run folder?")
-        return as_table(read_rows(folder))
     try:
         packed = pq.read_table(path)
-        table: pd.DataFrame = packed.to_pandas()
+        return packed.to_pandas(), packed.schema.metadata or {}
     except (OSError, ValueError, pa.ArrowException) as error:
-        if log.exists():
-            return as_table(read_rows(folder))
         raise InputError(f"{path}: not readable ({error}); make it again") from None
+
+
+def _read_folder(folder: RunFolder) -> pd.DataFrame:
+    log, path = folder.rows, folder.parquet
+    if not path.exists():
+        if not log.exists():
+            raise InputError(f"{folder.path}: neither rows.jsonl nor rows.parquet there; is it a run folder?")
+        return as_table(read_log(folder.path))
+    try:
+        table, known = _unpacked(path)
+    except InputError:
+        if log.exists():
+            return as_table(read_log(folder.path))
+        raise
     if not log.exists():
         return table
-    known = packed.schema.metadata or {}
     size = int(known.get(_LOG_SIZE, b"-1"))
     if size < 0 or _beginning_hash(log, size) != known.get(_LOG_HASH, b"").decode():
-        return as_table(read_rows(folder))  # the table is of another log
+        return as_table(read_log(folder.path))  # the table is of another log
     if log.stat().st_size == size:
         return table
     held = {row.identity: row for row in (Row(**r) for r in _records(table))}

@@ -38,6 +38,7 @@ SHIPPED: Mapping[str, Mapping[str, Any]] = {
             sha256="1f3123c1b9af25c5e8869568795ca7677fa1d3850abe0fbeff2643d1c5174e22",
         ),
         "params": 905193,
+        "cost": 1.1,
         "notes": "for likeness to both sources; aligns the functional image itself; trained on a CPU",
     },
     "published": {
@@ -48,6 +49,7 @@ SHIPPED: Mapping[str, Mapping[str, Any]] = {
             sha256="ef9e8d7fa1a9816b8f6627f6ad81e2825dcc12a05f6882f9c3bc1d1be0972986",
         ),
         "params": 7453634,
+        "cost": 0.5,
         "notes": "rule FL1N, clipped; far shorter and smaller than the authors' training; 8-bit weights",
     },
 }
@@ -108,6 +110,7 @@ class DCFBFusion(Method):
         ),
         params=933554,
         notes="for readers, not for likeness; aligns the functional image itself; trained on a CPU",
+        cost=1.2,
     )
     expected_failed_checks: ClassVar[Mapping[str, str]] = {
         "identical_inputs": "the structural image is shown darker, so that findings can be brighter"
@@ -115,6 +118,10 @@ class DCFBFusion(Method):
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {"target": "likeness", "alpha": 0.68, "strength": 1.0},
         "published": {"target": "published", "compat": True, "rule": "FL1N", "clip": True},
+    }
+    variant_facts: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": SHIPPED["likeness"],
+        "published": SHIPPED["published"],
     }
     recipes: ClassVar[dict[str, str]] = {
         "readers": ".reader_recipe:Readers",
@@ -184,6 +191,14 @@ class DCFBFusion(Method):
             self.network = self._trained(self.weights or self._shipped())
         self.info = self.describe()  # type: ignore[misc]
         self.network.to(self.device).eval().requires_grad_(False)
+
+    @classmethod
+    def of(cls, network: nn.Module, **parameters: Any) -> DCFBFusion:
+        """The method with a network at hand, set up where the network is; its mode is left as it is."""
+        method = cls(**parameters)
+        Method.setup(method, next(network.parameters()).device)
+        method.network = network
+        return method
 
     def _trained(self, path: str | Path) -> FusionNetwork | ReaderNetwork:
         state = read_state(path)
@@ -256,7 +271,7 @@ class DCFBFusion(Method):
         tile = self.tile if self.tile is not None else (192 if volumes[0].numel() > 8_000_000 else 0)
         if not tile:
             return network(*volumes)
-        return fuse_tiles(network, *[v[0, 0] for v in volumes], tile=tile)[None]
+        return fuse_tiles(network, *[v[0, 0] for v in volumes], tile=tile, progress=self.progress)[None]
 
 
 def _content(image: Tensor) -> tuple[slice, ...] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from fusebench.errors import InputError
+from fusebench.plugins import create_metric, find_plugins
+from fusebench.scoring.protocol import PROTOCOLS, READERS, ScoredImages
 
 from .._expected import Fit, blur, fit, foreground
 from .._weights import load_weights, read_state
@@ -36,6 +39,8 @@ ABLATIONS: dict[str, ReaderDesign] = {
     "flat": ReaderDesign(parts=Parts(flat=True)),
     "expectation": ReaderDesign(expectation=False),
 }
+# What is read at a validation.
+READ = ("reading", "cho_auc.a", "cho_auc.b", "outline")
 # Changes from this on are findings; the one that is noise of size 1.
 PALE, QUIET = 0.05, 0.02
 
@@ -62,6 +67,9 @@ class Readers(Recipe):
         False: the first stage of training, without the DCFB blocks; the second starts from its weights.
     patch : int
         Voxels per axis of a training patch, a multiple of 16.
+    read : int
+        Val subjects that the protocol `readers` reads at each validation, as whole volumes of the default
+        look; nothing in training depends on it.
     controls : bool
         Draw from cases that their data set calls healthy (``lesion`` false, ``diagnosis`` CN), if there are
         any: what is normal cannot be learned from the ill.
@@ -103,6 +111,7 @@ class Readers(Recipe):
         chance: float = 0.4,
         blocks: bool = True,
         patch: int = 48,
+        read: int = 1,
         controls: bool = True,
         checkpointing: bool = False,
     ) -> None:
@@ -114,6 +123,8 @@ class Readers(Recipe):
         self.missed, self.shape, self.noise, self.expect, self.align = missed, shape, noise, expect, align
         self.without, self.misalign, self.chance, self.patch = without, misalign, chance, patch
         self.blocks, self.controls, self.checkpointing = blocks, controls, checkpointing
+        self.read = read
+        self._trials: dict[str, Any] = {}
         self.crop = (patch,) * 3
         self._disturb = augment.compose(
             augment.bias(0.1, p=0.3, keys=("a",)), augment.noise(0.02, p=0.3, keys=("a",))
@@ -248,7 +259,30 @@ class Readers(Recipe):
             loss, logs = self.loss(model, batch)
             for key, value in {"loss": loss, **logs}.items():
                 total[f"val_{key}"] = total.get(f"val_{key}", 0.0) + float(value.detach()) / self.val_batches
-        return total
+        return {**total, **self._readings(model, subjects)}
+
+    def _readings(self, model: nn.Module, subjects: Subjects) -> dict[str, float]:
+        """What observers read in whole fused volumes, mean over the first `read` subjects."""
+        from .dcfb import DCFBFusion  # which names this module's recipes
+
+        method = DCFBFusion.of(model)
+        read: dict[str, list[float]] = {}
+        for case in subjects.cases[: self.read]:
+            key = case.fingerprint
+            if key not in self._trials:
+                self._trials[key] = create_metric("reading").trial(case)
+            trial = self._trials[key]
+            pairs = (case.a.data, case.b.data), (trial.a_with, trial.b_with)
+            fused, with_ = (
+                method.fuse(*(torch.from_numpy(np.array(x)) for x in pair)).cpu().numpy() for pair in pairs
+            )
+            scene = ScoredImages.of(case, fused, "cpu")
+            truth = {"trial": trial, "fused_with": with_}
+            scores = PROTOCOLS[READERS].score(scene, READ, truth, find_plugins())
+            for name, value in scores.items():
+                if not isinstance(value, Exception):
+                    read.setdefault(f"val_{name}", []).append(float(value))
+        return {name: float(np.mean(values)) for name, values in read.items()}
 
     def picture(self, model: nn.Module, subjects: Subjects) -> Tensor:
         """Structural, functional, what was put in, what was found, and the result; three val samples."""

@@ -198,11 +198,7 @@ class Game:
             The same made of the sources with findings; None: only `outline` and `uptake_r2` are read.
         """
         levels = displayed(self._flat(image))
-        maps = channel_maps(levels[self._box], self.spacing)
-
-        def at(places: NDArray[np.intp]) -> Array:
-            return maps[(slice(None), *(places - self._corner).T)].T
-
+        at = self._channels(levels)
         values: dict[str, float] = {}
         reasons: dict[str, str] = {}
         answers: dict[str, tuple[Answers, ...]] = {}
@@ -237,14 +233,39 @@ class Game:
             reasons["uptake_r2"] = "needs ground truth, which this case does not have"
         return Reading(values, reasons, answers, pairs)
 
+    def _channels(self, levels: Array) -> Callable[[NDArray[np.intp]], Array]:
+        """Channels (N, P) of a displayed image as a function of places (N, ndim)."""
+        maps = channel_maps(levels[self._box], self.spacing)
+        return lambda places: maps[(slice(None), *(places - self._corner).T)].T
+
     def _detect(self, at: Any, change: Array, found: Sites, sign: int) -> Answers:
         """Read the findings of one kind and sign, which have a template of their own."""
         places = found.places[found.signs == sign]
-        absent = at(places)
-        present = absent + channel_values(change, places, self.spacing)
         folds = observer.folds_of(places, self.spacing, self._view)
         folds_there = observer.folds_of(found.background, self.spacing, self._view)
-        return observer.observe(present, absent, at(found.background), folds, folds_there)
+        return observer.observe(*self._seen(at, change, found, sign), folds, folds_there)
+
+    def _seen(self, at: Any, change: Array, found: Sites, sign: int) -> tuple[Array, Array, Array]:
+        places = found.places[found.signs == sign]
+        absent = at(places)
+        return absent + channel_values(change, places, self.spacing), absent, at(found.background)
+
+    def seen(
+        self, image: NDArray[Any], with_findings: NDArray[Any], found: Sites, sign: int
+    ) -> tuple[Array, Array, Array]:
+        """Channels (N, P) at the findings of one kind and sign, with and without them, and elsewhere.
+
+        Parameters
+        ----------
+        image, with_findings : ndarray
+            As of `look`.
+        found : Sites
+            Of `findings`.
+        sign : {1, -1}
+        """
+        levels = displayed(self._flat(image))
+        change = displayed(self._flat(with_findings)) - levels
+        return self._seen(self._channels(levels), change, found, sign)
 
     @cached_property
     def sources(self) -> dict[str, Reading]:

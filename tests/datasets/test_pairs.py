@@ -67,6 +67,21 @@ def test_flat_folder(tmp_path):
     assert [x.reason for x in dataset.found[1]] == reasons
 
 
+def test_a_folder_a_subject(tmp_path):
+    for name in ("anat/s_T1w.png", "pet/s_trc-18FFDG_pet.png"):
+        picture(tmp_path / "sub-1" / name)
+    for name in ("t1.png", "pet.png"):
+        picture(tmp_path / "sub-2" / name)
+    for name in ("mri.png", "pet_1.png", "pet_2.png"):
+        picture(tmp_path / "sub-3" / name)
+    (tmp_path / "notes").mkdir()
+    dataset = fusebench.create_dataset("pairs", data_dir=tmp_path)
+    assert ids(dataset) == ["sub-1", "sub-2"]
+    assert [s.pet.name for s in dataset.sources()] == ["s_trc-18FFDG_pet.png", "pet.png"]
+    ((subject, _, reason),) = (dataclasses.astuple(x)[:3] for x in dataset.found[1])
+    assert subject == "sub-3" and reason.startswith("1 structural and 2 functional images")
+
+
 def test_csv_with_mask_group_and_faults(tmp_path):
     mri, pet = head(1)
     nifti(tmp_path / "img" / "a.nii.gz", mri)

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import fusebench
+from fusebench.case import Volume
 from fusebench.engine.request import Observer
-from fusebench.errors import InputError
+from fusebench.errors import FuseBenchError, InputError
 
 from ..saving import save_volume
 
@@ -48,11 +50,89 @@ def test_values_are_those_of_fusing_and_scoring_by_hand(made: fusebench.Run) -> 
     case = fusebench.create_dataset("phantom", size=24).cases("test")[0]
     fused = fusebench.fuse(case, method="blend@0.20")
     assert np.allclose(fused, 0.8 * case.a.data + 0.2 * case.b.data, atol=1e-6)
-    values = fusebench.evaluate(
-        case.a.data, case.b.data, fused, ["psnr", "ssim"], mask=case.mask, spacing=case.a.spacing
+    images, ids = (case.a.data, case.b.data, fused), ["psnr", "ssim"]
+    for protocol in ("volume", "slices"):
+        rows = made.rows.query("method == 'blend@0.20' and protocol == @protocol and case == @case.id")
+        values = fusebench.evaluate(case, fused, ids, protocol=protocol)
+        assert dict(zip(rows.metric, rows.value, strict=True)) == pytest.approx(values, rel=1e-6)
+    by_hand = fusebench.evaluate(*images, ids, mask=case.mask, spacing=case.a.spacing)
+    assert by_hand == pytest.approx(fusebench.evaluate(case, fused, ids), rel=1e-9)
+    with pytest.warns(UserWarning, match="not the board's numbers"):
+        assert fusebench.evaluate(*images, ids)["psnr"] > by_hand["psnr"] + 3
+    assert list(fusebench.evaluate(case, fused, protocol="paper")) == [
+        "psnr@paper", "ssim@torchmetrics", "nmi@dc2fusion", "mi@dc2fusion",
+    ]  # fmt: skip
+
+
+def test_a_case_is_scored_with_its_ground_truth_and_reference() -> None:
+    case = fusebench.create_dataset("phantom", size=32, misalign=4.0, reference="aligned").cases("test")[1]
+    fused = fusebench.fuse(case, "average")
+    want = fusebench.evaluate(
+        case.a.data, case.truth["pet_aligned"], fused, ["psnr.b"], mask=case.mask, spacing=case.a.spacing
     )
-    rows = made.rows.query("method == 'blend@0.20' and protocol == 'volume' and case == @case.id")
-    assert dict(zip(rows.metric, rows.value, strict=True)) == pytest.approx(values, rel=1e-6)
+    assert fusebench.evaluate(case, fused, ["psnr.b"]) == want
+    assert fusebench.evaluate(case.pair, Volume(fused), ["psnr.b"]) == want
+    assert np.isfinite(fusebench.evaluate(case, fused, ["gm_wm_auc"])["gm_wm_auc"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"protocol": "readers"}, "reads a second fusion"),
+        ({"protocol": "volumes"}, "is not known; a fused image is scored by volume, slices, paper"),
+        ({"metrics": ["lesion_contrast"]}, "needs the method itself"),
+        ({"metrics": ["cho_auc"]}, "scored in protocol readers only"),
+        ({"metrics": ["psrn"]}, "did you mean psnr"),
+        ({"mask": True}, "leave out mask and spacing"),
+    ],
+)
+def test_what_a_fused_image_alone_cannot_be_scored_by(options: dict[str, object], message: str) -> None:
+    case = fusebench.create_dataset("phantom", size=24).cases("test")[0]
+    with pytest.raises(FuseBenchError, match=message):
+        fusebench.evaluate(case, case.a.data, **options)
+    with pytest.raises(InputError, match="has shape"):
+        fusebench.evaluate(case, case.a.data[:5])
+
+
+def test_rows_are_read_from_a_folder_and_from_its_files(made: fusebench.Run, tmp_path: Path) -> None:
+    order = ["method", "case", "protocol", "metric"]
+    tables = [
+        fusebench.read_rows(path).sort_values(order).reset_index(drop=True)
+        for path in (str(made.folder), made.folder / "rows.jsonl", made.folder / "rows.parquet")
+    ]
+    for table in tables:
+        pd.testing.assert_frame_equal(table, tables[0], check_dtype=False)
+    pd.DataFrame({"x": [1]}).to_parquet(tmp_path / "other.parquet")
+    for path, message in (("none", "give a run folder"), ("other.parquet", "it lacks method")):
+        with pytest.raises(InputError, match=message):
+            fusebench.read_rows(tmp_path / path)
+    with pytest.raises(InputError, match=r"not a run folder, rows\.jsonl or rows\.parquet"):
+        fusebench.read_rows(made.folder / "leaderboard.md")
+
+
+def test_what_a_notebook_prints_is_short_and_reads_nothing(made: fusebench.Run) -> None:
+    dataset = fusebench.create_dataset("phantom", size=24)
+    case = dataset.cases("test")[0]
+    assert repr(case) == f"<case {case.id}, dataset phantom>" and "pair" not in vars(case)
+    assert "24 x 24 x 24" in repr(case.a) and "24 x 24 x 24" in repr(case) and "foreground" in repr(case.pair)
+    assert "lesion" in repr(case.truth) and "lesion" in case.truth._ipython_key_completions_()
+    assert repr(fusebench.create_method("dwt", wavelet="db4")) == "create_method('dwt', wavelet='db4')"
+    board = made.board()
+    assert repr(board).startswith("<board volume of phantom: ") and "average" in repr(board)
+    assert all(len(repr(x)) < 160 for x in (made, board, case, case.a, case.pair, case.truth, dataset))
+
+
+def test_methods_take_arrays_as_they_take_tensors() -> None:
+    a, b = np.random.default_rng(0).random((2, 5, 6, 7))
+    for name in ("average", "densefuse"):
+        method = fusebench.create_method(name)
+        method.setup()
+        tensors = [torch.tensor(x, dtype=torch.float32) for x in (a, b)]
+        made, wanted = method.fuse(a, b), method.fuse(*tensors)
+        assert isinstance(made, np.ndarray) and isinstance(wanted, torch.Tensor)
+        assert np.array_equal(made, wanted.numpy())
+    slices = method.fuse_slices(a[:, None], b[:, None])
+    assert np.allclose(slices[:, 0], made, atol=1e-6) and method.by_axial_slice
 
 
 def test_a_second_run_makes_nothing_again_and_tells_each_line(made: fusebench.Run) -> None:

@@ -6,6 +6,8 @@ import importlib
 import io
 import itertools
 import os
+import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fusebench.case import Case, Pair, Volume
+from fusebench.engine.volumes import store_sources
+
 from .conftest import EFFECTS, make_run
 
 charts = importlib.import_module("fusebench.leaderboard.charts")
 contact = importlib.import_module("fusebench.leaderboard.contact_sheet")
+sheet = importlib.import_module("fusebench.images.sheet")
 tables = importlib.import_module("fusebench.leaderboard.tables")
 
 
@@ -100,47 +106,6 @@ def test_one_subject_has_no_test_charts() -> None:
     assert [s for s, _, _ in charts.all_charts(board)] == ["quality-time", "distribution-psnr"]
 
 
-def test_contact_sheet_has_three_planes_of_a_volume_and_one_of_a_picture(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    volume, picture = rng.random((9, 12, 10), np.float32), rng.random((1, 12, 10), np.float32)
-    tall = Image.open(contact.sheet([("MRI", volume), ("a$x$", volume)], tmp_path / "v.png"))
-    flat = Image.open(contact.sheet([("MRI", picture), ("b", picture)], tmp_path / "p.png"))
-    assert tall.width == flat.width and tall.height > 2 * flat.height
-
-
-def test_sides_are_marked_in_volumes_only(tmp_path: Path) -> None:
-    for shape, marked in (((9, 12, 12), True), ((1, 12, 12), False)):
-        black = np.zeros(shape, np.float32)
-        path = contact.sheet([("MRI", black), ("b", black)], tmp_path / "s.png")
-        panel = np.asarray(Image.open(path).convert("L"))[contact.LABEL + 2 * contact.GAP :][
-            : contact.WIDTH - 10
-        ]
-        first = panel[:, 2 * contact.GAP : contact.WIDTH - contact.GAP]
-        half = first.shape[1] // 2
-        assert [bool((x > 128).any()) for x in (first[:, :half], first[:, half:])] == [marked, marked]
-
-
-def test_slices_stand_upright_and_keep_proportions() -> None:
-    volume = np.zeros((4, 6, 8), np.float32)
-    volume[3], volume[:, 5] = 0.5, 1.0  # the top is 0.5, the front is 1
-    axial, _ = contact.centre_slice(volume, "axial")
-    assert (axial[0] == 1).all() and (axial[1:] == 0).all()
-    coronal, aspect = contact.centre_slice(volume, "coronal", (3.0, 1.0, 1.5))
-    assert (coronal[0] == 0.5).all() and aspect == 2.0
-    picture = np.arange(6, dtype=np.float32).reshape(1, 6, 1)
-    assert contact.centre_slice(picture, "axial")[0].ravel().tolist() == [0, 1, 2, 3, 4, 5]
-
-
-def test_chroma_colours_all_but_the_structural_image(tmp_path: Path) -> None:
-    grey = np.full((1, 20, 20), 0.5, np.float32)
-    chroma = np.stack([np.full((1, 20, 20), 90), np.full((1, 20, 20), 200)]).astype(np.uint8)
-    pixels = np.asarray(
-        Image.open(contact.sheet([("MRI", grey), ("PET", grey)], tmp_path / "c.png", chroma)).convert("RGB")
-    )
-    left, right = pixels[-60, pixels.shape[1] // 4], pixels[-60, 3 * pixels.shape[1] // 4]
-    assert left[0] == left[1] == left[2] and right[0] > int(right[2]) + 50
-
-
 def keep(path: Path, data: Any, spacing: tuple[float, float, float] = (1, 1, 1)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.Nifti1Image(data, np.diag([*spacing, 1.0])).to_filename(path)
@@ -155,14 +120,53 @@ def test_sheet_of_a_run_is_drawn_again_only_when_a_volume_is_new(tmp_path: Path)
     path = contact.of_run(tmp_path)
     assert path == tmp_path / "figures" / "case1.png"
     first, time = path.read_bytes(), path.stat().st_mtime_ns
-    path.write_bytes(b"as it was")
+    as_it_was = first[:-1] + b"x"  # a PNG still, for who reads no further than its header
+    path.write_bytes(as_it_was)
     os.utime(path, ns=(time, time))
-    assert contact.of_run(tmp_path) == path and path.read_bytes() == b"as it was"
+    assert contact.of_run(tmp_path) == path and path.read_bytes() == as_it_was
+    contact.of_run(tmp_path, radiological=True)
+    assert path.read_bytes() != as_it_was  # the same volumes, seen from the other side
     keep(case / "max.nii.gz", volume, (1, 1, 2))
     contact.of_run(tmp_path)
     assert Image.open(path).width > Image.open(io.BytesIO(first)).width
-    # 4 slices of 2 mm are as high as 8 voxels of 1 mm are wide: three square panels, each WIDTH high.
-    assert Image.open(path).height >= 3 * contact.WIDTH
+    # 4 slices of 2 mm are as high as 8 voxels of 1 mm are wide: square panels, and one in colour.
+    assert Image.open(path).height >= 4 * sheet.WIDTH
+
+
+def test_sheet_of_a_run_leaves_out_volumes_of_another_grid_and_sets_controls_apart(tmp_path: Path) -> None:
+    case = tmp_path / "fused" / "set" / "case1"
+    volume = np.full((8, 8, 4), 0.5, np.float32)
+    for name in ("sources/mri", "sources/pet", "average"):
+        keep(case / f"{name}.nii.gz", volume)
+    path = contact.of_run(tmp_path)
+    assert path is not None
+    before = Image.open(path).size
+    keep(case / "old.nii.gz", np.full((6, 6, 3), 0.5, np.float32))  # of another run into the same folder
+    keep(case / "shifted.nii.gz", volume, (1, 1, 3))
+    contact.of_run(tmp_path)
+    assert Image.open(path).size == before
+    keep(case / "noise.nii.gz", volume)
+    (tmp_path / "manifest.json").write_text('{"methods": {"noise": {"control": true}}}')
+    contact.of_run(tmp_path)
+    assert Image.open(path).width == before[0] and Image.open(path).height > 1.8 * before[1]
+
+
+def test_a_second_source_that_shows_no_function_gives_no_colour(tmp_path: Path) -> None:
+    modes = []
+    for functional in (True, False):
+        case = Case("c", "set", "g", "0", partial(flat_pair, 0.5), meta={"functional": functional})
+        store_sources(tmp_path / "fused" / "set" / "c", case)
+        keep(tmp_path / "fused" / "set" / "c" / "average.nii.gz", np.full((6, 5, 4), 0.5, np.float32))
+        path = contact.of_run(tmp_path)
+        assert path is not None
+        modes.append(Image.open(path).mode)
+        shutil.rmtree(tmp_path / "fused")
+    assert modes == ["RGB", "L"]
+
+
+def flat_pair(level: float) -> Pair:
+    volume = Volume(np.full((4, 5, 6), level, np.float32))
+    return Pair(volume, volume, volume.data > 0)
 
 
 def test_a_metric_without_a_finite_value_has_no_chart() -> None:

@@ -22,6 +22,7 @@ from scipy import stats
 
 from fusebench.cli import main
 from fusebench.errors import InputError
+from fusebench.images.colour import tint, to_rgb
 
 from .conftest import EFFECTS, make_run, write_run
 
@@ -59,6 +60,11 @@ def store_volumes(run: Path, case: str, names: list[str], shape: tuple[int, int,
         put(np.stack([np.full(shape, 90), np.full(shape, 200)]), folder / "sources" / "chroma.nii.gz")
     for i, name in enumerate(names):
         put((w + h + d * i) / (2 + i), folder / f"{name}.nii.gz")
+    if shape == SHAPE:
+        where = np.zeros(shape)
+        where[4:7, 6:9, 3:5] = 1  # slices 4 to 6; 3 rows of 2 columns
+        put(where, folder / "sources" / "lesion.nii.gz")
+    put(np.ones((3, 4, 5)), folder / "of-another-grid.nii.gz")
 
 
 # Kind, sign, voxel; standard deviation 2.6 or 5.6 mm, voxels of (3, 2, 2) mm.
@@ -353,12 +359,13 @@ def test_picture_is_shown_in_colour_and_upright(page: Any) -> None:
     page.wait_for_timeout(200)
     corner = """id => { const c = document.querySelector(`.pane[data-id="${id}"] canvas`);
         const at = (x, y) => [...c.getContext('2d').getImageData(x, y, 1, 1).data];
-        return [at(1, 1), at(1, c.height - 2)]; }"""
-    top, bottom = page.evaluate(corner, "pet")
-    # Row 0 of a picture is its top; PET rises with the row; Cr = 200 is red.
-    assert top[0] < bottom[0] and top[0] > top[1] + 50
-    top, _ = page.evaluate(corner, "mri")
-    assert top[0] == top[1] == top[2]
+        return [at(1, 1), at(1, c.height >> 1), at(1, c.height - 2)]; }"""
+    top, middle, bottom = page.evaluate(corner, "pet")
+    # Row 0 of a picture is its top; PET rises with the row; Cr = 200 is red; black and white have no colour.
+    assert top[:3] == [0, 0, 0] and bottom[:3] == [255, 255, 255]
+    assert middle[0] > middle[1] + 50
+    _, middle, _ = page.evaluate(corner, "mri")
+    assert middle[0] == middle[1] == middle[2]
     assert page.locator("#open-niivue").count() == 0
 
 
@@ -377,6 +384,197 @@ def test_niivue_follows_the_crosshair(page: Any) -> None:
     page.select_option("#niivue-base", "method:good")
     page.select_option("#niivue-over", "")
     page.wait_for_selector('#niivue-box[data-shown="method:good"]')
+
+
+def case_page(site: Path, case: str = "case-000") -> str:
+    """Address of a case's page, from the site's root."""
+    (page,) = (p for p in (site / "cases").glob(f"*{case}*.html") if not p.stem.endswith("-study"))
+    return f"cases/{page.name}"
+
+
+@pytest.mark.browser
+def test_front_page_has_pictures_that_lead_to_the_viewer(both: Any) -> None:
+    page = both
+    page.goto(page.root + "index.html")
+    page.evaluate("document.querySelectorAll('img').forEach(i => { i.loading = 'eager'; })")
+    until(page, "[...document.images].every(i => i.complete)")
+    assert page.evaluate("[...document.images].every(i => i.naturalWidth > 0)")
+    captions = page.eval_on_selector_all(".strip figcaption", "all => all.map(c => c.textContent.trim())")
+    assert captions == ["MRI", "PET", "good", "net"]  # sources, then best first; no volume of another grid
+    rows = (
+        "rows => rows.map(r => [r.querySelector('td.name').dataset.value, Boolean(r.querySelector('img'))])"
+    )
+    thumbs = dict(page.eval_on_selector_all("#table-phantom-volume tbody tr", rows))
+    assert {name for name, there in thumbs.items() if there} == {"good", "net"}
+    page.locator(".strip a").nth(3).click()
+    page.wait_for_selector("#viewer[data-ready=yes] .pane.large")
+    assert page.get_attribute(".pane.large", "data-id") == "method:net"
+
+
+@pytest.mark.browser
+def test_rows_of_the_board_are_one_line_high(page: Any) -> None:
+    page.goto(page.root + "index.html")
+    heights = page.eval_on_selector_all(
+        "#table-phantom-volume tbody tr", "rows => rows.map(r => r.getBoundingClientRect().height)"
+    )
+    assert len(heights) == 8 and max(heights) < 42
+    reason = page.locator("#table-phantom-volume tr", has_text="dead").locator("td.text").last
+    assert "planted failure" in (reason.get_attribute("title") or "")
+
+
+@pytest.mark.browser
+def test_groups_of_columns_show_and_hide(page: Any) -> None:
+    page.goto(page.root + "index.html")
+    tools = page.locator('.tools[data-for="table-phantom-volume"]')
+    head = page.locator("#table-phantom-volume thead")
+    assert head.get_by_text("psnr").is_visible() and not head.get_by_text("en [bit]").is_visible()
+    tools.locator("input[data-group='further metrics']").check()
+    tools.locator("input[data-group=similarity]").uncheck()
+    assert head.get_by_text("en [bit]").is_visible() and not head.get_by_text("psnr").is_visible()
+    assert (
+        not page.locator("#table-phantom-volume tbody tr").first.locator(".g-similarity").first.is_visible()
+    )
+
+
+@pytest.mark.browser
+def test_address_of_a_board_keeps_sorting_filter_and_columns(both: Any, browser: Any) -> None:
+    page = both
+    page.goto(page.root + "index.html#phantom-paper")
+    tools = page.locator('.tools[data-for="table-phantom-volume"]')
+    page.locator("#table-phantom-volume th", has_text="nabf").locator("button").click()
+    tools.locator("input[type=search]").fill("o")
+    tools.locator("input[data-hide=control]").check()
+    tools.locator("input[data-group=cost]").uncheck()
+    until(page, "location.hash.includes('columns')")
+    before, address = names(page), page.url
+    assert address.endswith(".columns=similarity,about") and "#phantom-paper&" in address
+    with watched_page(browser, page.root) as other:
+        other.goto(address)
+        assert names(other) == before and set(before) == {"good", "net", "poor"}  # net: of "phantom/train"
+        until(other, "document.getElementById('phantom-paper').getBoundingClientRect().top < 450")
+        assert not other.locator("#table-phantom-volume th", has_text="s/case").is_visible()
+        # The address is changed by hand, or somebody goes back.
+        other.evaluate("location.hash = ''")
+        until(other, "!document.querySelector('#table-phantom-volume th[aria-sort]')")
+        assert len(names(other)) == 8 and names(other)[0] == "good"
+
+
+@pytest.mark.browser
+def test_address_of_a_case_keeps_the_view(both: Any, browser: Any, site: Path) -> None:
+    page = both
+    page.goto(page.root + case_page(site))
+    page.wait_for_selector("#viewer[data-ready=yes]")
+    until(page, "document.querySelector('#viewer canvas').dataset.slice")
+    page.locator('.pane[data-id="method:net"] h3 button').click()
+    page.check("#radiological")
+    page.fill("#window", "0.5")
+    page.locator('.pane[data-id="method:net"] canvas[data-plane="axial"]').press("PageUp")
+    until(page, "location.hash.includes('at=')")
+    shot = "document.querySelector('.pane.large canvas').toDataURL()"
+    page.wait_for_timeout(200)
+    with watched_page(browser, page.root) as other:
+        other.goto(page.url)
+        other.wait_for_selector("#viewer[data-ready=yes] .pane.large")
+        until(other, f"document.querySelector('#viewer').dataset.cursor === '{SHAPE[0] // 2 + 1},7,6'")
+        assert other.is_checked("#radiological") and other.input_value("#window") == "0.5"
+        assert other.evaluate(shot) == page.evaluate(shot)
+        other.keyboard.press("Escape")
+        until(other, "!location.hash.includes('large')")
+        assert other.locator(".pane.large").count() == 0
+
+
+@pytest.mark.browser
+def test_enlarged_panel_has_its_own_pixels_and_the_crosshair_stays(page: Any, site: Path) -> None:
+    page.goto(page.root + case_page(site))
+    page.wait_for_selector("#viewer[data-ready=yes]")
+    pane = '.pane[data-id="method:good"]'
+    # Of the middle row and column of what is on the screen: how many pixels are the crosshair's green.
+    green = f"""() => {{ const c = document.querySelector('{pane} canvas'), b = c.getContext('2d');
+        const one = (d) => d.filter((v, i) => i % 4 === 1 && v > d[i - 1] + 40).length;
+        return [one(b.getImageData(0, 0, c.width, 1).data), one(b.getImageData(0, 0, 1, c.height).data),
+            c.width === Math.round(c.clientWidth * devicePixelRatio)]; }}"""
+    page.fill("#window", "2")  # nothing is white
+    page.wait_for_timeout(200)
+    small = page.evaluate(f"document.querySelector('{pane} canvas').clientWidth")
+    assert small < 150
+    down, along, fits = page.evaluate(green)
+    assert down >= 1 and along >= 1 and fits
+    page.locator(f"{pane} h3 button").click()
+    until(page, f"document.querySelector('{pane} canvas').width > 2.5 * {small}")
+    assert page.evaluate(green)[2]
+
+
+@pytest.mark.browser
+def test_window_level_sides_and_lesion_are_drawn(page: Any, site: Path) -> None:
+    page.goto(page.root + case_page(site))
+    page.wait_for_selector("#viewer[data-ready=yes]")
+    page.uncheck("#cross")
+    # MRI is a ramp along w: 0 at the patient's left, 1 at the right.
+    level = """x => { const c = document.querySelector('.pane[data-id="mri"] canvas');
+        return c.getContext('2d').getImageData(Math.floor(x * c.width), c.height >> 1, 1, 1).data[0]; }"""
+    until(page, "document.querySelector('#viewer canvas').dataset.left === 'L'")
+    assert abs(page.evaluate(level, 0.29) - 255 * 3 / 11) <= 1
+    page.fill("#window", "0.5")  # black below .25, white above .75
+    page.wait_for_timeout(200)
+    assert abs(page.evaluate(level, 0.29) - 255 * (3 / 11 - 0.25) / 0.5) <= 2
+    assert page.evaluate(level, 0.9) == 255
+    page.fill("#level", "0.25")
+    page.wait_for_timeout(200)
+    assert abs(page.evaluate(level, 0.29) - 255 * (3 / 11) / 0.5) <= 2
+    page.check("#radiological")
+    until(page, "document.querySelector('#viewer canvas').dataset.left === 'R'")
+    assert abs(page.evaluate(level, 0.71) - 255 * (3 / 11) / 0.5) <= 2
+    page.check("#outline")
+    until(page, "document.querySelector('#viewer canvas').dataset.outline")
+    # The middle, (5, 7, 6), cuts the lesion in the axial and the coronal plane: 3x2 voxels have 10 edges.
+    edges = (
+        "c => [...document.querySelectorAll('.pane[data-id=mri] canvas')].map(c => Number(c.dataset.outline))"
+    )
+    assert page.evaluate(edges) == [10, 10, 0]
+
+
+@pytest.mark.browser
+def test_colour_in_the_viewer_is_that_of_the_files(page: Any, site: Path) -> None:
+    page.goto(page.root + case_page(site) + "#colour=true&cross=false")
+    page.wait_for_selector("#viewer[data-ready=yes]")
+    page.wait_for_timeout(300)
+    at = """([id, x, y]) => { const c = document.querySelector(`.pane[data-id="${id}"] canvas`);
+        const [left, top] = [Math.floor(x * c.width), Math.floor(y * c.height)];
+        return [...c.getContext('2d').getImageData(left, top, 1, 1).data].slice(0, 3); }"""
+    _, h, w = np.indices(SHAPE) / (np.array(SHAPE)[:, None, None, None] - 1)
+    expected = to_rgb((w + h) / 2, tint(h.astype(np.float32)))[SHAPE[0] // 2, ::-1]  # the front is up
+    for x, y in ((3, 2), (9, 4), (6, 11)):
+        place = ["method:good", (x + 0.5) / SHAPE[2], (y + 0.5) / SHAPE[1]]
+        assert np.abs(np.array(page.evaluate(at, place)) - expected[y, x]).max() <= 2
+    grey = page.evaluate(at, ["mri", 0.5, 0.5])
+    assert grey[0] == grey[1] == grey[2]
+
+
+@pytest.mark.browser
+def test_without_javascript_there_are_tables_and_pictures(browser: Any, site: Path) -> None:
+    context = browser.new_context(java_script_enabled=False, viewport={"width": 1400, "height": 900})
+    page = context.new_page()
+    page.goto(site.as_uri() + "/index.html")
+    assert page.locator("#table-phantom-volume tbody tr:visible").count() == 8
+    assert page.locator("#table-phantom-volume th:visible", has_text="en [bit]").count() == 1
+    assert page.locator(".tools:visible").count() == 0
+    page.locator(".strip a").nth(2).click()
+    assert page.locator("#viewer img:visible").count() == 4
+    assert page.locator("table:visible").count() == 2 and page.locator("#open-niivue:visible").count() == 0
+    context.close()
+
+
+@pytest.mark.browser
+def test_print_has_every_column_within_the_page(page: Any, site: Path) -> None:
+    page.set_viewport_size({"width": 1030, "height": 700})  # A4 across, less its margins
+    page.emulate_media(media="print")
+    everything = ["psnr", "en [bit]", "trained on", "GPU MB"]
+    for path, wanted in (("index.html", everything), (case_page(site), ["en [bit]"])):
+        page.goto(page.root + path)
+        heads = page.locator("th:visible").all_inner_texts()
+        assert all(any(text in head for head in heads) for text in wanted)
+        assert page.locator("#table-phantom-volume:visible").count() == 0
+        assert page.evaluate("document.documentElement.scrollWidth") <= 1030
 
 
 @pytest.mark.browser
@@ -486,7 +684,7 @@ def test_pages_show_a_column_with_equal_decimals_and_the_data_in_words(tmp_path:
     rows["value"] = [14.1, 17.74, 15.0, 16.123]
     out = report.write(write_run(tmp_path / "run", rows, manifest), tmp_path / "out", figures=False)[0].parent
     case = next((out / "cases").glob("*case-000*")).read_text(encoding="utf-8")
-    assert re.findall(r">(1\d\.\d+)</td>", case) == ["14.10", "15.00"]
+    assert re.findall(r"""data-value="[^"]*">(1\d\.\d+)</td>""", case) == ["14.10", "15.00"]
     method = (out / "methods" / "a.html").read_text(encoding="utf-8")
     assert {len(x) for x in re.findall(r"1\d\.\d+(?=</td>| to )", method)} == {5}
     text = (out / "index.html").read_text(encoding="utf-8")

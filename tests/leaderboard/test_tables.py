@@ -7,6 +7,7 @@ import io
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,28 @@ def test_markdown_renders_to_a_table() -> None:
     html = markdown.MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
     assert html.count("<tr>") == 3
     assert "a|b_c &amp; 50% $x$ #1 {y} &lt;b&gt;~^" in html and "<strong>" in html and "<u>" in html
+
+
+def test_html_has_the_marks_and_names_as_text(board: Any) -> None:
+    html = tables.build(*make_run({NASTY: 1.0, "b": 0.0, "<i>c</i>": -1.0}, cases=3), "volume")._repr_html_()
+    assert "<b>~" not in html and "&lt;b&gt;~" in html and "&lt;i&gt;" in html
+    assert html.count("<tr>") == 4 and "<td><b>" in html and "<td><u>" in html
+    psnr = next(c for c in board.shown if c.id == "psnr")
+    assert f'title="{psnr.name}"' in html and psnr.name == "Pooled PSNR"
+    assert 'style="opacity' in board._repr_html_(), "controls stand back"
+
+
+def test_metrics_are_named_beside_their_ids(board: Any) -> None:
+    (legend,) = board.legend()
+    assert "psnr: Pooled PSNR" in legend and "qabf: Edge preservation" in legend
+    assert legend.count("psnr:") == 1, "a part has its metric's name"
+    assert "psnr: Pooled PSNR" in board.to_markdown()
+    out = io.StringIO()
+    board.to_terminal(Console(file=out, width=400))
+    assert "psnr: Pooled PSNR" in out.getvalue()
+    psnr = next(c for c in board.columns if c.id == "psnr")
+    worst = replace(psnr, id="psnr.worst")
+    assert worst.name == "Pooled PSNR, the worse source"
 
 
 def test_a_backslash_or_tilde_in_a_name_is_text() -> None:

@@ -16,6 +16,7 @@ NAMES = (
     "matr",
     "dilran",
     "swinfuse",
+    "ifcnn",
     "cddfuse",
     "gifnet",
 )

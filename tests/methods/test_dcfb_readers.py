@@ -212,3 +212,15 @@ def test_no_pattern_of_patches(subjects):
             k = 64 // period
             near = (power[k - 2] * power[k + 2]) ** 0.5
             assert 0.5 < power[k] / near < 2, (axis, period)
+
+
+def test_a_validation_reads_whole_heads_and_training_goes_on(subjects):
+    """As the board reads them; an untrained network is the conditional residual, which reads something."""
+    recipe = recipes.Readers(patch=32)
+    recipe.val_batches = 1
+    network = recipe.model()
+    with torch.no_grad():
+        scores = recipe.validate(network, subjects)
+    assert 0.2 < scores["val_reading"] < 1.5 and scores["val_cho_auc.b"] > 0.6
+    recipe.loss(network, batch_of(recipe, subjects))[0].backward()
+    assert "val_reading" not in recipes.Readers(read=0)._readings(network, subjects)

@@ -42,6 +42,7 @@ CALLS = {
     "emma": ("functional.0.embed", [6], "last", [6]),
     "gifnet": ("encoder.0", [6], "decoder.3", [6]),
     "swinfusion": ("shallow.0", [6, 6], "last.2", [6]),
+    "ifcnn": ("encoder", [6, 6], "last", [6]),
 }
 
 

@@ -18,6 +18,7 @@ from .test_cddfuse import TABLE as CDDFUSE
 from .test_densefuse import TABLE as DENSEFUSE
 from .test_dilran import TABLE as DILRAN
 from .test_gifnet import TABLE as GIFNET
+from .test_ifcnn import TABLE as IFCNN
 from .test_matr import TABLE as MATR
 from .test_swinfuse import TABLE as SWINFUSE
 from .test_u2fusion import PORT, TF, kernels
@@ -34,6 +35,7 @@ PUBLISHED = {
     "matr": MATR,
     "dilran": DILRAN,
     "swinfuse": SWINFUSE,
+    "ifcnn": IFCNN,
     "cddfuse": CDDFUSE,
     "gifnet": GIFNET,
 }
@@ -48,6 +50,7 @@ CASES = [
     ("matr", {"compat": True}),
     ("u2fusion", {}),
     ("u2fusion", {"variant": "port"}),
+    ("ifcnn", {}),
 ]
 
 

@@ -20,6 +20,9 @@ from fusebench.triple import Triple
 
 from .triples import every_id, names, triple
 
+# Volumes of noise have no foreground.
+pytestmark = pytest.mark.filterwarnings("ignore:no mask, so air counts:UserWarning")
+
 LIGHT = """
 import sys
 from fusebench.metrics import psnr, ssim, evaluate, ranking_set

@@ -48,6 +48,7 @@ const FuseBench = (() => {
 function startViewer(info) {
   const { shape: [D, H, W], spacing, flat, upright } = info;
   const root = document.getElementById("viewer");
+  root.replaceChildren(); // pictures, for who has no script
   const control = (name) => document.getElementById(name);
   const planes = flat ? ["axial"] : FuseBench.PLANES;
   const cursor = [D >> 1, H >> 1, W >> 1];
@@ -55,6 +56,8 @@ function startViewer(info) {
   const withFindings = new Map();
   const panes = [];
   let chroma = null;
+  let lesion = null;
+  let large = "";
   let niivue = null;
 
   // Of each plane: which axis it cuts, its rows and columns, and whether rows are drawn upwards.
@@ -65,6 +68,12 @@ function startViewer(info) {
   };
   const size = [D, H, W];
   const stride = [H * W, W, 1];
+  const density = () => window.devicePixelRatio || 1;
+
+  // Rows and columns are turned when drawn: the patient's front up, and on demand the right on the left.
+  const mirrored = (plane) => !flat && layout[plane].columns === 2 && control("radiological").checked;
+  const across = (plane, w) => (mirrored(plane) ? size[layout[plane].columns] - 1 - w : w);
+  const down = (plane, h) => (layout[plane].up ? size[layout[plane].rows] - 1 - h : h);
 
   // The volume of a pane: with the findings, where these are asked for and loaded.
   function held(id) {
@@ -91,51 +100,83 @@ function startViewer(info) {
   // Left and right of the patient, where a volume's affine says so; a picture's is a guess.
   function markSides(brush, plane) {
     if (flat || layout[plane].columns !== 2) return;
+    const left = (info.affine[0][0] > 0) !== mirrored(plane) ? "L" : "R";
+    const letters = Math.max(11 * density(), Math.min(brush.canvas.width / 9, 26 * density()));
+    write(brush, left, 0.02, "top", letters);
+    write(brush, left === "L" ? "R" : "L", 0.98, "top", letters);
+    brush.canvas.dataset.left = left;
+  }
+
+  // Which slice it is, counted from one.
+  function markSlice(brush, plane) {
+    if (flat) return;
+    const { cut } = layout[plane];
+    const letters = Math.max(9 * density(), Math.min(brush.canvas.width / 16, 16 * density()));
+    write(brush, `${cursor[cut] + 1}/${size[cut]}`, 0.02, "bottom", letters);
+  }
+
+  function write(brush, text, x, baseline, letters) {
     const { width, height } = brush.canvas;
-    const sides = info.affine[0][0] > 0 ? ["L", "R"] : ["R", "L"];
-    brush.font = `bold ${Math.round(width / 9)}px sans-serif`;
-    brush.textBaseline = "top";
+    brush.font = `bold ${Math.round(letters)}px sans-serif`;
+    brush.textBaseline = baseline;
+    brush.textAlign = x < 0.5 ? "left" : "right";
     brush.fillStyle = "#fff";
     brush.strokeStyle = "#000";
-    brush.lineWidth = width / 60;
-    sides.forEach((side, i) => {
-      brush.textAlign = i ? "right" : "left";
-      const x = i ? 0.98 * width : 0.02 * width;
-      brush.strokeText(side, x, 0.02 * height);
-      brush.fillText(side, x, 0.02 * height);
-    });
+    brush.lineWidth = letters / 6;
+    const y = (baseline === "top" ? 0.02 : 0.98) * height;
+    brush.strokeText(text, x * width, y);
+    brush.fillText(text, x * width, y);
+  }
+
+  // Light as the image, hue by the functional image; what a screen cannot show at that luminance is paler.
+  function hue(at, y) {
+    const level = info.hue && volumes.get("pet")[at];
+    const cb = (info.hue ? info.hue.cb[level] : chroma[at]) - 128;
+    const cr = (info.hue ? info.hue.cr[level] : chroma[D * H * W + at]) - 128;
+    const beyond = [1.402 * cr, -0.344136 * cb - 0.714136 * cr, 1.772 * cb];
+    let share = y > 0 && y < 255 ? 1 : 0;
+    for (const d of beyond) if (d) share = Math.min(share, (d > 0 ? 256 - y : 1 + y) / Math.abs(d));
+    return beyond.map((d) => y + share * d);
+  }
+
+  // A canvas has as many pixels as it takes on the screen: a line of one pixel stays a line.
+  function fit(canvas) {
+    const width = Math.max(1, Math.round(canvas.clientWidth * density()));
+    const height = Math.max(1, Math.round(canvas.clientHeight * density()));
+    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
   }
 
   function paint(canvas, plane, volume, id) {
     const { cut, rows, columns, up } = layout[plane];
     const height = size[rows], width = size[columns];
     const image = new ImageData(width, height);
-    const gain = Number(control("gain").value);
+    const span = Number(control("window").value), black = Number(control("level").value) - span / 2;
+    const light = Float32Array.from({ length: 256 }, (_, level) => Math.max(0, Math.min(255, 255 * (level / 255 - black) / span)));
     const opacity = Number(control("opacity").value);
     const { reference, overlay } = shown(id);
-    const coloured = chroma && id !== "mri" && control("mode").value === "image" && control("colour").checked;
+    const hues = info.hue ? volumes.has("pet") : chroma;
+    const coloured = hues && id !== "mri" && control("mode").value === "image" && control("colour").checked;
     const map = FuseBench.MAPS[control("map").value];
     const hot = FuseBench.MAPS.hot;
     const start = cursor[cut] * stride[cut];
-    const half = D * H * W;
+    const mirror = mirrored(plane);
     for (let r = 0; r < height; r++) {
       const source = start + (up ? height - 1 - r : r) * stride[rows];
       for (let c = 0; c < width; c++) {
-        const at = source + c * stride[columns];
+        const at = source + (mirror ? width - 1 - c : c) * stride[columns];
         const out = 4 * (r * width + c);
         let red, green, blue;
         if (reference) {
-          const level = Math.max(0, Math.min(255, Math.round(127.5 + gain * 0.5 * (volume[at] - reference[at])))) * 3;
+          const level = Math.max(0, Math.min(255, Math.round(127.5 + 0.5 * (volume[at] - reference[at]) / span))) * 3;
           [red, green, blue] = [FuseBench.SIGNED[level], FuseBench.SIGNED[level + 1], FuseBench.SIGNED[level + 2]];
         } else if (coloured) {
-          const y = Math.min(255, volume[at] * gain), cb = chroma[at] - 128, cr = chroma[half + at] - 128;
-          [red, green, blue] = [y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb];
+          [red, green, blue] = hue(at, light[volume[at]]);
         } else {
-          const level = Math.min(255, Math.round(volume[at] * gain)) * 3;
+          const level = Math.round(light[volume[at]]) * 3;
           [red, green, blue] = [map[level], map[level + 1], map[level + 2]];
         }
         if (overlay) {
-          const level = Math.min(255, Math.round(overlay[at] * gain));
+          const level = Math.round(light[overlay[at]]);
           const alpha = opacity * Math.min(1, level / 96);
           red += alpha * (hot[3 * level] - red);
           green += alpha * (hot[3 * level + 1] - green);
@@ -144,41 +185,72 @@ function startViewer(info) {
         image.data[out] = red; image.data[out + 1] = green; image.data[out + 2] = blue; image.data[out + 3] = 255;
       }
     }
-    const scale = canvas.dataset.scale;
+    fit(canvas);
     const raw = canvas.raw || (canvas.raw = new OffscreenCanvas(width, height));
     raw.getContext("2d").putImageData(image, 0, 0);
     const brush = canvas.getContext("2d");
-    brush.imageSmoothingEnabled = false;
+    brush.imageSmoothingEnabled = canvas.width < width; // voxels stay squares unless there is no room for them
     brush.drawImage(raw, 0, 0, canvas.width, canvas.height);
+    if (lesion && control("outline").checked) drawOutline(brush, plane);
     markSides(brush, plane);
+    markSlice(brush, plane);
     if (control("cross").checked) {
-      const x = (cursor[columns] + 0.5) / width * canvas.width;
-      const y = ((up ? height - 1 - cursor[rows] : cursor[rows]) + 0.5) / height * canvas.height;
-      brush.strokeStyle = "rgba(80, 220, 120, .8)";
-      brush.lineWidth = Math.max(1, scale / 2);
+      const x = (across(plane, cursor[columns]) + 0.5) / width * canvas.width;
+      const y = (down(plane, cursor[rows]) + 0.5) / height * canvas.height;
+      brush.strokeStyle = "rgba(80, 220, 120, .85)";
+      brush.lineWidth = Math.max(1, Math.round(density()));
       brush.beginPath();
       brush.moveTo(x, 0); brush.lineTo(x, canvas.height); brush.moveTo(0, y); brush.lineTo(canvas.width, y);
       brush.stroke();
     }
     canvas.dataset.slice = cursor[cut];
-    canvas.dataset.rings = control("rings").checked ? drawRings(brush, layout[plane]) : 0;
+    canvas.dataset.rings = control("rings").checked ? drawRings(brush, plane) : 0;
+  }
+
+  // The edge of the lesion in this slice, between the voxels.
+  function drawOutline(brush, plane) {
+    const { cut, rows, columns } = layout[plane];
+    const step = [brush.canvas.height / size[rows], brush.canvas.width / size[columns]];
+    const base = cursor[cut] * stride[cut];
+    const inside = (r, c) => r >= 0 && c >= 0 && r < size[rows] && c < size[columns] && lesion[base + r * stride[rows] + c * stride[columns]] > 127;
+    brush.strokeStyle = "#ff5ec4";
+    brush.lineWidth = Math.max(1.5 * density(), brush.canvas.width / 300);
+    brush.beginPath();
+    let edges = 0;
+    for (let r = 0; r < size[rows]; r++) {
+      for (let c = 0; c < size[columns]; c++) {
+        if (!inside(r, c)) continue;
+        const x = across(plane, c), y = down(plane, r);
+        for (const [dr, dc] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+          if (inside(r + dr, c + dc)) continue;
+          const dx = across(plane, c + dc) - x, dy = down(plane, r + dr) - y;
+          const [x0, y0] = [x + (dx > 0 ? 1 : 0), y + (dy > 0 ? 1 : 0)];
+          brush.moveTo(x0 * step[1], y0 * step[0]);
+          brush.lineTo((x0 + (dy ? 1 : 0)) * step[1], (y0 + (dx ? 1 : 0)) * step[0]);
+          edges += 1;
+        }
+      }
+    }
+    brush.stroke();
+    brush.canvas.dataset.outline = edges;
   }
 
   // A ring where a finding is cut by the plane: blue structural, orange functional; dashed darker than around.
-  function drawRings(brush, { cut, rows, columns, up }) {
+  function drawRings(brush, plane) {
+    const { cut, rows, columns } = layout[plane];
     const step = [brush.canvas.height / size[rows], brush.canvas.width / size[columns]];
     let drawn = 0;
     brush.save();
-    brush.lineWidth = Math.max(1.5, brush.canvas.width / 180);
+    brush.lineWidth = Math.max(1.5 * density(), brush.canvas.width / 180);
     for (const { kind, sign, at, radius } of info.findings) {
       const away = (at[cut] - cursor[cut]) * spacing[cut];
       if (Math.abs(away) >= radius) continue;
       const reach = Math.sqrt(radius * radius - away * away);
-      const y = ((up ? size[rows] - 1 - at[rows] : at[rows]) + 0.5) * step[0];
+      const y = (down(plane, at[rows]) + 0.5) * step[0];
       brush.strokeStyle = kind === "structural" ? "#56b4e9" : "#e69f00";
       brush.setLineDash(sign < 0 ? [4, 3] : []);
       brush.beginPath();
-      brush.ellipse((at[columns] + 0.5) * step[1], y, reach / spacing[columns] * step[1], reach / spacing[rows] * step[0], 0, 0, 2 * Math.PI);
+      brush.ellipse((across(plane, at[columns]) + 0.5) * step[1], y, reach / spacing[columns] * step[1], reach / spacing[rows] * step[0], 0, 0, 2 * Math.PI);
       brush.stroke();
       drawn += 1;
     }
@@ -217,9 +289,9 @@ function startViewer(info) {
     const point = (event) => {
       const box = canvas.getBoundingClientRect();
       const y = Math.floor((event.clientY - box.top) / box.height * size[rows]);
-      move(columns, Math.floor((event.clientX - box.left) / box.width * size[columns]));
-      move(rows, up ? size[rows] - 1 - y : y);
-      draw();
+      move(columns, across(plane, Math.floor((event.clientX - box.left) / box.width * size[columns])));
+      move(rows, down(plane, y));
+      moved();
     };
     canvas.addEventListener("pointerdown", (event) => { canvas.setPointerCapture(event.pointerId); point(event); });
     canvas.addEventListener("pointermove", (event) => { if (event.buttons & 1) point(event); });
@@ -227,18 +299,30 @@ function startViewer(info) {
       canvas.addEventListener("wheel", (event) => {
         event.preventDefault();
         move(cut, cursor[cut] + Math.sign(event.deltaY));
-        draw();
+        moved();
       }, { passive: false });
     }
     canvas.tabIndex = 0;
     canvas.addEventListener("keydown", (event) => {
-      const step = { ArrowLeft: [columns, -1], ArrowRight: [columns, 1], ArrowUp: [rows, up ? 1 : -1],
+      const right = mirrored(plane) ? -1 : 1;
+      const step = { ArrowLeft: [columns, -right], ArrowRight: [columns, right], ArrowUp: [rows, up ? 1 : -1],
         ArrowDown: [rows, up ? -1 : 1], PageUp: [cut, 1], PageDown: [cut, -1] }[event.key];
       if (!step) return;
       event.preventDefault();
       move(step[0], cursor[step[0]] + step[1]);
-      draw();
+      moved();
     });
+  }
+
+  function enlarge(id) {
+    large = id;
+    for (const { id: own, element } of panes) {
+      element.classList.toggle("large", own === id);
+      element.querySelector("h3 button").setAttribute("aria-expanded", own === id);
+      // It comes first, so that what was looked at is not lost below it.
+      if (own === id && element.getBoundingClientRect().top < 0) element.scrollIntoView();
+    }
+    draw();
   }
 
   for (const { id, label } of info.volumes) {
@@ -246,8 +330,11 @@ function startViewer(info) {
     element.className = "pane" + (flat ? " flat" : "");
     element.dataset.id = id;
     const title = document.createElement("h3");
-    const name = document.createElement("span");
-    name.textContent = name.title = label;
+    const name = document.createElement("button");
+    name.type = "button";
+    name.textContent = label;
+    name.title = `${label}: enlarge`;
+    name.addEventListener("click", () => { enlarge(large === id ? "" : id); remember(); });
     const readout = document.createElement("span");
     readout.textContent = "…";
     title.append(name, readout);
@@ -257,10 +344,8 @@ function startViewer(info) {
       const canvas = document.createElement("canvas");
       const { rows, columns } = layout[plane];
       const mm = [size[columns] * spacing[columns], size[rows] * spacing[rows]];
-      const scale = Math.max(1, 256 / Math.max(size[rows], size[columns]));
-      canvas.width = Math.round(size[columns] * scale);
-      canvas.height = Math.round(canvas.width * mm[1] / mm[0]);
-      canvas.dataset.scale = scale;
+      canvas.style.aspectRatio = `${mm[0]} / ${mm[1]}`;
+      canvas.style.setProperty("--aspect", mm[0] / mm[1]);
       canvas.dataset.plane = plane;
       canvas.setAttribute("aria-label", `${label}, ${plane}`);
       listen(canvas, plane);
@@ -284,10 +369,13 @@ function startViewer(info) {
     }, failed);
   }
   if (info.chroma) FuseBench.load(info.chroma.key, info.chroma.url).then((voxels) => { chroma = voxels; draw(); }, failed);
+  if (info.lesion) FuseBench.load(info.lesion.key, info.lesion.url).then((voxels) => { lesion = voxels; draw(); }, failed);
 
   // Volumes with findings are as large again: loaded when they are first asked for.
-  control("with").addEventListener("change", () => {
-    if (!control("with").checked || withFindings.size) return;
+  let asked = false;
+  function loadFindings() {
+    if (!control("with").checked || asked) return;
+    asked = true;
     const some = info.volumes.filter((v) => v.with);
     let missing = some.length;
     for (const { id, with: { key, url } } of some) {
@@ -299,16 +387,62 @@ function startViewer(info) {
         draw();
       }, failed);
     }
-  });
-  document.querySelector(".viewer-tools").addEventListener("input", draw);
-  control("only").addEventListener("input", () => {
+  }
+  function tell() {
+    for (const id of ["window", "level"]) control(`${id}-value`).textContent = Number(control(id).value).toFixed(2);
+  }
+  function filter() {
     const word = control("only").value.toLowerCase();
     info.volumes.forEach(({ id, label }, i) => {
       panes[i].element.hidden = !["mri", "pet"].includes(id) && !label.toLowerCase().includes(word);
     });
+  }
+
+  // -- the view in the address: what differs from how the page starts --------------------------------
+  const tools = document.querySelector(".viewer-tools");
+  const controls = [...tools.querySelectorAll("input, select")];
+  const told = (box) => (box.type === "checkbox" ? String(box.checked) : box.value);
+  const usual = new Map(controls.map((box) => [box, told(box)]));
+  const middle = cursor.join(",");
+
+  function remember() {
+    const at = cursor.join(",");
+    PageState.set({
+      ...Object.fromEntries(controls.map((box) => [box.id, told(box) === usual.get(box) ? "" : told(box)])),
+      at: at === middle ? "" : at, large,
+    });
+  }
+  function moved() {
     draw();
+    remember();
+  }
+  tools.addEventListener("input", () => {
+    loadFindings();
+    filter();
+    tell();
+    draw();
+    remember();
   });
-  draw();
+  PageState.follow((state) => {
+    for (const box of controls) {
+      const value = state.get(box.id) ?? usual.get(box);
+      if (box.type === "checkbox") box.checked = value === "true";
+      else box.value = value;
+    }
+    const at = (state.get("at") ?? middle).split(",").map(Number);
+    if (at.length === 3 && at.every(Number.isFinite)) at.forEach((to, axis) => move(axis, to));
+    const id = state.get("large") ?? "";
+    enlarge(panes.some((pane) => pane.id === id) ? id : "");
+    loadFindings();
+    filter();
+    tell();
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || !large) return;
+    enlarge("");
+    remember();
+  });
+  new ResizeObserver(draw).observe(root);
 
   // -- NiiVue: multiplanar and rendered view of one volume, with another laid over it -----------------
   const button = document.getElementById("open-niivue");
@@ -316,7 +450,7 @@ function startViewer(info) {
     button.addEventListener("click", async () => {
       button.disabled = true;
       try {
-        niivue = await startNiivue(info, volumes, (to) => { to.forEach((v, axis) => move(axis, v)); draw(); });
+        niivue = await startNiivue(info, volumes, (to) => { to.forEach((v, axis) => move(axis, v)); moved(); });
         document.getElementById("niivue-tools").hidden = false;
         niivue.follow(cursor);
       } catch (error) {

@@ -79,3 +79,54 @@ def test_an_interrupted_command_does_not_say_that_it_resumes(command, pictures, 
     arguments = {"fuse": [*pictures, "-o", "f.png"], "score": ["score", *pictures[3:], "--fused", "m.png"]}
     assert main(arguments[command]) == 130
     assert "starts anew" in capsys.readouterr().err
+
+
+@pytest.fixture
+def volumes(tmp_path, monkeypatch):
+    """m.nii.gz, turned and of whole numbers, and p.nii.gz; arguments that fuse them."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    affine = np.array([[-2.0, 0, 0, 30], [0, 0, 1.5, -9], [0, 3.0, 0, 5], [0, 0, 0, 1]])
+    for name in ("m", "p"):
+        voxels = rng.integers(0, 900, (12, 9, 14)).astype(np.int16)
+        nib.save(nib.Nifti1Image(voxels, affine), f"{name}.nii.gz")
+    return ["fuse", "--method", "dwt", "--mri", "m.nii.gz", "--pet", "p.nii.gz"]
+
+
+def test_colour_keeps_the_place_and_its_luminance_is_the_fused_image(volumes, capsys):
+    assert main([*volumes, "-o", "f.nii.gz", "--colour"]) == 0
+    source, colour = nib.load("m.nii.gz"), nib.load("f-colour.nii.gz")
+    assert colour.header["datatype"] == 128 and colour.shape == source.shape
+    assert np.array_equal(colour.affine, source.affine)
+    grey = read_image("f.nii.gz", intensity="stored")
+    assert np.abs(read_image("f-colour.nii.gz").data - grey.data).max() < 3 / 255
+    assert np.array_equal(read_image("f-colour.nii.gz").affine, grey.affine)
+    raw = np.asarray(colour.dataobj)
+    assert (raw["R"] != raw["B"]).mean() > 0.9
+    assert Image.open("f-colour.png").mode == "RGB"
+    assert "f-colour.nii.gz: in colour" in capsys.readouterr().out
+
+
+def test_a_volume_as_png_is_a_sheet_of_planes(volumes):
+    assert main([*volumes, "-o", "f.png"]) == 0
+    assert main([*volumes, "-o", "r.png", "--radiological"]) == 0
+    assert main([*volumes, "-o", "c.png", "--colour", "heat"]) == 0
+    usual, turned, coloured = (np.asarray(Image.open(f"{n}.png")) for n in "frc")
+    assert not np.array_equal(usual, turned) and usual.ndim == 2
+    assert coloured.ndim == 3 and coloured.shape[0] > usual.shape[0]
+    assert not os.path.exists("c-colour.png") and not os.path.exists("c-colour.nii.gz")
+
+
+def test_colour_of_pictures_is_in_the_picture_itself(pictures):
+    assert main([*pictures, "-o", "f.png"]) == 0 and Image.open("f.png").mode == "L"
+    assert main([*pictures, "-o", "f.png", "--colour"]) == 0 and Image.open("f.png").mode == "RGB"
+
+
+def test_colour_overwrites_no_source_and_knows_its_maps(volumes, capsys):
+    os.rename("m.nii.gz", "f-colour.nii.gz")
+    volumes[4] = "f-colour.nii.gz"
+    assert main([*volumes, "-o", "f.nii.gz", "--colour"]) == 2
+    assert "f-colour.nii.gz: is the --mri file" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([*volumes, "-o", "f.nii.gz", "--colour", "jet"])
+    assert "'jet' is no colour map; there are coldwarm, heat" in capsys.readouterr().err

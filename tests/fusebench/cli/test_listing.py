@@ -64,3 +64,12 @@ def test_variants_that_need_a_file_are_named_below_the_list(listed) -> None:
     assert lines[-1] == "only where they are named: tuned@theirs, u2fusion@port"
     assert not any(line.startswith("tuned@theirs") for line in lines)
     assert any(line.startswith("tuned@theirs 3D 7") for line in listed("tuned@theirs"))
+
+
+def test_a_metric_has_its_name_beside_its_id(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(["list", "metrics", "psnr", "qabf"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert any(line.startswith("psnr ↑ 0 … inf dB yes Peak signal-to-noise ratio") for line in lines)
+    assert ".a .b .worst @paper @cddfuse @tang" in lines
+    assert any(line.startswith("qabf") and line.endswith("Edge preservation Q^AB/F") for line in lines)

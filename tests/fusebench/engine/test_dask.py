@@ -24,6 +24,7 @@ from fusebench.store.folder import RunFolder
 
 from ..conftest import PLUGINS, Bench
 
+ROOT = Path(__file__).resolve().parents[3]
 pytest.importorskip("distributed", reason="the dask extra is not installed")
 
 
@@ -45,11 +46,16 @@ def wait_for(process: subprocess.Popen[str], pattern: str) -> str:
 
 
 @pytest.fixture
-def scheduler() -> Iterator[str]:
+def scheduling() -> Iterator[subprocess.Popen[str]]:
     process = start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
-    yield wait_for(process, r"(tcp://127\.0\.0\.1:\d+)")
+    yield process
     process.kill()
     process.wait()
+
+
+@pytest.fixture
+def scheduler(scheduling: subprocess.Popen[str]) -> str:
+    return wait_for(scheduling, r"(tcp://127\.0\.0\.1:\d+)")
 
 
 @pytest.fixture
@@ -90,6 +96,28 @@ def test_a_killed_worker_costs_nothing(
     ]
     assert len(tables[1]) == 16
     assert (tables[0].to_numpy() == tables[1].to_numpy()).all()
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_dies_is_one_line(
+    scheduling: subprocess.Popen[str],
+    scheduler: str,
+    workers: list[subprocess.Popen[str]],
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, str(ROOT / "run_bench.py"), "--plugin", str(PLUGINS), "--dataset", "tiny"]
+    command += ["--methods", "healthy", "--set", "healthy.pause=0.3", "--data-option", "count=20"]
+    command += ["--metrics", "psnr", "--scheduler", scheduler, "--out", str(tmp_path / "run")]
+    # In a process of its own, in which Dask is imported by the run and not by the test.
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    stored = tmp_path / "run" / "rows.jsonl"
+    while run.poll() is None and not (stored.exists() and stored.stat().st_size):
+        time.sleep(0.05)
+    scheduling.kill()
+    said = run.communicate(timeout=60)[1]
+    assert run.returncode == 2
+    assert said.splitlines()[-1].startswith("run_bench.py: error: the Dask scheduler went away")
+    assert "Traceback" not in said
 
 
 def test_threads_of_one_worker_do_not_share_a_child(bench: Bench, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fusebench.store.rows import read_rows
+from fusebench.store.rows import read_log
 
 from ..conftest import Bench
 
@@ -113,8 +113,8 @@ def test_no_failed_write_loses_anything(
         if code in (0, 1):  # a row says so, or a note: what failed was no more than a volume or a picture
             assert os.strerror(fault.number) in said.out + said.err or code == 0
         assert log.read_bytes().startswith(stored), "no stored row is lost or torn"
-        read_rows(before)
+        read_log(before)
         assert not list(before.rglob("*.tmp"))
     assert at > 10
-    found = read_rows(before)
+    found = read_log(before)
     assert len(found) == 4 and all(row.status == "ok" for row in found)

@@ -19,6 +19,9 @@ from fusebench.cli import main
 from fusebench.cli._options import literal
 from fusebench.cli._progress import Shown
 from fusebench.engine.hardware import checked_device
+from fusebench.engine.pool import LocalPool
+from fusebench.engine.request import Request
+from fusebench.engine.run import execute, plan_run
 from fusebench.engine.spec import Choice, Score, Task, method_specs
 from fusebench.errors import InputError
 from fusebench.plugins import find_plugins
@@ -248,6 +251,19 @@ def test_key_of_a_metric_holds_its_source(name: str, tmp_path: Path) -> None:
     path = path_of(metric)
     assert path == find_plugins((str(plugin),)).metrics.entry(name).path
     assert path is not None and f'name="{name}"' in path.read_text()
+
+
+def test_what_was_planned_and_has_no_row_is_a_failure(bench: Bench, tmp_path: Path) -> None:
+    request = Request(methods=["healthy"], dataset="tiny", plugins=[str(PLUGINS)], metrics=["psnr", "rmse"])
+    request = replace(request, cases=2, jobs=0, out=tmp_path / "run")
+    with LocalPool(0) as pool:
+        outcome = execute(plan_run(request, pool), pool)
+    assert outcome.failures().empty
+    lost = replace(outcome, table=outcome.table.iloc[1:])
+    assert list(lost.failures().metric) == list(outcome.table.metric[:1])
+    assert set(lost.failures().status) == {"error"}
+    collected = replace(lost.planned, request=replace(request, reuse="collect"))
+    assert replace(lost, planned=collected).failures().empty
 
 
 def test_failures_are_tried_again(bench: Bench, tmp_path: Path, rows: Rows) -> None:

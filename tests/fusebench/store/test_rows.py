@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from fusebench.errors import InputError
-from fusebench.store.rows import COLUMNS, Row, RunStore, read_rows, read_table
+from fusebench.store.rows import COLUMNS, Row, RunStore, read_log, read_rows
 
 
 def row(case: str = "c1", value: float | None = 1.5, key: str = "k", **changes: object) -> Row:
@@ -22,7 +22,7 @@ def row(case: str = "c1", value: float | None = 1.5, key: str = "k", **changes: 
 def test_rows_are_on_disk_as_soon_as_they_are_appended(tmp_path: Path) -> None:
     with RunStore(tmp_path / "run") as store:
         store.append([row()])
-        assert [r.value for r in read_rows(tmp_path / "run")] == [1.5]
+        assert [r.value for r in read_log(tmp_path / "run")] == [1.5]
 
 
 def test_newest_row_of_an_identity_wins(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_values_survive_exactly(tmp_path: Path, value: float) -> None:
     with RunStore(tmp_path) as store:
         store.append([row(value=value)])
         store.consolidate()
-    assert read_rows(tmp_path)[0].value == value
+    assert read_log(tmp_path)[0].value == value
     assert pd.read_parquet(tmp_path / "rows.parquet").value[0] == value
 
 
@@ -46,7 +46,7 @@ def test_torn_last_line_is_dropped_and_said(tmp_path: Path) -> None:
         store.append([row(), row("c2")])
     path = tmp_path / "rows.jsonl"
     path.write_bytes(path.read_bytes()[:-20])
-    assert [r.case for r in read_rows(tmp_path)] == ["c1"]
+    assert [r.case for r in read_log(tmp_path)] == ["c1"]
     with RunStore(tmp_path) as store:
         assert "torn" in store.notes[0]
         store.append([row("c3")])
@@ -64,15 +64,15 @@ def test_foreign_schema_and_garbage_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"schema": 99}) + "\n")
     with pytest.raises(InputError, match="line 1: written by another version"):
-        read_rows(tmp_path)
+        read_log(tmp_path)
     path.write_text("no json\n" + json.dumps({"schema": 1}) + "\n")
     with pytest.raises(InputError, match="line 1: not JSON"):
-        read_rows(tmp_path)
+        read_log(tmp_path)
 
 
 def test_folder_without_rows(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is .* a run folder"):
-        read_rows(tmp_path / "absent")
+        read_log(tmp_path / "absent")
 
 
 def test_out_that_is_a_file(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_full_disk_keeps_what_was_stored(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="No space left on device; what was stored is kept"):
             store.append([row("c2")])
         store._file = good
-    assert [r.case for r in read_rows(tmp_path)] == ["c1"]
+    assert [r.case for r in read_log(tmp_path)] == ["c1"]
 
 
 def test_rows_of_other_data_stay_out_of_the_table_but_are_kept(tmp_path: Path) -> None:
@@ -120,15 +120,15 @@ def test_rows_of_other_data_stay_out_of_the_table_but_are_kept(tmp_path: Path) -
         table = store.consolidate(lambda r: "made from other data" if r.fingerprint == "then" else "")
         assert list(table.method) == ["new", "silent"]
         assert store.outdated == ["Left out, made from other data: old (2)."]
-    assert len(read_rows(tmp_path)) == 4
-    assert list(read_table(tmp_path).method) == ["new", "silent"]
+    assert len(read_log(tmp_path)) == 4
+    assert list(read_rows(tmp_path).method) == ["new", "silent"]
 
 
 def test_a_store_without_fingerprints_is_read(tmp_path: Path) -> None:
     record = {"schema": 1, **row().as_dict()}
     del record["fingerprint"]
     (tmp_path / "rows.jsonl").write_text(json.dumps(record) + "\n")
-    assert read_rows(tmp_path) == [row()]
+    assert read_log(tmp_path) == [row()]
 
 
 def test_rows_that_fit_in_part_are_not_stored_in_part(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_rows_that_fit_in_part_are_not_stored_in_part(tmp_path: Path) -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         store.append([row("c5")])
-    assert [r.case for r in read_rows(tmp_path)] == ["c1", "c5"]
+    assert [r.case for r in read_log(tmp_path)] == ["c1", "c5"]
 
 
 @pytest.mark.parametrize(
@@ -169,17 +169,17 @@ def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str) -> None:
     good = json.dumps({"schema": 1, **row().as_dict()})
     (tmp_path / "rows.jsonl").write_text(f"{good}\n{line}\n")
     with pytest.raises(InputError, match=r"rows.jsonl, line 2: .*; (delete the line|use another --out)"):
-        read_rows(tmp_path)
+        read_log(tmp_path)
 
 
 def test_what_a_row_says_steers_no_terminal(tmp_path: Path) -> None:
     record = {"schema": 1, **row(reason="\x1b[2J\ud800").as_dict()}
     (tmp_path / "rows.jsonl").write_text(json.dumps(record) + "\n")
-    [found] = read_rows(tmp_path)
+    [found] = read_log(tmp_path)
     assert found.reason == "\\x1b[2J\\ud800"
     with RunStore(tmp_path) as store:
         store.consolidate()
-    assert list(read_table(tmp_path).reason) == [found.reason]
+    assert list(read_rows(tmp_path).reason) == [found.reason]
 
 
 def test_formulas_are_text_in_the_table_for_spreadsheets(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_formulas_are_text_in_the_table_for_spreadsheets(tmp_path: Path) -> None
         store.consolidate()
     text = (tmp_path / "rows.csv").read_text()
     assert ",'=1+1," in text and ",'@sum," in text and ",-1.0," in text
-    assert list(read_table(tmp_path).method) == ["=1+1"]
+    assert list(read_rows(tmp_path).method) == ["=1+1"]
 
 
 def test_the_table_is_trusted_by_what_it_was_made_of_and_not_by_the_clock(tmp_path: Path) -> None:
@@ -196,16 +196,16 @@ def test_the_table_is_trusted_by_what_it_was_made_of_and_not_by_the_clock(tmp_pa
         store.append([row(value=1.0), row(method="old", value=2.0)])
         store.consolidate(lambda r: "gone" if r.method == "old" else "")
     log, table = tmp_path / "rows.jsonl", tmp_path / "rows.parquet"
-    assert list(read_table(tmp_path).value) == [1.0]
+    assert list(read_rows(tmp_path).value) == [1.0]
     with log.open("a") as handle:  # what an interrupted run leaves, under a clock that was set back
         handle.write(json.dumps({"schema": 1, **row(value=3.0).as_dict()}) + "\n")
     os.utime(log, (1, 1))
-    assert list(read_table(tmp_path).value) == [3.0], "and what was left out stays out"
+    assert list(read_rows(tmp_path).value) == [3.0], "and what was left out stays out"
     log.write_text(json.dumps({"schema": 1, **row(value=4.0).as_dict()}) + "\n")
     os.utime(log, (1, 1))
-    assert list(read_table(tmp_path).value) == [4.0]
+    assert list(read_rows(tmp_path).value) == [4.0]
     table.write_bytes(b"PAR1rubbish")
-    assert list(read_table(tmp_path).value) == [4.0]
+    assert list(read_rows(tmp_path).value) == [4.0]
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "rows.csv", "leaderboard.md", "rows.jsonl", "fused"])
