@@ -123,11 +123,9 @@ def main() -> None:
         jobs=options.jobs,
         progress=print,
     )
-    assert command(["report", str(run.folder)]) == 0
+    assert command(["report", str(run.folder), "--no-figures"]) == 0
     report = run.folder / "report"
     small(next((run.folder / "figures").glob("*.png")), options.out / "contact-sheet.png", 1100)
-    for chart in ("agreement", "reading-similarity"):
-        small(report / "figures" / f"phantom-volume-{chart}.png", options.out / f"{chart}.png", 900)
     case, at = lesion_case(fusebench.create_dataset("phantom", size=options.size))
     pages(report, case.id, at, options.out)
     case, at = lesion_case(fusebench.create_dataset("phantom"))

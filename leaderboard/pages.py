@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,15 @@ from .runs import Runs
 from .section import NOTHING, Section, digits, short
 
 SITE = Path(__file__).parent / "site"
+# What every page asks for.
+_SHARED = ("style.css", "state.js", "table.js")
+
+
+def copy_shared(out: Path) -> None:
+    """Put style and scripts of all pages into ``static/`` of a site."""
+    (out / "static").mkdir(parents=True, exist_ok=True)
+    for name in _SHARED:
+        shutil.copyfile(SITE / "static" / name, out / "static" / name)
 
 
 def slug(name: str) -> str:
@@ -135,6 +145,7 @@ class Pages:
             name=name,
             info=info,
             card=method_card(info),
+            shown=[x for x in self._first_images().values() if name in x.of_methods],
             boards=boards,
         )
 

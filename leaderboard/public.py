@@ -23,7 +23,7 @@ from fusebench.text import csv_value, plural
 from .board import Board
 from .entries import About, Entry, entry_folders, read_entry
 from .escape import markdown_text
-from .pages import SITE, environment
+from .pages import copy_shared, environment
 from .rescore import Verdict, check
 from .tables import MAIN, build
 
@@ -280,9 +280,7 @@ def _write(out: Path, sections: Sequence[Section], refused: Sequence[str]) -> li
     if (out / "index.html").exists() and not (out / MARKER).is_file():
         raise InputError(f"--out {out}: holds index.html, not made by `board merge`; give another folder")
     shutil.rmtree(out / "static", ignore_errors=True)
-    (out / "static").mkdir(parents=True)
-    for name in ("style.css", "table.js"):
-        shutil.copyfile(SITE / "static" / name, out / "static" / name)
+    copy_shared(out)
     write_text(out / MARKER, "A public board of FuseBench; the next one made here replaces it.\n")
     made = [out / "index.html"]
     page = environment({"versions": {"fusebench": __version__}}).get_template("public.html")

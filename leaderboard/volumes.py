@@ -91,7 +91,7 @@ def stored_cases(folder: Path) -> Iterator[StoredCase]:
 def _grid(path: Path) -> tuple[Any, Any] | None:
     """Shape and affine by the header alone; None of a file that cannot be read, which reading it will say."""
     try:
-        image: Any = nib.Nifti1Image.load(path)
+        image: Any = nib.load(path)
         return image.shape, image.affine
     except Exception:  # of a damaged file nibabel raises nearly anything
         return None
@@ -105,7 +105,7 @@ def _fits(path: Path, grid: tuple[Any, Any] | None) -> bool:
 def _functional(path: Path) -> bool:
     """What a run noted of its second source; True where it noted nothing."""
     try:
-        image: Any = nib.Nifti1Image.load(path)
+        image: Any = nib.load(path)
         noted = json.loads(image.header.extensions[0].get_content())
         return bool(noted.get("functional", True))
     except Exception:  # no note, or none of ours

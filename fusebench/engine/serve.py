@@ -123,5 +123,7 @@ def main(fd: int, note_fd: int, threads: int) -> None:
             cases.prefetch(upcoming)
         case, load_seconds = cases.get(task.case)
         say("rows", number, runner.run(replace(task, case=case), load_seconds, limit))
+        if runner.spoilt:
+            os._exit(0)  # another worker takes the next task
         settle()
         give_back_memory()  # while the parent finds the next task; then there is less to do before its fuse

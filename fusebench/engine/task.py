@@ -22,6 +22,7 @@ from ..store.rows import Row
 from .from_files import MISSING, fused_image
 from .fusing import (
     CopiedPair,
+    Cost,
     Fuser,
     Here,
     Image,
@@ -35,6 +36,7 @@ from .fusing import (
 from .plan import metric_source
 from .spec import Task, check_source
 from .volumes import read_stored, save_findings, save_fused
+from .world import Settings, Unrestored, World
 
 if TYPE_CHECKING:
     from .apart import Apart
@@ -48,6 +50,18 @@ _OTHER_METRIC = "the metric's code is not that of the plan: edited meanwhile, or
 
 Stage = Callable[[str], None]
 GetFuser = Callable[[], Fuser]
+
+
+class _Kept:
+    """A method in this process: it finds the settings that its own setup has made, and leaves no others."""
+
+    def __init__(self, here: Here, world: World, settings: Settings) -> None:
+        self._here, self._world, self._settings = here, world, settings
+        self.by_axial_slice = here.by_axial_slice
+
+    def fuse(self, a: Image, b: Image, seed: int = 0, repeats: int = 1) -> tuple[Image, Cost]:
+        with self._world.kept(self._settings):
+            return self._here.fuse(a, b, seed, repeats)
 
 
 class TaskRunner:
@@ -69,7 +83,9 @@ class TaskRunner:
         self, stage: Stage = lambda _: None, apart: Apart | None = None, note: Stage = lambda _: None
     ) -> None:
         self.stage, self._apart, self._note = stage, apart, note
-        self._methods: dict[str, Here] = {}
+        self._methods: dict[str, Fuser] = {}
+        self._world = World()
+        self.spoilt = False  # by a method: no other may run here
         self._given = CopiedPair()
         self._trial: tuple[str, Trial] | None = None
         self._sources: dict[str, str] = {}  # of the metrics that are imported here
@@ -116,6 +132,7 @@ class TaskRunner:
                     rows += scored
         # Whatever a plugin or a reader raises becomes rows; only the row says what went wrong.
         except (Exception, SystemExit) as error:
+            self.spoilt |= isinstance(error, Unrestored)
             done = {(row.protocol, row.metric) for row in rows}
             rows += [
                 task.row(s, status=status_of(error), reason=describe(error), **timing)
@@ -169,18 +186,19 @@ class TaskRunner:
 
             yield fuser
 
-    def _here(self, task: Task) -> Here:
+    def _here(self, task: Task) -> Fuser:
         spec = task.method
-        here = self._methods.get(spec.key)
-        if here is None:
-            method = find_plugins(task.plugins).methods.load(spec.plugin or spec.name)(**spec.parameters)
-            check_source(spec, method)
-            method.setup(task.device)
-            here = Here(method, self._given)
+        known = self._methods.get(spec.key)
+        if known is None:
+            with self._world.kept() as settings:
+                method = find_plugins(task.plugins).methods.load(spec.plugin or spec.name)(**spec.parameters)
+                check_source(spec, method)
+                method.setup(task.device)
+            known = _Kept(Here(method, self._given), self._world, settings)
             if spec.info.params or task.device != "cpu":
-                warm_up(here, task.case.a.data, task.case.b.data)
-            self._methods[spec.key] = here
-        return here
+                warm_up(known, task.case.a.data, task.case.b.data)
+            self._methods[spec.key] = known
+        return known
 
     # -- scoring ---------------------------------------------------------------------------------
 

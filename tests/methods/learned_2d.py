@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 import fusebench
 
-NAMES = ("densefuse", "u2fusion", "matr", "dilran", "swinfuse")
+NAMES = ("densefuse", "u2fusion", "matr", "dilran", "swinfuse", "ifcnn")
 
 
 def module(name):

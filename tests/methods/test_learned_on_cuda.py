@@ -38,6 +38,7 @@ CALLS = {
     "matr": ("first", [6], "last", [6]),
     "dilran": ("shallow", [6, 6], "decoder.2", [6]),
     "swinfuse": ("embed", [4, 4, 1, 1], "last", [4, 1]),
+    "ifcnn": ("encoder", [6, 6], "last", [6]),
 }
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from .learned_2d import NAMES, images, module, random_state
 from .test_densefuse import TABLE as DENSEFUSE
 from .test_dilran import TABLE as DILRAN
+from .test_ifcnn import TABLE as IFCNN
 from .test_matr import TABLE as MATR
 from .test_swinfuse import TABLE as SWINFUSE
 from .test_u2fusion import PORT, TF, kernels
@@ -27,7 +28,13 @@ from fusebench.cli import main
 from fusebench.errors import InputError
 
 PLUGIN = Path(__file__).with_name("training_plugin.py")
-PUBLISHED = {"densefuse": DENSEFUSE, "matr": MATR, "dilran": DILRAN, "swinfuse": SWINFUSE}
+PUBLISHED = {
+    "densefuse": DENSEFUSE,
+    "matr": MATR,
+    "dilran": DILRAN,
+    "swinfuse": SWINFUSE,
+    "ifcnn": IFCNN,
+}
 CASES = [
     ("densefuse", {}),
     ("dilran", {}),
@@ -35,7 +42,9 @@ CASES = [
     ("matr", {"compat": True}),
     ("u2fusion", {}),
     ("u2fusion", {"variant": "port"}),
+    ("ifcnn", {}),
 ]
+PAIRS = ("matr", "u2fusion", "ifcnn")  # whose networks take both images
 
 
 def published(name, folder, variant="authors", **_):
@@ -80,7 +89,7 @@ def test_training_starts_from_the_network_that_a_published_file_gives(name, opti
     recipe = recipe_of(name, **options)
     net = recipe.model().eval()
     assert recipe.load(net, path) in ("authors'", "port's")
-    given = images(1, 16, 16) if name in ("matr", "u2fusion") else images(1, 16, 16)[:1]
+    given = images(1, 16, 16) if name in PAIRS else images(1, 16, 16)[:1]
     given = [x[:, 0] for x in given] if name == "swinfuse" else given
     with torch.no_grad():
         expected, got = method.network(*given), net(*given)

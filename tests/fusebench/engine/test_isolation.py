@@ -11,9 +11,11 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+import torch
 
 import fusebench.engine.survey
 import fusebench.engine.worker
+from fusebench.engine.world import _SETTINGS, Unrestored, World, read_settings
 
 from ..conftest import Bench
 
@@ -42,6 +44,37 @@ def test_a_method_that_patches_torch_changes_no_other_row(bench: Bench, tmp_path
     assert set(table.reason["real-time"]) == {"the worker died of signal 40"}
     left = set(psutil.Process().children(recursive=True)) - before
     assert not [p for p in left if p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_methods_that_share_a_process_leave_it_as_it_was(bench: Bench, tmp_path: Path) -> None:
+    common = ("--metrics", "psnr,viff", "--cases", "1", "--data-option", "size=16", "--jobs", "0")
+    assert bench("--methods", "average,laplacian", *common, out=tmp_path / "alone") == 0
+    before = read_settings()
+    hostile = "patches-torch,settings,patches-us"
+    assert bench("--methods", f"{hostile},average,laplacian", "--plugin", str(HOSTILE), *common) == 0
+    assert read_settings() == before
+    assert values(tmp_path / "run") == values(tmp_path / "alone")
+    table = pd.read_parquet(tmp_path / "run" / "rows.parquet").set_index(["method", "metric"])
+    for method in hostile.split(","):
+        assert table.value[method].to_dict() == table.value["average"].to_dict()
+
+
+def test_a_method_finds_what_its_setup_has_set() -> None:
+    world = World()
+    with world.kept() as settings:
+        torch.set_default_dtype(torch.float64)
+    assert torch.get_default_dtype() == torch.float32
+    with world.kept(settings):
+        assert torch.get_default_dtype() == torch.float64
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_what_cannot_be_put_back_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_SETTINGS, "umask", (_SETTINGS["umask"][0], lambda _: None))
+    mask = _SETTINGS["umask"][0]()
+    with pytest.raises(Unrestored, match="it has changed for good: umask"), World().kept():
+        os.umask(0o123)
+    os.umask(mask)
 
 
 @pytest.mark.slow
