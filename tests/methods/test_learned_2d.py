@@ -16,6 +16,7 @@ from fusebench.errors import InputError
 
 from .learned_2d import NAMES, images, module, random_state, with_random_weights
 
+SLOW = ("swinfuse", "cddfuse", "gifnet", "swinfusion")  # seconds for a picture
 SIZES = [(1, 1), (1, 9), (2, 3), (7, 7), (8, 15), (33, 50)]
 
 
@@ -44,8 +45,7 @@ def test_any_size_gives_a_finite_image_in_range_and_leaves_the_inputs_alone(meth
 
 
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name == "swinfuse")) for name in NAMES],
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in NAMES]
 )
 def test_large_odd_size(name, folder):
     a, b = images(1, 300, 517)
