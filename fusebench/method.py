@@ -42,6 +42,8 @@ class Method:
         ``{"large": {"cost": 12.0}}``.  `describe` has to say the same.
     unlisted_variants : tuple of str
         Variants that ``--methods all`` and wildcards pass over, since they need a file of the user's.
+    progress : callable, optional
+        Called by a method that fuses part after part (slices, tiles) with the parts done and of all.
     """
 
     info: ClassVar[MethodInfo]
@@ -51,6 +53,7 @@ class Method:
     default_variant: ClassVar[str] = ""
     unlisted_variants: ClassVar[tuple[str, ...]] = ()
     device: torch.device = torch.device("cpu")
+    progress: Callable[[int, int], object] | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -134,13 +137,10 @@ class SliceMethod(Method):
     batch_pixels : int
         Slices are batched up to about this many pixels at a time; on a GPU 16 times as many, and
         fewer where its memory runs out.
-    progress : callable, optional
-        Called after each batch with the number of slices done and of all slices.
     """
 
     planes: str = "axial"
     batch_pixels: int = 1 << 18
-    progress: Callable[[int, int], object] | None = None
 
     _AXES: ClassVar[Mapping[str, tuple[int, ...]]] = {
         "axial": (0,),

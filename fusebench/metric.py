@@ -42,6 +42,9 @@ class MetricInfo:
     ----------
     name, title : str
         Id (a string literal) and full name.
+    formula : str
+        Of the default variant, in LaTeX's mathematics as far as matplotlib's mathtext has it, no dollars: A
+        is the structural image, B the functional one, F the fused one.
     family : str
         "fidelity", "structure", "information", "gradient", "perception" or "task".
     direction : {"higher", "lower", "zero", "none"}
@@ -89,6 +92,7 @@ class MetricInfo:
     low: float
     high: float
     unit: str = ""
+    formula: str = ""
     paper: str = ""
     dims: tuple[int, ...] = (2, 3)
     parts: tuple[str, ...] = ()

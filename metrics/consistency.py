@@ -34,6 +34,8 @@ def _step_error(t: Triple, axis: int) -> Tensor:
     MetricInfo(
         name="through_plane_error",
         title="Flicker from slice to slice",
+        formula=r"\overline{\mathrm{distance}\,(\Delta_d F,\;"
+        r"[\min(\Delta_d A,\Delta_d B,0),\;\max(\Delta_d A,\Delta_d B,0)])}",
         family="consistency",
         direction="lower",
         low=0,
@@ -53,6 +55,8 @@ def through_plane_error(t: Triple) -> Tensor:
     MetricInfo(
         name="in_plane_error",
         title="Texture that neither source has",
+        formula=r"\frac{1}{2}\sum_{i=h,w}\overline{\mathrm{distance}\,(\Delta_i F,\;"
+        r"[\min(\Delta_i A,\Delta_i B,0),\;\max(\Delta_i A,\Delta_i B,0)])}",
         family="consistency",
         direction="lower",
         low=0,
@@ -72,6 +76,7 @@ def in_plane_error(t: Triple) -> Tensor:
     MetricInfo(
         name="ssim_plane",
         title="2D SSIM by plane",
+        formula=r"\frac{1}{2}\;\overline{\mathrm{SSIM}(A_d,F_d)+\mathrm{SSIM}(B_d,F_d)}",
         family="consistency",
         direction="higher",
         low=-1,

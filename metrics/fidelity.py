@@ -123,6 +123,7 @@ def _psnr_cddfuse(t: Triple, part: str) -> Tensor:
     MetricInfo(
         name="psnr",
         title="Peak signal-to-noise ratio",
+        formula=r"10\,\log_{10}\frac{255^2}{\frac{1}{2}(\mathrm{MSE}_{AF}+\mathrm{MSE}_{BF})}",
         family="fidelity",
         direction="higher",
         low=0.0,
@@ -153,6 +154,7 @@ def psnr(t: Triple, part: str, variant: str) -> Tensor:
     MetricInfo(
         name="rmse",
         title="Root mean squared error",
+        formula=r"\sqrt{\frac{1}{2}(\mathrm{MSE}_{AF}+\mathrm{MSE}_{BF})}",
         family="fidelity",
         direction="lower",
         low=0.0,
@@ -194,6 +196,7 @@ def correlation(cov: Array, var_x: Array, var_y: Array, scale: Array) -> Array:
     MetricInfo(
         name="cc",
         title="Correlation coefficient",
+        formula=r"\frac{1}{2}\,(r_{AF}+r_{BF})",
         family="fidelity",
         direction="higher",
         low=-1.0,
@@ -218,6 +221,7 @@ def cc(t: Triple, part: str) -> Tensor:
     MetricInfo(
         name="scd",
         title="Sum of the correlations of differences",
+        formula=r"r(F-B,\;A)+r(F-A,\;B)",
         family="fidelity",
         direction="higher",
         low=-2.0,

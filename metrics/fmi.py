@@ -165,6 +165,8 @@ _FACTS: dict[str, Any] = {
     "high": 1.0,
     "dims": (2,),
     "symmetric": False,
+    "formula": r"\frac{1}{2}\sum_X\;\overline{\frac{2\,I(X_w;F_w)}{H(X_w)+H(F_w)}}"
+    r",\quad w:\;3\times 3\mathrm{\;windows}",
     "paper": "Haghighat, Aghagolzadeh and Seyedarabi 2011, doi:10.1016/j.compeleceng.2011.07.012; "
     "Fast-FMI 2014",
 }

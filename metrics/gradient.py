@@ -67,6 +67,7 @@ def _liu(t: Triple) -> Tensor:
     MetricInfo(
         name="qabf",
         title="Edge preservation Q^AB/F",
+        formula=r"\frac{\sum\,(Q^{AF}G_A+Q^{BF}G_B)}{\sum\,(G_A+G_B)},\quad Q^{XF}=Q_g^{XF}\,Q_\alpha^{XF}",
         family="gradient",
         direction="higher",
         low=0.0,
@@ -112,6 +113,8 @@ def _artefacts(t: Triple, a: Tensor, b: Tensor, f: Tensor, aligned: list[Tensor]
     MetricInfo(
         name="nabf",
         title="Fusion artefacts N^AB/F, modified",
+        formula=r"\frac{\sum_M\,[(1-Q^{AF})\,G_A+(1-Q^{BF})\,G_B]}{\sum\,(G_A+G_B)}"
+        r",\quad M:\;G_F>\max(G_A,G_B)",
         family="gradient",
         direction="lower",
         low=0.0,

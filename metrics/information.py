@@ -48,6 +48,7 @@ def _saturated(t: Triple, source: str) -> Tensor:
     MetricInfo(
         name="en",
         title="Entropy",
+        formula=r"-\sum_k p_F(k)\,\log_2 p_F(k)",
         family="information",
         direction="none",
         low=0.0,
@@ -66,6 +67,7 @@ def en(t: Triple) -> Tensor:
     MetricInfo(
         name="mi",
         title="Mutual information",
+        formula=r"I(A;F)+I(B;F)",
         family="information",
         direction="higher",
         low=0.0,
@@ -102,6 +104,7 @@ def _hossny(t: Triple, source: str) -> Tensor:
     MetricInfo(
         name="q_mi",
         title="Normalised mutual information (Hossny)",
+        formula=r"2\left[\frac{I(A;F)}{H(A)+H(F)}+\frac{I(B;F)}{H(B)+H(F)}\right]",
         family="information",
         direction="higher",
         low=0.0,
@@ -127,6 +130,7 @@ def _studholme(t: Triple, source: str, counts: Joint) -> Tensor:
     MetricInfo(
         name="nmi",
         title="Normalised mutual information (Studholme)",
+        formula=r"\frac{1}{2}\sum_X\frac{H(X)+H(F)}{H(X,F)}",
         family="information",
         direction="higher",
         low=1.0,
@@ -149,6 +153,8 @@ def nmi(t: Triple, part: str, variant: str) -> Tensor:
     MetricInfo(
         name="q_ncie",
         title="Nonlinear correlation information entropy",
+        formula=r"1+\sum_{i=1}^{3}\frac{\lambda_i}{3}\,\log_{256}\frac{\lambda_i}{3}"
+        r",\quad\lambda:\;\mathrm{eigenvalues\;of\;}[I_{256}(X;Y)]",
         family="information",
         direction="higher",
         low=1 - math.log(3, 256),
@@ -182,6 +188,8 @@ def _tsallis(t: Triple, x: str, y: str, q: float, swapped: bool) -> Tensor:
     MetricInfo(
         name="q_te",
         title="Tsallis mutual information",
+        formula=r"\frac{I^q(A;F)+I^q(B;F)}{H(A)^q+H(B)^q+I^q(A;B)}"
+        r",\quad I^q=\frac{1}{1-q}\left(1-\sum\frac{p_{xy}^q}{(p_x p_y)^{q-1}}\right)",
         family="information",
         direction="higher",
         low=0.0,

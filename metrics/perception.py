@@ -31,6 +31,8 @@ def _vifp(t: Triple, source: str) -> Tensor:
     MetricInfo(
         name="vifp",
         title="Visual information fidelity, pixel domain",
+        formula=r"\sum_X\frac{\sum\log_2\left(1+\frac{g^2\sigma_X^2}{\sigma_v^2+\sigma_n^2}\right)}"
+        r"{\sum\log_2\left(1+\frac{\sigma_X^2}{\sigma_n^2}\right)},\quad\sigma_n^2=2",
         family="perception",
         direction="higher",
         low=0.0,
@@ -51,6 +53,9 @@ def vifp(t: Triple, part: str) -> Tensor:
     MetricInfo(
         name="viff",
         title="Visual information fidelity for fusion",
+        formula=r"\sum_s w_s\;\frac{\sum\log_2\left(1+\frac{g^2\sigma^2}{\sigma_v^2+\sigma_n^2}\right)}"
+        r"{\sum\log_2\left(1+\frac{\sigma^2}{\sigma_n^2}\right)}"
+        r",\quad\mathrm{at\;each\;point\;the\;source\;with\;the\;smaller\;}g",
         family="perception",
         direction="higher",
         low=0.0,

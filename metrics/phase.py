@@ -67,6 +67,7 @@ def _local_correlations(xs: list[Tensor], f: Tensor, seen: list[Tensor]) -> list
     MetricInfo(
         name="q_p",
         title="Phase congruency quality",
+        formula=r"P_p\cdot P_M\cdot P_m,\quad P_k=\max(C^k_{AF},\;C^k_{BF},\;C^k_{SF}),\;S=\max(A,B)",
         family="perception",
         direction="higher",
         low=-1.0,
@@ -137,6 +138,7 @@ def _fsim(t: Triple, source: str) -> Tensor:
     MetricInfo(
         name="fsim",
         title="Feature similarity",
+        formula=r"\frac{1}{2}\sum_X\frac{\sum S_{PC}\,S_G\,\max(PC_X,PC_F)}{\sum\max(PC_X,PC_F)}",
         family="perception",
         direction="higher",
         low=0.0,

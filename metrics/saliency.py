@@ -72,6 +72,9 @@ def _masked_contrast(t: Triple, name: str, floor: float) -> Tensor:
     MetricInfo(
         name="q_cb",
         title="Chen-Blum quality",
+        formula=r"\overline{\lambda_A\,Q_{AF}+\lambda_B\,Q_{BF}}"
+        r",\quad\lambda_X=\frac{C_X^2}{C_A^2+C_B^2}"
+        r",\quad Q_{XF}=\frac{\min(C_X,C_F)}{\max(C_X,C_F)}",
         family="perception",
         direction="higher",
         low=0.0,
@@ -114,6 +117,8 @@ def _blocks(x: Tensor) -> Tensor:
     MetricInfo(
         name="q_cv",
         title="Chen-Varshney quality",
+        formula=r"\frac{\sum_w(\lambda_A D_{AF}+\lambda_B D_{BF})}{\sum_w(\lambda_A+\lambda_B)}"
+        r",\quad\lambda_X=\sum_w G_X^5",
         family="perception",
         direction="lower",
         low=0.0,

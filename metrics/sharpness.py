@@ -18,6 +18,7 @@ from ._gradients import derivative, norm
     MetricInfo(
         name="sd",
         title="Standard deviation",
+        formula=r"\sqrt{\overline{(F-\overline{F})^2}}",
         family="gradient",
         direction="none",
         low=0.0,
@@ -63,6 +64,7 @@ def _mean_square(t: Triple, squares: Tensor, offsets: tuple[int, ...]) -> Tensor
     MetricInfo(
         name="sf",
         title="Spatial frequency",
+        formula=r"\sqrt{\overline{(\Delta_x F)^2}+\overline{(\Delta_y F)^2}}",
         family="gradient",
         direction="none",
         low=0.0,
@@ -87,6 +89,7 @@ def sf(t: Triple, variant: str) -> Tensor:
     MetricInfo(
         name="ag",
         title="Average gradient",
+        formula=r"\overline{\sqrt{\frac{1}{2}(F_x^2+F_y^2)}}",
         family="gradient",
         direction="none",
         low=0.0,
@@ -112,6 +115,7 @@ def ag(t: Triple, variant: str) -> Tensor:
     MetricInfo(
         name="ei",
         title="Edge intensity",
+        formula=r"\overline{\sqrt{S_x^2+S_y^2}},\quad S:\;\mathrm{Sobel\;of\;}F",
         family="gradient",
         direction="none",
         low=0.0,
@@ -130,6 +134,8 @@ def ei(t: Triple) -> Tensor:
     MetricInfo(
         name="q_sf",
         title="Ratio of spatial frequency error",
+        formula=r"\frac{\mathrm{SF}_F-\mathrm{SF}_R}{\mathrm{SF}_R}"
+        r",\quad R:\;\mathrm{the\;larger\;source\;gradient}",
         family="gradient",
         direction="zero",
         low=-1.0,
@@ -167,6 +173,8 @@ def _haar(x: Tensor) -> tuple[Tensor, list[Tensor]]:
     MetricInfo(
         name="q_m",
         title="Multi-scale edge preservation (Haar)",
+        formula=r"Q_1^{2/3}\,Q_2^{1/3},\quad Q_s=\frac{\sum\,(E^{AF}w_A+E^{BF}w_B)}{\sum\,(w_A+w_B)}"
+        r",\quad E^{XF}=\sum_d e^{-|X_d-F_d|}",
         family="gradient",
         direction="higher",
         low=0.0,

@@ -55,6 +55,8 @@ def _weighted(t: Triple) -> Tensor:
     MetricInfo(
         name="q_s",
         title="Fusion quality index Q_S",
+        formula=r"\overline{\lambda\,S_{AF}+(1-\lambda)\,S_{BF}}"
+        r",\quad\lambda=\frac{\sigma_A^2}{\sigma_A^2+\sigma_B^2}",
         family="structure",
         direction="higher",
         low=-1.0,
@@ -74,6 +76,8 @@ def q_s(t: Triple) -> Tensor:
     MetricInfo(
         name="q_w",
         title="Weighted fusion quality index Q_W",
+        formula=r"\frac{\sum c\,[\lambda\,S_{AF}+(1-\lambda)\,S_{BF}]}{\sum c}"
+        r",\quad c=\max(\sigma_A^2,\sigma_B^2)",
         family="structure",
         direction="higher",
         low=-1.0,
@@ -99,6 +103,7 @@ def _edges(t: Triple) -> Triple:
     MetricInfo(
         name="q_e",
         title="Edge-dependent fusion quality index Q_E",
+        formula=r"Q_W(A,B,F)\cdot Q_W(\nabla A,\nabla B,\nabla F)",
         family="structure",
         direction="higher",
         low=-1.0,
@@ -129,6 +134,9 @@ def _similarity(m: Moments, x: str, y: str) -> Tensor:
     MetricInfo(
         name="q_y",
         title="Fusion quality index Q_Y",
+        formula=r"\overline{\lambda\,S_{AF}"
+        r"+(1-\lambda)\,S_{BF}}\;\mathrm{where\;}S_{AB}\geq 0.75,\;\mathrm{else}\;\max(S_{AF},S_{BF}"
+        r")",
         family="structure",
         direction="higher",
         low=-1.0,
@@ -152,6 +160,8 @@ def q_y(t: Triple) -> Tensor:
     MetricInfo(
         name="q_c",
         title="Fusion quality index Q_C",
+        formula=r"\overline{\tau\,S_{AF}+(1-\tau)\,S_{BF}}"
+        r",\quad\tau=\frac{\sigma_{AF}}{\sigma_{AF}+\sigma_{BF}}",
         family="structure",
         direction="higher",
         low=-1.0,

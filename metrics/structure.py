@@ -74,6 +74,9 @@ def _uniform_ssim(t: Triple, source: str, data_range: float) -> Tensor:
     MetricInfo(
         name="ssim",
         title="Structural similarity",
+        formula=r"\frac{1}{2}\,\overline{S_{AF}+S_{BF}}"
+        r",\quad S_{XF}=\frac{(2\mu_X\mu_F+C_1)(2\sigma_{XF}+C_2)}{(\mu_X^2+\mu_F^2"
+        r"+C_1)(\sigma_X^2+\sigma_F^2+C_2)}",
         family="structure",
         direction="higher",
         low=-1.0,
@@ -157,6 +160,9 @@ def _ms_ssim(t: Triple, source: str) -> Tensor:
     MetricInfo(
         name="ms_ssim",
         title="Multi-scale structural similarity",
+        formula=r"\frac{1}{2}\sum_X\;\overline{S^{(5)}_{XF}}^{\,w_5}\;\prod_{s"
+        r"=1}^{4}\;\overline{c^{(s)}_{XF}}^{\,w_s}"
+        r",\quad c_{XF}=\frac{2\sigma_{XF}+C_2}{\sigma_X^2+\sigma_F^2+C_2}",
         family="structure",
         direction="higher",
         low=0.0,
@@ -210,6 +216,8 @@ def _mef_ssim(t: Triple) -> Tensor:
     MetricInfo(
         name="mef_ssim",
         title="Structural similarity to the joint patch of both sources",
+        formula=r"\overline{\frac{2\sigma_{JF}+C}{\sigma_J^2+\sigma_F^2+C}}"
+        r",\quad J:\;\mathrm{joint\;patch\;of\;}A\mathrm{\;and\;}B",
         family="structure",
         direction="higher",
         low=-1.0,

@@ -81,6 +81,7 @@ def auc(low: NDArray[Any], high: NDArray[Any]) -> float:
     MetricInfo(
         name="lesion_contrast",
         title="Lesion contrast recovery",
+        formula=r"\frac{1-\sum_L F/\sum_L F_{\mathrm{twin}}}{1-\sum_L u/\sum_L u_{\mathrm{twin}}}",
         family="task",
         direction="higher",
         low=-math.inf,
@@ -114,6 +115,7 @@ def lesion_contrast(t: Triple) -> Tensor:
     MetricInfo(
         name="lesion_auc",
         title="Lesion detection (AUC)",
+        formula=r"P(F_{\mathrm{healthy\;grey}}>F_{\mathrm{lesion}})",
         family="task",
         direction="higher",
         low=0.0,
@@ -141,6 +143,7 @@ def lesion_auc(t: Triple) -> Tensor:
     MetricInfo(
         name="gm_wm_auc",
         title="Grey and white matter separation (AUC)",
+        formula=r"\max(p,\;1-p),\quad p=P(F_{\mathrm{grey}}>F_{\mathrm{white}})",
         family="task",
         direction="higher",
         low=0.5,
@@ -164,6 +167,7 @@ def gm_wm_auc(t: Triple) -> Tensor:
     MetricInfo(
         name="wm_edge",
         title="White-matter edge correlation",
+        formula=r"r(|\nabla F|,\;|\nabla W|),\quad W:\;\mathrm{white\;matter}",
         family="task",
         direction="higher",
         low=-1.0,
@@ -196,6 +200,8 @@ def wm_edge(t: Triple) -> Tensor:
     MetricInfo(
         name="psnr_clean",
         title="PSNR against the noise-free functional image",
+        formula=r"10\,\log_{10}\frac{255^2}{\frac{1}{2}(\mathrm{MSE}_{AF}+\mathrm{MSE}_{B_0F})}"
+        r",\quad B_0:\;B\mathrm{\;without\;noise}",
         family="task",
         direction="higher",
         low=0.0,

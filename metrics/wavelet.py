@@ -101,6 +101,9 @@ def _vif(t: Triple, source: str) -> Tensor:
     MetricInfo(
         name="vif_wavelet",
         title="Visual information fidelity, wavelet domain",
+        formula=r"\frac{1}{2}\sum_X\frac{\sum\log_2\left(1+\frac{g^2 s^2\lambda}{\sigma_v^2"
+        r"+\sigma_n^2}\right)}{\sum\log_2\left(1+\frac{s^2\lambda}{\sigma_n^2}\right)}"
+        r",\quad\sigma_n^2=0.4",
         family="perception",
         direction="higher",
         low=0.0,

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ..plugins import Plugins
 
 
+# What runs where no dataset is named.
+DATASET = "phantom"
 # argparse's groups and parsers take arguments alike, and share no public class.
 Options = Any
 
@@ -25,7 +27,7 @@ Options = Any
 def add_data_options(parser: argparse.ArgumentParser, split: str = "test") -> Options:
     """``--dataset`` and the options that choose its cases; returns their group, which takes more."""
     data = parser.add_argument_group("data")
-    data.add_argument("--dataset", default="phantom", metavar="NAME")
+    data.add_argument("--dataset", metavar="NAME", help=f"default {DATASET}; see `list datasets`")
     data.add_argument("--data-dir", type=Path, metavar="PATH", help="where the data lies")
     data.add_argument(
         "--data-option",
@@ -39,10 +41,20 @@ def add_data_options(parser: argparse.ArgumentParser, split: str = "test") -> Op
     return data
 
 
+def dataset_of(args: argparse.Namespace) -> str:
+    """The name of the dataset; `InputError` with a guess where a folder is given and no name."""
+    name: str | None = args.dataset
+    if name is None and args.data_dir is not None:
+        from ..engine.data import guess_dataset
+
+        raise InputError(guess_dataset(plugins_of(args), args.data_dir))
+    return name or DATASET
+
+
 def data_of(args: argparse.Namespace) -> dict[str, Any]:
     """The fields of a `Request` that the data options and ``--plugin`` set."""
     return {
-        "dataset": args.dataset,
+        "dataset": dataset_of(args),
         "data_dir": args.data_dir,
         "data_options": parameters_of(args.data_option, "--data-option"),
         "split": args.split,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.markup import escape
@@ -13,15 +14,17 @@ from rich.table import Table
 from ._console import make_console
 from ._options import add_device_option, add_plugin_option, device_of, parameters_of, plugins_of, weights_path
 
+if TYPE_CHECKING:
+    from ..testing import Outcome
+
 _STYLES = {
     "pass": "green",
     "fail": "bold red",
     "xpass": "bold red",
     "xfail": "yellow",
     "skip": "dim",
-    "blocked": "dim",
 }
-_STATUS_WORDS = {"skip": "n/a", "blocked": "not tried", "xfail": "expected", "xpass": "no longer fails"}
+_STATUS_WORDS = {"skip": "n/a", "xfail": "expected", "xpass": "no longer fails"}
 
 
 def add(subparsers: Any) -> None:
@@ -52,10 +55,13 @@ def run(args: argparse.Namespace) -> int:
     table = Table(box=box.SIMPLE_HEAD)
     for header in (f"{args.kind} {args.name}", "", ""):
         table.add_column(header, no_wrap=bool(header), overflow="fold")
-    for outcome in outcomes:
+    tried = [o for o in outcomes if o.status != "blocked"]
+    for outcome in tried:
         text = outcome.message or (rules[outcome.check] if args.verbose else "")
         word = _STATUS_WORDS.get(outcome.status, outcome.status)
         table.add_row(outcome.check, f"[{_STYLES[outcome.status]}]{word}[/]", escape(text))
+    for reason, checks in _not_tried(outcomes).items():
+        table.add_row(f"{len(checks)} not tried", "", escape(f"{reason}: {', '.join(checks)}"), style="dim")
     console = make_console()
     console.print(table)
     failed = sum(not o.ok for o in outcomes)
@@ -66,6 +72,15 @@ def run(args: argparse.Namespace) -> int:
         f"{args.name}: {verdict}; {passed} of {len(outcomes)} passed, {seconds:.1f} s", highlight=False
     )
     return int(failed > 0)
+
+
+def _not_tried(outcomes: Sequence[Outcome]) -> dict[str, list[str]]:
+    """Checks that were not tried, by the reason."""
+    found: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        if outcome.status == "blocked":
+            found.setdefault(outcome.message.removeprefix("not tried, "), []).append(outcome.check)
+    return found
 
 
 def _subject(args: argparse.Namespace) -> Any:

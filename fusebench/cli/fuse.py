@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..case import Pair
 from ._console import make_console
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     method = make_method(plugins, args.method, parameters)
     pair = aligned_pair(args.mri, args.pet) if args.register else read_pair(args.mri, args.pet)
     method.setup(device_of(args))
-    with slices_shown(method):
+    with parts_shown(method):
         fused, seconds = fuse(method, pair.a.data, pair.b.data, args.seed)
     # The file, not the volume: its orientation, header and voxel type are written back.
     like = args.mri if args.mri.is_file() and extension(args.mri) in NIFTI else pair.a
@@ -146,21 +146,28 @@ def beside(output: Path) -> tuple[Path, Path]:
 
 
 @contextmanager
-def slices_shown(method: Any) -> Iterator[None]:
-    """Show a bar while a 2D method goes through the slices of a volume."""
+def parts_shown(method: Any) -> Iterator[None]:
+    """Show on a terminal how long a method fuses, and how far it is where it tells of slices or tiles."""
+    from ..method import SliceMethod
+
     console = make_console(stderr=True)
+    parts = "slices" if isinstance(method, SliceMethod) else "tiles"
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("slices, ETA"),
+        TextColumn("{task.fields[at]}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        slices = bar.add_task(method.info.name, total=None, visible=False)
-        method.progress = lambda done, total: bar.update(
-            slices, completed=done, total=total, visible=total > 1
-        )
+        task = bar.add_task(method.info.name, total=None, at="", left="")  # the bar moves to and fro
+
+        def told(done: int, total: int) -> None:
+            if total > 1:
+                bar.update(task, completed=done, total=total, at=f"{done}/{total} {parts}", left="ETA")
+
+        method.progress = told
         yield
 
 

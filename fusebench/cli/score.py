@@ -17,15 +17,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..engine.manifest import read_manifest, same_again
 from ..errors import FuseBenchError, InputError
 from ..images.raw import EXTENSIONS, folder_images, stem
 from ..metric import ARROWS, MetricId
 from ..parameters import user_path
 from ..scoring.protocol import PROTOCOLS, READERS, ScoredImages
 from ..scoring.select import select_metrics
+from ..store.folder import RunFolder
 from ..text import cell
 from ._console import make_console
 from ._options import (
+    DATASET,
     add_data_options,
     add_plugin_option,
     add_radiological_option,
@@ -112,12 +115,14 @@ def add(subparsers: Any) -> None:
         type=Path,
         metavar="DIR",
         help="folder of fused images named as the cases of --dataset, one sub-folder per entry; they join "
-        "the board of --out, marked as scored from files",
+        "the board of --out, marked as scored from files. Dataset, its options, split, protocols and metrics "
+        "that are not given are those of --out, where it holds a run",
     )
     board.add_argument("--name", default="", help="name of the entry, where DIR holds the images itself")
     board.add_argument("--out", type=Path, metavar="DIR", help="run folder (default runs/<dataset>-<split>)")
     add_radiological_option(board)
     add_data_options(parser)
+    parser.set_defaults(split=None)  # so that it is known whether it was given
     parser.set_defaults(run=run, again="the same command starts anew, or resumes where it has --results-dir")
 
 
@@ -177,19 +182,45 @@ def score_results(args: argparse.Namespace) -> int:
             "--fused, --mask and --register"
         )
     console = console_of()
+    given = {
+        "protocols": (args.protocol,) if args.protocol else (),
+        "metrics": split_commas([args.metrics]),
+    }
     asked = Request(
-        **data_of(args),
+        **_as_in_the_run(args, given, console),
         results_dir=args.results_dir,
         entry=args.name,
         fused_range=_fused_range(args),
-        protocols=(args.protocol,) if args.protocol else (),
-        metrics=split_commas([args.metrics]),
         device="cpu",
         out=args.out,
         radiological=args.radiological,
         command=sys.argv,
     )
     return show(run_request(asked, Shown(console)), console)
+
+
+def _as_in_the_run(args: argparse.Namespace, given: dict[str, Any], console: Console) -> dict[str, Any]:
+    """What to score and on which data: as given, else as of the run in ``--out``, else the defaults."""
+    folder = args.out or Path("runs") / f"{args.dataset or DATASET}-{args.split or 'test'}"
+    stored = same_again(read_manifest(folder)) if RunFolder(folder).manifest.exists() else {}
+    if args.dataset not in (None, stored.get("dataset")) or args.data_dir is not None:
+        stored = {name: stored[name] for name in ("protocols", "metrics") if name in stored}
+    else:
+        args.dataset = stored.get("dataset")
+    found = data_of(args) | given
+    taken = {k: v for k, v in stored.items() if not found[k] and k != "dataset"}
+    if taken:
+        said = "; ".join(f"{k.replace('_', ' ')} {_listed(v)}" for k, v in taken.items())
+        console.print(
+            f"as of the run in {folder}: {said}", markup=False, highlight=False, soft_wrap=True, style="dim"
+        )
+    return {**found, **taken, "split": taken.get("split") or found["split"] or "test"}
+
+
+def _listed(value: Any) -> str:
+    if isinstance(value, dict):
+        value = [f"{key}={text}" for key, text in value.items()]
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _fused_range(args: argparse.Namespace) -> tuple[float, float] | None:

@@ -17,6 +17,7 @@ from ._options import (
     add_device_option,
     add_plugin_option,
     at_least,
+    dataset_of,
     device_of,
     literal,
     parameters_of,
@@ -108,6 +109,7 @@ def run_train(args: argparse.Namespace) -> int:
         if (error.name or "").startswith("fusebench"):
             raise
         raise InputError(f"training needs {error.name}: pip install 'fusebench[train]'") from error
+    args.dataset = dataset_of(args)
     plugins, options = plugins_of(args), _options_of(args.set)
     method = plugins.methods.load(args.method)
     weights = weights_path(args.weights, args.method) if args.weights else None

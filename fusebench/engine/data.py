@@ -9,10 +9,11 @@ from typing import Any
 
 from ..case import Case
 from ..dataset import Dataset
-from ..errors import InputError
-from ..parameters import create
+from ..errors import FuseBenchError, InputError
+from ..parameters import create, signature
 from ..plugins import Plugins
 from ..store.keys import cases_key
+from ..text import plural
 
 
 def open_dataset(
@@ -41,6 +42,28 @@ def open_dataset(
     elif cls.info.needs_dir and not given:
         raise InputError(f"dataset {name} needs --data-dir PATH. {cls.info.obtain}".strip())
     return create(name, cls, given)
+
+
+def guess_dataset(plugins: Plugins, data_dir: Path) -> str:
+    """What to say of a folder whose dataset was not named: the one that finds most cases in it."""
+    counts: dict[str, int] = {}
+    if not data_dir.is_dir():
+        return f"--data-dir {data_dir}: no such folder"
+    for name in plugins.datasets:
+        try:
+            cls = plugins.datasets.load(name)
+            if "data_dir" in signature(cls)[0]:
+                dataset = create(name, cls, {"data_dir": data_dir.resolve()})
+                counts[name] = len(dataset.every_case())
+        except (FuseBenchError, OSError):  # it is no folder of that kind, or the plugin is broken
+            continue
+    if not any(counts.values()):
+        known = ", ".join(counts or ["pairs"])
+        return f"--data-dir {data_dir}: say what it holds with --dataset ({known}); none of them finds cases"
+    most = max(counts.values())
+    best = [name for name, count in counts.items() if count == most]
+    what = f"add --dataset {best[0]}" if len(best) == 1 else "say which with --dataset"
+    return f"--data-dir {data_dir}: {plural(most, 'case')} of dataset {' or '.join(best)}; {what}"
 
 
 def check_split(dataset: Dataset, split: str) -> None:
@@ -81,9 +104,12 @@ def left_out(dataset: Dataset) -> str:
     return f"{len(found)} left out ({first}); `prepare --dataset {dataset.info.name} --report` says why"
 
 
-def dataset_facts(dataset: Dataset, split: str, cases: Sequence[Case], count: int) -> dict[str, Any]:
-    """The manifest's entry on the data: `cases` of the split, of which `count` are run."""
+def dataset_facts(
+    dataset: Dataset, split: str, cases: Sequence[Case], count: int, options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The manifest's entry on the data: `cases` of the split, of which `count` are run, under `options`."""
     return {
+        "parameters": dict(options or {}),
         "split": split,
         "fingerprint": cases_key(cases),
         "cases": count,

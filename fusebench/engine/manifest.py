@@ -102,6 +102,24 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
         ) from None
 
 
+def same_again(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a `Request` for the data and scores of a stored run, as far as its manifest says."""
+    options, dataset = manifest.get("options", {}), manifest.get("dataset", {})
+    known: dict[str, tuple[Any, type | tuple[type, ...]]] = {
+        "dataset": (dataset.get("name"), str),
+        "data_dir": (options.get("data_dir"), str),
+        "data_options": (options.get("data_options"), dict),
+        "split": (options.get("split"), str),
+        "cases": (options.get("cases"), int),
+        "protocols": (options.get("protocols"), list),
+        "metrics": (options.get("metrics"), list),
+    }
+    found = {name: value for name, (value, kind) in known.items() if value and isinstance(value, kind)}
+    if "data_dir" in found:
+        found["data_dir"] = Path(found["data_dir"])
+    return found
+
+
 def other_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """How two runs into one folder differ in what every row depends on; "" where they do not."""
     found = []

@@ -216,10 +216,18 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
     manifest = describe_run(
         run=options.run,
         command=request.command,
-        options={**asdict(options), "jobs": jobs},
+        options={
+            **asdict(options),
+            "jobs": jobs,
+            "cases": request.cases,
+            "data_dir": str(request.data_dir.resolve()) if request.data_dir else None,
+            "data_options": {
+                k: str(v) if isinstance(v, Path) else v for k, v in request.data_options.items()
+            },
+        },
         methods=found.methods,
         metrics=found.infos,
-        dataset=dataset_facts(dataset, request.split, listed, len(cases)),
+        dataset=dataset_facts(dataset, request.split, listed, len(cases), request.data_options),
         hardware=found.hardware,
         git=git,
     )

@@ -105,7 +105,12 @@ def fuse_key(method: str, case: str, seed: int, device: str, threads: int) -> st
 def score_key(volume: str, protocol: str, metric: str, source: str) -> str:
     """Key of one score of a volume: `source` is the metric's (`source_key`)."""
     inputs = {"volume": volume, "protocol": protocol, "metric": metric, "source": source}
-    return digest({**inputs, "scoring": _core_key(SCORING), "libraries": libraries()})
+    return digest({**inputs, "scoring": scoring_key(), "libraries": libraries()})
+
+
+def scoring_key() -> str:
+    """Key of the core files that decide a score, whatever the metric."""
+    return _core_key(SCORING)
 
 
 def remembered_sha256(path: Path) -> str:

@@ -162,7 +162,10 @@ class Subject:
         for needed in check.needs:
             before = self.outcome(by_name[needed])
             if before.status not in ("pass", "skip"):
-                return Outcome(check.name, "blocked", f"not tried, because {needed} does not pass")
+                reason = f"not tried, because {needed} does not pass"
+                return Outcome(
+                    check.name, "blocked", before.message if before.status == "blocked" else reason
+                )
         begin = time.perf_counter()
         status, message = self._judge(check)
         return Outcome(check.name, status, message, time.perf_counter() - begin)

@@ -271,7 +271,7 @@ class DCFBFusion(Method):
         tile = self.tile if self.tile is not None else (192 if volumes[0].numel() > 8_000_000 else 0)
         if not tile:
             return network(*volumes)
-        return fuse_tiles(network, *[v[0, 0] for v in volumes], tile=tile)[None]
+        return fuse_tiles(network, *[v[0, 0] for v in volumes], tile=tile, progress=self.progress)[None]
 
 
 def _content(image: Tensor) -> tuple[slice, ...] | None:

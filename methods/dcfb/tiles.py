@@ -15,7 +15,12 @@ GRID = 64
 HALO = 32
 
 
-def fuse_tiles(network: Callable[..., Tensor], *volumes: Tensor, tile: int) -> Tensor:
+def fuse_tiles(
+    network: Callable[..., Tensor],
+    *volumes: Tensor,
+    tile: int,
+    progress: Callable[[int, int], object] | None = None,
+) -> Tensor:
     """Fuse in tiles that overlap by 64 voxels and blend linearly over the inner half of the overlap.
 
     Parameters
@@ -25,6 +30,8 @@ def fuse_tiles(network: Callable[..., Tensor], *volumes: Tensor, tile: int) -> T
     volumes : Tensor, shape (D, H, W)
     tile : int
         Voxels per axis, rounded down to a multiple of 64; at least 128 where the volume is larger.
+    progress : callable, optional
+        Called with the tiles done and of all.
 
     Returns
     -------
@@ -32,9 +39,9 @@ def fuse_tiles(network: Callable[..., Tensor], *volumes: Tensor, tile: int) -> T
     """
     size = max(2 * GRID, tile // GRID * GRID)
     shape, device = volumes[0].shape, volumes[0].device
-    spans = [_spans(n, size) for n in shape]
+    boxes = list(product(*(_spans(n, size) for n in shape)))
     out, total = None, volumes[0].new_zeros(shape)
-    for box in product(*spans):
+    for number, box in enumerate(boxes, 1):
         index = tuple(slice(low, high) for low, high in box)
         part = network(*[v[index][None, None] for v in volumes])[0]
         share = torch.ones(part.shape[1:], device=device)
@@ -45,6 +52,8 @@ def fuse_tiles(network: Callable[..., Tensor], *volumes: Tensor, tile: int) -> T
             out = part.new_zeros(part.shape[0], *shape)
         out[(slice(None), *index)] += part * share
         total[index] += share
+        if progress:
+            progress(number, len(boxes))
     assert out is not None
     return out / total
 

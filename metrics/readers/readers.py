@@ -44,6 +44,9 @@ def _value(t: Triple, key: str) -> Tensor:
     MetricInfo(
         name="cho_auc",
         title="Findings told from other places (AUC of a channelised Hotelling observer)",
+        formula=r"P(t_{\mathrm{finding}}>t_{\mathrm{elsewhere}})"
+        r",\quad t=\mathbf{v}\cdot K^{-1}\,\Delta\overline{\mathbf{v}}"
+        r",\quad\mathbf{v}:\;\mathrm{channels}",
         family="task",
         direction="higher",
         low=0.0,
@@ -71,6 +74,8 @@ def cho_auc(t: Triple, part: str, variant: str) -> Tensor:
     MetricInfo(
         name="outline",
         title="Tissue told from tissue (balanced accuracy, worst pair)",
+        formula=r"\min_{\mathrm{pairs\;of\;tissues}}\;\frac{1}{2}\,(\mathrm{sensitivity}"
+        r"+\mathrm{specificity})",
         family="task",
         direction="higher",
         low=0.0,
@@ -94,6 +99,7 @@ def outline(t: Triple, part: str, variant: str) -> Tensor:
     MetricInfo(
         name="uptake_r2",
         title="True regional uptake explained (cross-validated R²)",
+        formula=r"1-\frac{\sum\,(u-\hat{u}(F))^2}{\sum\,(u-\overline{u})^2}",
         family="task",
         direction="higher",
         low=-math.inf,
@@ -117,6 +123,7 @@ def uptake_r2(t: Triple, part: str, variant: str) -> Tensor:
     MetricInfo(
         name="reading",
         title="Worst reading as a share of the better source's",
+        formula=r"\min_i\;\frac{x_i(F)-\frac{1}{2}}{\max\,(x_i(A),\,x_i(B))-\frac{1}{2}}",
         family="task",
         direction="higher",
         low=-math.inf,
@@ -143,6 +150,7 @@ def reading(t: Triple, part: str, variant: str) -> Tensor:
     MetricInfo(
         name="reading_se",
         title="Standard error of the reading over findings",
+        formula=r"\mathrm{sd}_{\mathrm{findings\;drawn\;anew}}\;(\mathrm{reading})",
         family="task",
         direction="none",
         low=0.0,

@@ -289,7 +289,9 @@ def test_tiles_cover_and_blend(shape):
         seen.append(x.shape[2:])
         return x * 0.25 + y * 0.75
 
-    out = tiles.fuse_tiles(local, a, b, tile=128)[0]
+    told = []
+    out = tiles.fuse_tiles(local, a, b, tile=128, progress=lambda *at: told.append(at))[0]
+    assert told == [(n, len(seen)) for n in range(1, len(seen) + 1)]
     torch.testing.assert_close(out, a * 0.25 + b * 0.75)
     assert len(seen) > 1
     assert max(max(s) for s in seen) <= 128

@@ -217,6 +217,12 @@ def test_check_command_reports(made, tmp_path, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "work on a copy" in out
     assert "faulty: 1 failed" in out
+    text = text.replace("wa, wb = (", "raise ValueError(1)\n        wa, wb = (")
+    broken = tmp_path / "broken.py"
+    broken.write_text(text.replace('"wave-max"', '"broken"'))
+    assert main(["check", "method", "broken", "--plugin", str(broken)]) == 1
+    out = capsys.readouterr().out
+    assert out.count("not tried") == out.count("because fuses does not pass") == 1, "one line for all of them"
     assert main(["check", "metric", "mae_both", "--plugin", str(made / "mae_both.py")]) == 0
     assert main(["check", "dataset", "my-hospital", "--plugin", str(made / "my_hospital.py")]) == 2
     assert "needs --data-dir" in capsys.readouterr().err
