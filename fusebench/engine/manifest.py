@@ -30,6 +30,7 @@ _SHAPES: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
         **dict.fromkeys(("key", "plugin", "source", "colour"), str),
         **dict.fromkeys(("dims", "params"), int),
         **{"trained_splits": list, "parameters": dict, "control": bool, "weights": dict},
+        "tolerance": (int, float),
     },
     "metrics": {
         **dict.fromkeys(("title", "family", "direction", "unit", "paper"), str),
