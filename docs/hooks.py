@@ -24,6 +24,7 @@ from mkdocs.structure.files import File, Files  # noqa: E402
 
 from fusebench.method_info import REFERENCE  # noqa: E402
 
+REACHED = ROOT / "docs" / "methods.csv"  # by benchmarks/methods_table.py
 WEIGHTS = ROOT / "methods" / "weights"
 CARDS = sorted(WEIGHTS.glob("*.md"))
 _ARROWS = {"higher": "higher is better", "lower": "lower is better", "zero": "closest to 0 is best"}
@@ -38,9 +39,10 @@ A is the structural source, B the functional one, F the fused image, X is A and 
 mean over the foreground; μ, σ are local mean and deviation, S local SSIM, G gradient strength, r Pearson's
 correlation, H and I entropy and mutual information of 256 grey levels.
 
-The charts show what raises and what lowers a score: a fair fusion (the mean of both sources) is distorted
-more and more to the right, and its score is drawn upwards, dashed where it began. The last two fade into a
-copy of one source. A distortion that a metric calls better is one that it can be won by.
+The charts show what raises and what lowers a score: a fair fusion (the mean of both sources; four parts of A
+to one of B where there is ground truth) is distorted more and more to the right, and its score is drawn
+upwards, dashed where it began. The last two fade into a copy of one source. A distortion that a metric calls
+better is one that it can be won by.
 
 ![A fair fusion and its distortions](../distortions.png)
 
@@ -130,9 +132,8 @@ def _facts_of(method: str) -> Any:
 
 
 def methods_table(loaded: list[tuple[str, Any]]) -> list[str]:
-    """What they are from the classes, what they reach from `methods.csv`; controls last."""
-    path = ROOT / "docs" / "methods.csv"
-    note, *table = path.read_text(encoding="utf-8").splitlines() if path.is_file() else [""]
+    """What they are from the classes, what they reach from `REACHED`; controls last."""
+    note, *table = REACHED.read_text(encoding="utf-8").splitlines() if REACHED.is_file() else [""]
     reached = {row["method"]: row for row in csv.DictReader(table)}
     head = ["method", "year", "dims", "parameters", "licence", "s/Mvoxel", "reading", "similarity"]
     rows = [head, ["---", "--:", "--:", "--:", "---", "--:", "--:", "--:"]]
