@@ -115,6 +115,7 @@ def methods_page() -> str:
             "weights": f"`{i.weights.file}`, sha256 `{i.weights.sha256[:16]}…`" if i.weights else "",
             "card of the weights": _card_link(i),
             "colour": i.colour,
+            "cost": _cost(cls),
             "recipes": ", ".join(f"`{r}`" for r in cls.recipes),
             "notes": i.notes,
             "expected to fail": "; ".join(
@@ -172,6 +173,14 @@ def _card_link(info: Any, text: str = "") -> str:
     """A link to the card of the weights that a method ships; "" where it ships none."""
     name = Path(info.weights.file).stem if info.weights else ""
     return f"[{text or name}](weights/{name}.md)" if name in {card.stem for card in CARDS} else ""
+
+
+def _cost(cls: Any) -> str:
+    """Seconds for a phantom of 128 cubed, of the method and of variants that take another time."""
+    variants = {f"@{v}": f["cost"] for v, f in cls.variant_facts.items() if "cost" in f}
+    costs = {"": cls.info.cost, **variants}
+    stated = [f"{name} {2.1 * c:.2g} s".strip() for name, c in costs.items() if c is not None]
+    return f"{', '.join(stated)} for a volume of 128 cubed on {REFERENCE}" if stated else ""
 
 
 def metrics_page() -> str:

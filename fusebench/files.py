@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import sysconfig
 import uuid
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 # The folder that holds this package: the checkout, or site-packages where it is installed.
@@ -26,6 +28,19 @@ def file_sha256(path: Path) -> str:
     """Return the sha256 of a file, as hexadecimal digits."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=1)
+def installed_roots() -> tuple[str, ...]:
+    """Folders of the standard library and of installed packages, real, each with a slash behind it."""
+    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
+    return tuple({os.path.realpath(sysconfig.get_path(kind)) + os.sep for kind in kinds})
+
+
+def stamp(file: Path) -> tuple[int, ...]:
+    """Changes when a file is written to, even where its size and time of change are put back."""
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
 def write_text(target: Path, text: str) -> None:

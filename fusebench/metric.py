@@ -17,13 +17,18 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError, Undefined
+from .errors import FuseBenchError, InputError, Undefined
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .case import Case
     from .triple import Triple
+
+
+class MetricFault(FuseBenchError):
+    """A metric broke its contract; the message says how."""
+
 
 Direction = Literal["higher", "lower", "zero", "none"]
 ARROWS: dict[str, str] = {"higher": "↑", "lower": "↓", "zero": "→0", "none": ""}
@@ -249,8 +254,20 @@ class Metric:
         if triple.dims == 2 and 2 not in self.info.dims and self.info.of_images:
             raise Undefined(f"{self.info.name} is defined in volumes only")
         if self.by_slices(triple):
-            return triple.slice_mean(lambda slices: self.core(slices, part, variant))
-        return self.core(triple, part, variant)
+            return triple.slice_mean(lambda slices: self.values(slices, part, variant))
+        return self.values(triple, part, variant)
+
+    def values(self, triple: Triple, part: str = "", variant: str = "") -> Tensor:
+        """What the core returns: one number for each image; `MetricFault` where it is something else."""
+        import torch
+
+        found = self.core(triple, part, variant)
+        if not isinstance(found, torch.Tensor):
+            raise MetricFault(f"{self.info.name} returned {type(found).__name__}, not a tensor")
+        if found.shape != (len(triple),) or found.is_complex():
+            wanted = f"{len(triple)} real number{'s' * (len(triple) != 1)}"
+            raise MetricFault(f"{self.info.name} returned shape {tuple(found.shape)}, not {wanted}")
+        return found
 
     def by_slices(self, triple: Triple) -> bool:
         """True if a triple is a volume and the definition is 2D only."""

@@ -10,12 +10,8 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import hashlib
 import importlib
-import importlib.util
 import re
-import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,6 +30,7 @@ from .literals import (
     literal_names,
     literal_variants,
 )
+from .loading import module_from_path
 from .names import check_name
 from .text import printable
 
@@ -301,32 +298,3 @@ def _is_name(text: str) -> bool:
 def natural(name: str) -> list[tuple[int, str]]:
     """Sort key that puts ``a2`` before ``a10``."""
     return [(int(t), "") if t.isdecimal() else (-1, t) for t in re.split(r"(\d+)", name) if t]
-
-
-def module_name(path: Path) -> str:
-    """Name under which a plugin file is imported, made from its path."""
-    # The hash keeps two files of one stem apart.
-    tag = hashlib.sha256(str(path).encode()).hexdigest()[:8]
-    return f"fusebench_plugin_{re.sub(r'[^0-9a-zA-Z_]', '_', path.stem)}_{tag}"
-
-
-# No thread may take a module that another one is still importing; one plugin file may import another.
-_importing = threading.RLock()
-
-
-def module_from_path(path: Path) -> ModuleType:
-    """Import a plugin file, once per process; `sys.modules` keeps one module object per file."""
-    name = module_name(path)
-    with _importing:
-        if name in sys.modules:
-            return sys.modules[name]
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
-        return module

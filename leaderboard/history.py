@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,7 +26,7 @@ from fusebench.text import plural
 
 from . import charts, runs
 from .columns import facts_of
-from .pages import SITE, environment, slug
+from .pages import copy_shared, environment, slug
 from .regression import BENCHMARK
 
 _KEPT = ("run", "git", "versions", "hardware", "dataset", "metrics")
@@ -300,9 +299,7 @@ def chart(store: str | Path, out: str | Path) -> tuple[list[Path], list[Step]]:
     series = collect(history)
     found = sorted((s for x in series for s in steps(x)), key=lambda s: s.index)
     out = Path(out)
-    (out / "static").mkdir(parents=True, exist_ok=True)
-    for name in ("style.css", "state.js", "table.js"):
-        shutil.copyfile(SITE / "static" / name, out / "static" / name)
+    copy_shared(out)
     paths, drawn = [], []
     for group in dict.fromkeys(x.group for x in series):
         some = [x for x in series if x.group == group]

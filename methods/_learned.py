@@ -154,6 +154,12 @@ def content_box(a: Tensor, b: Tensor, margin: int = 0) -> tuple[slice, slice] | 
     return rows, columns
 
 
+def stretch(images: Tensor) -> Tensor:
+    """Each of (N, 1, H, W) to its own range; constant ones as they are."""
+    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    return torch.where(high > low, (images - low) / (high - low).clamp_min(1e-12), images)
+
+
 def choose(what: str, value: Choice, known: Sequence[Choice]) -> Choice:
     """Return `value`, refuse one that is not among the `known` ones."""
     if value not in known:

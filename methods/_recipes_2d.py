@@ -94,7 +94,7 @@ class U2FusionRecipe(SliceRecipe):
     def __init__(self, *, vgg: str = "", c: float | None = None, variant: str = "authors") -> None:
         self.variant = choose("variant", variant, ("authors", "port"))
         self.vgg = Information(vgg) if vgg else None
-        self.measure = self.vgg or _information
+        self.measure = self.vgg or information
         self.c = c if c is not None else 1.0 if vgg else 0.1
         if not self.c > 0:
             raise InputError(f"c={self.c:g} must be positive")
@@ -253,7 +253,7 @@ def _he(net: nn.Module) -> nn.Module:
     return net
 
 
-def _information(x: Tensor) -> Tensor:
+def information(x: Tensor) -> Tensor:
     """RMS Laplacian of images (B, 1, H, W), shape (B,)."""
     kernel = x.new_tensor([[1.0, 1.0, 1.0], [1.0, -8.0, 1.0], [1.0, 1.0, 1.0]]) / 8
     return nnf.conv2d(x, kernel[None, None]).square().mean((1, 2, 3)).sqrt()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -108,7 +108,7 @@ def read_state(path: str | Path) -> State:
     for key in ("model", "state_dict", "params"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
-    state = {str(k).removeprefix("module."): v for k, v in _items(found) if isinstance(v, Tensor)}
+    state = {name: v for name, v in _named(found) if isinstance(v, Tensor)}
     if not state:
         raise InputError(f"weights {path}: holds no tensors; save the network's state_dict() in {_FORMS}")
     return full(state)
@@ -264,6 +264,15 @@ def refuse_other_form(path: str | Path, option: str, asked: object, usual: objec
 def _plain(tensor: Tensor) -> bool:
     dense = tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_quantized)
     return dense and not tensor.is_complex() and bool(tensor.isfinite().all())
+
+
+def _named(found: Any) -> Iterator[tuple[str, Any]]:
+    """Entries, and those of state dicts inside by "name of the dict.name"; without what wrappers prepend."""
+    for key, value in _items(found):
+        name = str(key).removeprefix("module.")
+        yield name, value
+        for inner, part in _items(value):
+            yield f"{name}.{str(inner).removeprefix('module.')}", part
 
 
 def _items(found: Any) -> Iterable[tuple[Any, Any]]:

@@ -26,7 +26,7 @@ from fusebench import create_dataset
 from fusebench.cli import main
 from fusebench.testing.images import head
 
-from .layouts import adni, bids, pairs
+from .layouts import adni, bids, brats, pairs, synthrad
 from .open_trees import ds004513
 from .saving import save_volume
 from .serving import serve
@@ -76,7 +76,13 @@ def user(tmp_path_factory):
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.delenv("FUSEBENCH_PLUGINS", raising=False)
         patch.chdir(folder)
-        for name, make in (("my-data", pairs), ("my-bids", bids), ("adni-download", adni)):
+        for name, make in (
+            ("my-data", pairs),
+            ("my-bids", bids),
+            ("adni-download", adni),
+            ("Task1", synthrad),
+            ("BraTS", brats),
+        ):
             (folder / name).mkdir()
             make(folder / name)
         (folder / "my-hospital-data").mkdir()
@@ -86,6 +92,10 @@ def user(tmp_path_factory):
                 save_volume(folder / "my-hospital-data" / f"s{number}_{name}.nii.gz", data, affine)
                 if number == 0:
                     save_volume(folder / f"{name}.nii.gz", data, affine)
+        own = (
+            (ROOT / "methods" / "average.py").read_text(encoding="utf-8").replace('"average"', '"my-method"')
+        )
+        (folder / "my_method.py").write_text(own.replace("control=True,", ""), encoding="utf-8")
         served = stack.enter_context(serve(folder / "openneuro"))
         for name, value in (("server", served.address), ("listing", ds004513(folder / "openneuro", 3))):
             patch.setitem(OpenNeuro.__init__.__kwdefaults__, name, value)

@@ -19,7 +19,8 @@ from fusebench.case import Case, Pair, Volume
 from fusebench.dataset import Dataset, DatasetInfo
 from fusebench.errors import InputError
 from fusebench.store.cache import cache_dir, cached_arrays
-from fusebench.store.keys import content_key, minor_versions, source_files
+from fusebench.store.keys import content_key, minor_versions
+from fusebench.store.sources import source_files
 
 _HERE = Path(__file__).parent
 _DEFAULT_SUBJECTS = {"train": 64, "val": 8, "test": 8}

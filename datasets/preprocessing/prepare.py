@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ _FIGURES = (
 )
 
 
-def prepare_case(case: Case, images: Path | None) -> Result:
+def prepare_case(case: Case, images: Path | None, *, radiological: bool = False) -> Result:
     """Prepare one case: status (prepared, cached, ready as it is, error), reason, flags, seconds and figures.
 
     Parameters
@@ -33,9 +34,11 @@ def prepare_case(case: Case, images: Path | None) -> Result:
     case : Case
     images : Path, optional
         Folder for its quality PNG.
+    radiological : bool
+        The PNG has the patient's right on the left, and a name of its own.
     """
     start = time.perf_counter()
-    png = None if images is None else images / f"{case.id}.png"
+    png = None if images is None else images / f"{case.id}{'-radiological' * radiological}.png"
     cached = pipeline.is_prepared(case.fingerprint)
     try:
         if not cached or (png is not None and not png.exists()):
@@ -48,7 +51,8 @@ def prepare_case(case: Case, images: Path | None) -> Result:
                 if "moved_mm" in numbers:
                     title = f"{title}   moved by {numbers['moved_mm']:.1f} mm"
                 found = numbers.get("to_pet")
-                quality.quality_png(pair, png, title, None if found is None else np.asarray(found))
+                to_pet = None if found is None else np.asarray(found)
+                quality.quality_png(pair, png, title, to_pet, radiological=radiological)
     # One case of many: whatever is wrong with it is its row, not the end of the others.
     except Exception as error:
         text = " ".join(str(error).split())
@@ -68,7 +72,12 @@ def prepare_case(case: Case, images: Path | None) -> Result:
 
 
 def prepare_cases(
-    cases: Sequence[Case], images: Path | None, jobs: int, done: Callable[[Case, Result], None]
+    cases: Sequence[Case],
+    images: Path | None,
+    jobs: int,
+    done: Callable[[Case, Result], None],
+    *,
+    radiological: bool = False,
 ) -> None:
     """Prepare `cases` on `jobs` processes of one thread each; `done` hears of each as it ends.
 
@@ -77,9 +86,10 @@ def prepare_cases(
     FuseBenchError
         A worker process died; what is finished stays in the cache.
     """
+    one = partial(prepare_case, images=images, radiological=radiological)
     if jobs <= 1 or len(cases) <= 1:
         for case in cases:
-            done(case, prepare_case(case, images))
+            done(case, one(case))
         return
     # Spawned: torch and SimpleITK threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
@@ -89,7 +99,7 @@ def prepare_cases(
     try:
         with ProcessPoolExecutor(min(jobs, len(cases)), mp_context=context) as pool:
             try:
-                _feed(pool, list(reversed(cases)), images, 2 * jobs, done)
+                _feed(pool, list(reversed(cases)), one, 2 * jobs, done)
             except KeyboardInterrupt:
                 pool.shutdown(wait=False, cancel_futures=True)  # what waits is for the next run
                 raise
@@ -108,7 +118,7 @@ def prepare_cases(
 def _feed(
     pool: ProcessPoolExecutor,
     todo: list[Case],
-    images: Path | None,
+    one: Callable[[Case], Result],
     most: int,
     done: Callable[[Case, Result], None],
 ) -> None:
@@ -117,7 +127,7 @@ def _feed(
     while todo or futures:
         while todo and len(futures) < most:
             case = todo.pop()
-            futures[pool.submit(prepare_case, case, images)] = case
+            futures[pool.submit(one, case)] = case
         finished, _ = wait(futures, return_when=FIRST_COMPLETED)
         for future in finished:
             done(futures.pop(future), future.result())

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fusebench.case import Pair
 from fusebench.files import atomic_path
+from fusebench.images.sheet import NEUROLOGICAL, RADIOLOGICAL
 
 from .grid import Image, resample
 
@@ -45,7 +46,9 @@ def checkerboard(a: NDArray[Any], b: NDArray[Any], tiles: int = 8) -> NDArray[An
     return np.where(((y // size) + (x // size)) % 2 == 0, a, b)
 
 
-def quality_png(pair: Pair, path: Path, title: str, to_pet: NDArray[Any] | None = None) -> None:
+def quality_png(
+    pair: Pair, path: Path, title: str, to_pet: NDArray[Any] | None = None, *, radiological: bool = False
+) -> None:
     """Write MRI, PET, overlay with the mask's outline, and checkerboard in three planes (one for 2D).
 
     Left and right are marked in volumes; of a picture they are not known.
@@ -55,6 +58,8 @@ def quality_png(pair: Pair, path: Path, title: str, to_pet: NDArray[Any] | None 
     to_pet : ndarray, shape (4, 4), optional
         What the registration found: world of the MRI to world of the PET.  Overlay and checkerboard by the
         headers alone then stand beside those after registration.
+    radiological : bool
+        The patient's right is on the left.
     """
     from matplotlib.figure import Figure  # no pyplot: nothing global
 
@@ -94,7 +99,11 @@ def quality_png(pair: Pair, path: Path, title: str, to_pet: NDArray[Any] | None 
             ax.set_title(f"{what}, {name}", fontsize=8)
             ax.set_axis_off()
             if d > 1 and axis != 2:
-                _mark_sides(ax)
+                if radiological:
+                    ax.invert_xaxis()
+                _mark_sides(ax, "RL" if radiological else "LR")
+    if d > 1:
+        title = f"{title}   {RADIOLOGICAL if radiological else NEUROLOGICAL}"
     figure.suptitle(title, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
@@ -108,11 +117,11 @@ def before(pair: Pair, to_pet: NDArray[Any]) -> NDArray[np.float32]:
     return resample(image, image.shape, image.affine, to_image=back)
 
 
-def _mark_sides(ax: Any) -> None:
-    """Mark left and right; RAS+: the first column is the patient's left."""
+def _mark_sides(ax: Any, sides: str) -> None:
+    """Write which side of the patient is where."""
     from matplotlib.patheffects import withStroke
 
     edge = [withStroke(linewidth=1.5, foreground="black")]
-    for x, side in ((0.02, "L"), (0.98, "R")):
+    for x, end, side in zip((0.02, 0.98), ("left", "right"), sides, strict=True):
         ax.text(x, 0.5, side, color="white", fontsize=8, va="center", transform=ax.transAxes,
-                ha="left" if side == "L" else "right", path_effects=edge)  # fmt: skip
+                ha=end, path_effects=edge)  # fmt: skip

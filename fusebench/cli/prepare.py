@@ -15,7 +15,14 @@ from ..case import Case
 from ..dataset import Dataset
 from ..engine.data import check_split, open_dataset, split_cases
 from ..limits import usable_cores
-from ._options import add_plugin_option, at_least, parameters_of, plugins_of, writing
+from ._options import (
+    add_plugin_option,
+    add_radiological_option,
+    at_least,
+    parameters_of,
+    plugins_of,
+    writing,
+)
 from .run import console_of
 
 _FIRST = ("subject", "case", "status", "split", "reason")
@@ -51,6 +58,7 @@ def add(subparsers: Any) -> None:
     parser.add_argument(
         "--jobs", type=at_least(1), metavar="N", help="worker processes (default: one per core)"
     )
+    add_radiological_option(parser)
     parser.add_argument("--no-images", action="store_true", help="no quality PNG per case")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder of the report (default prepared/<dataset>)"
@@ -77,7 +85,9 @@ def run(args: argparse.Namespace) -> int:
     if not args.report:
         cases = split_cases(dataset, args.split)[: args.cases]
         images = None if args.no_images else out / "quality"
-        results = _prepare_all(cases, images, args.jobs or usable_cores(), console)
+        results = _prepare_all(
+            cases, images, args.jobs or usable_cores(), console, radiological=args.radiological
+        )
         by_case = {row["case"]: row for row in rows if row["case"]}
         for case in cases:
             by_case.setdefault(case.id, {"subject": case.group, "case": case.id}).update(results[case.id])
@@ -99,7 +109,7 @@ def _report_rows(dataset: Dataset, split: str) -> list[dict[str, Any]]:
 
 
 def _prepare_all(
-    cases: list[Case], images: Path | None, jobs: int, console: Console
+    cases: list[Case], images: Path | None, jobs: int, console: Console, *, radiological: bool
 ) -> dict[str, dict[str, Any]]:
     from ..datasets.preprocessing.prepare import prepare_cases
 
@@ -116,7 +126,7 @@ def _prepare_all(
                 moved = f", moved by {result['moved_mm']:.1f} mm" if "moved_mm" in result else ""
                 console.print(text.rstrip() + moved, markup=False, highlight=False, soft_wrap=True)
 
-        prepare_cases(cases, images, jobs, done)
+        prepare_cases(cases, images, jobs, done, radiological=radiological)
     return results
 
 

@@ -109,14 +109,7 @@ class Apart:
             self._nursery.prepare(task.plugins)
         spec = task.method
         with self._child(limits) as child:
-            given = (
-                task.plugins,
-                spec.plugin or spec.name,
-                dict(spec.parameters),
-                task.device,
-                self._threads,
-            )
-            answer = child.do("import", ("make", *given, bool(spec.info.params)))
+            answer = child.do("import", ("make", task.plugins, spec, task.device, self._threads))
             yield _Method(spec.name, child, bool(answer["by_slice"]), self)
 
     def inputs(self, a: Image, b: Image) -> tuple[int, int]:

@@ -11,17 +11,18 @@ import mmap
 import os
 import pickle
 import sys
-import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..errors import FuseBenchError
+from ..files import installed_roots
 from ..plugins import find_plugins
 from .fusing import Here, Image, describe, status_of, warm_up
 from .link import Link
+from .spec import MethodSpec, check_source
 
 
 def live(link: Link) -> None:
@@ -57,21 +58,15 @@ class _Session:
         self._say(answer=len(content), modules=_libraries(set(sys.modules) - known))
         self._link.send(content)
 
-    def make(
-        self,
-        plugins: Sequence[str],
-        name: str,
-        parameters: Mapping[str, Any],
-        device: str,
-        threads: int,
-        cold: bool,
-    ) -> None:
+    def make(self, plugins: Sequence[str], spec: MethodSpec, device: str, threads: int) -> None:
         """Make a method and set it up."""
+        cold = bool(spec.info.params)
         try:
             torch.set_num_threads(threads)
-            cls = find_plugins(tuple(plugins)).methods.load(name)
+            cls = find_plugins(tuple(plugins)).methods.load(spec.plugin or spec.name)
             self._say(stage="setup")
-            method = cls(**parameters)
+            method = cls(**spec.parameters)
+            check_source(spec, method)
             method.setup(device)
             self._here, self._warm = Here(method, fresh=True), not cold
             by_slice = bool(self._here.by_axial_slice)
@@ -124,9 +119,6 @@ def _libraries(names: set[str]) -> list[str]:
     """
     from importlib.metadata import entry_points
 
-    roots = tuple(
-        {os.path.realpath(sysconfig.get_path(kind)) + os.sep for kind in ("stdlib", "purelib", "platlib")}
-    )
     offering = {
         ep.module.partition(".")[0]
         for group in ("methods", "metrics", "datasets")
@@ -137,6 +129,6 @@ def _libraries(names: set[str]) -> list[str]:
         file = getattr(module, "__file__", None)
         if name not in names or name.partition(".")[0] in offering or not isinstance(file, str):
             continue
-        if os.path.realpath(file).startswith(roots):
+        if os.path.realpath(file).startswith(installed_roots()):
             found.append(name)
     return found

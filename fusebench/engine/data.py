@@ -104,9 +104,12 @@ def left_out(dataset: Dataset) -> str:
     return f"{len(found)} left out ({first}); `prepare --dataset {dataset.info.name} --report` says why"
 
 
-def dataset_facts(dataset: Dataset, split: str, cases: Sequence[Case], count: int) -> dict[str, Any]:
-    """The manifest's entry on the data: `cases` of the split, of which `count` are run."""
+def dataset_facts(
+    dataset: Dataset, split: str, cases: Sequence[Case], count: int, options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The manifest's entry on the data: `cases` of the split, of which `count` are run, under `options`."""
     return {
+        "parameters": dict(options or {}),
         "split": split,
         "fingerprint": cases_key(cases),
         "cases": count,

@@ -22,7 +22,7 @@ from .link import Link
 
 # prctl: die with the parent; adopt orphans, so that they can be ended.
 _PDEATHSIG, _SUBREAPER = 1, 36
-_PATIENCE = 600.0  # seconds for a fork that waits behind an import
+_PATIENCE = 300.0  # seconds for a fork that waits behind an import
 _ROUNDS = 1000  # of ending processes that start others
 
 
@@ -73,11 +73,15 @@ class Nursery:
 
     def close(self) -> None:
         """End all of it, and wait."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGCONT)
         self._link.close()
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, 0)
 
     def _tell(self, *words: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGCONT)  # a child may have stopped it
         try:
             self._link.send(json.dumps(words).encode())
         except OSError:
@@ -107,6 +111,7 @@ class _Keeper:
 
     def keep(self) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        prctl(_PDEATHSIG, signal.SIGCONT)  # stopped by a child, it would not see that the worker has gone
         prctl(_SUBREAPER, 1)
         try:
             while True:

@@ -77,9 +77,8 @@ def make_plan(
             for metric in chosen:
                 name = MetricId.parse(metric).name
                 skip = PROTOCOLS[protocol].reason_to_skip(infos[name], has_truth)
-                found.append(
-                    Score(protocol, metric, score_key(volume, protocol, metric, sources[name]), skip or "")
-                )
+                key = score_key(volume, protocol, metric, sources[name])
+                found.append(Score(protocol, metric, key, skip or "", sources[name]))
         return tuple(found)
 
     tasks = []

@@ -227,7 +227,7 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
         },
         methods=found.methods,
         metrics=found.infos,
-        dataset=dataset_facts(dataset, request.split, listed, len(cases)),
+        dataset=dataset_facts(dataset, request.split, listed, len(cases), request.data_options),
         hardware=found.hardware,
         git=git,
     )

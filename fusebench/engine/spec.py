@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..case import Case
 from ..errors import PluginError
 from ..method_info import MethodInfo
 from ..plugins import Plugins, make_method
-from ..store.keys import digest, method_key
+from ..store.keys import Stamps, are_as_they_were, digest, method_key, watched_files
 from ..store.rows import Row, Status
+
+if TYPE_CHECKING:
+    from ..method import Method
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class MethodSpec:
         Where the plugin lies.
     broken : str
         The reason where the plugin cannot be made; its rows are then errors.
+    watched : tuple
+        The files that `key` depends on, with their stamps.
     """
 
     name: str
@@ -43,16 +48,28 @@ class MethodSpec:
     plugin: str = ""
     origin: str = ""
     broken: str = ""
+    watched: Stamps = ()
 
 
 @dataclass(frozen=True)
 class Score:
-    """One row to be: protocol, metric id, content key; `skip` holds the reason for no value."""
+    """One row to be.
+
+    Attributes
+    ----------
+    protocol, metric, key : str
+        `metric` is an id.
+    skip : str
+        The reason for no value.
+    source : str
+        Hash of the metric's source, which is in the key; "" where nobody is to check it.
+    """
 
     protocol: str
     metric: str
     key: str
     skip: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -161,7 +178,8 @@ def method_specs(plugins: Plugins, choices: Iterable[Choice]) -> list[MethodSpec
             continue
         method = make_method(plugins, choice.method, choice.parameters)
         preset = cls.variants[entry.variant] if entry.variant else {}
-        key = method_key(cls, dict(method.parameters()), method.files())
+        files = method.files()
+        key = method_key(cls, dict(method.parameters()), files)
         specs.append(
             MethodSpec(
                 choice.label,
@@ -170,9 +188,19 @@ def method_specs(plugins: Plugins, choices: Iterable[Choice]) -> list[MethodSpec
                 method.describe(),
                 entry.name.partition("@")[0],
                 entry.origin,
+                watched=watched_files(cls, files),
             )
         )
     return specs
+
+
+def check_source(spec: MethodSpec, method: Method) -> None:
+    """Raise `PluginError` where a method, as it was made here, is not the one that was planned."""
+    if not spec.watched or are_as_they_were(spec.watched):
+        return
+    if method_key(type(method), dict(method.parameters()), method.files()) != spec.key:
+        reason = "its code or weights are not those of the plan: edited meanwhile, or another copy"
+        raise PluginError(spec.name, spec.origin, f"{reason}; run the same command again")
 
 
 def broken_spec(choice: Choice, origin: str, reason: str) -> MethodSpec:

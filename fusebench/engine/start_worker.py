@@ -13,6 +13,6 @@ if __name__ == "__main__":
     module = importlib.util.module_from_spec(spec)
     sys.modules["fusebench"] = module
     spec.loader.exec_module(module)
-    from fusebench.engine.worker import main
+    from fusebench.engine.serve import main
 
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(*map(int, sys.argv[1:4]))

@@ -22,6 +22,7 @@ from ..store.rows import Row
 from .from_files import MISSING, fused_image
 from .fusing import (
     CopiedPair,
+    Cost,
     Fuser,
     Here,
     Image,
@@ -32,8 +33,10 @@ from .fusing import (
     status_of,
     warm_up,
 )
-from .spec import Task
+from .plan import metric_source
+from .spec import Task, check_source
 from .volumes import read_stored, save_findings, save_fused
+from .world import Settings, Unrestored, World
 
 if TYPE_CHECKING:
     from .apart import Apart
@@ -43,8 +46,22 @@ TWIN = "fused_twin"
 # And readers the case as they set it up, and what the method makes of the sources with findings.
 TRIAL, FUSED_WITH = "trial", "fused_with"
 
+_OTHER_METRIC = "the metric's code is not that of the plan: edited meanwhile, or another copy; run again"
+
 Stage = Callable[[str], None]
 GetFuser = Callable[[], Fuser]
+
+
+class _Kept:
+    """A method in this process: it finds the settings that its own setup has made, and leaves no others."""
+
+    def __init__(self, here: Here, world: World, settings: Settings) -> None:
+        self._here, self._world, self._settings = here, world, settings
+        self.by_axial_slice = here.by_axial_slice
+
+    def fuse(self, a: Image, b: Image, seed: int = 0, repeats: int = 1) -> tuple[Image, Cost]:
+        with self._world.kept(self._settings):
+            return self._here.fuse(a, b, seed, repeats)
 
 
 class TaskRunner:
@@ -58,13 +75,20 @@ class TaskRunner:
     apart : Apart, optional
         Runs methods in children.  Without it, and on a GPU, whose context no child can share, they run in
         this process, set up once.
+    note : callable
+        Told what is about to be scored, ``protocol metric``, for whoever looks after this process has died.
     """
 
-    def __init__(self, stage: Stage = lambda _: None, apart: Apart | None = None) -> None:
-        self.stage, self._apart = stage, apart
-        self._methods: dict[str, Here] = {}
+    def __init__(
+        self, stage: Stage = lambda _: None, apart: Apart | None = None, note: Stage = lambda _: None
+    ) -> None:
+        self.stage, self._apart, self._note = stage, apart, note
+        self._methods: dict[str, Fuser] = {}
+        self._world = World()
+        self.spoilt = False  # by a method: no other may run here
         self._given = CopiedPair()
         self._trial: tuple[str, Trial] | None = None
+        self._sources: dict[str, str] = {}  # of the metrics that are imported here
         self._background = ThreadPoolExecutor(1, "store")
 
     def run(self, task: Task, load_seconds: float | None = None, memory_mb: float | None = None) -> list[Row]:
@@ -77,6 +101,7 @@ class TaskRunner:
         memory_mb : float, optional
             Resident memory that this process and its child may have.
         """
+        self._note("")
         timing: dict[str, Any] = {}
         rows = [task.row(s, status="skip", reason=s.skip) for s in task.scores if s.skip]
         wanted = [s for s in task.scores if not s.skip]
@@ -106,7 +131,8 @@ class TaskRunner:
                         stored.result()  # a full disk is said in every row
                     rows += scored
         # Whatever a plugin or a reader raises becomes rows; only the row says what went wrong.
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            self.spoilt |= isinstance(error, Unrestored)
             done = {(row.protocol, row.metric) for row in rows}
             rows += [
                 task.row(s, status=status_of(error), reason=describe(error), **timing)
@@ -160,17 +186,19 @@ class TaskRunner:
 
             yield fuser
 
-    def _here(self, task: Task) -> Here:
+    def _here(self, task: Task) -> Fuser:
         spec = task.method
-        here = self._methods.get(spec.key)
-        if here is None:
-            method = find_plugins(task.plugins).methods.load(spec.plugin or spec.name)(**spec.parameters)
-            method.setup(task.device)
-            here = Here(method, self._given)
+        known = self._methods.get(spec.key)
+        if known is None:
+            with self._world.kept() as settings:
+                method = find_plugins(task.plugins).methods.load(spec.plugin or spec.name)(**spec.parameters)
+                check_source(spec, method)
+                method.setup(task.device)
+            known = _Kept(Here(method, self._given), self._world, settings)
             if spec.info.params or task.device != "cpu":
-                warm_up(here, task.case.a.data, task.case.b.data)
-            self._methods[spec.key] = here
-        return here
+                warm_up(known, task.case.a.data, task.case.b.data)
+            self._methods[spec.key] = known
+        return known
 
     # -- scoring ---------------------------------------------------------------------------------
 
@@ -184,17 +212,25 @@ class TaskRunner:
         timing: Mapping[str, Any],
     ) -> list[Row]:
         plugins = find_plugins(task.plugins)
-        found = [plugins.metrics.load(MetricId.parse(m).name) for m in metrics]
+        names = [MetricId.parse(m).name for m in metrics]
+        found = [plugins.metrics.load(name) for name in names]
+        for name in names:
+            self._sources.setdefault(name, metric_source(plugins, name))  # as it was imported just now
         truth = self._truth(task, found, fused, fuser)
         begin = time.perf_counter()  # fusing the twin is no part of scoring
         scene = ScoredImages.of(task.case, fused, task.device)
-        values = PROTOCOLS[protocol].score(scene, metrics, truth, plugins)
+        values = PROTOCOLS[protocol].score(
+            scene, metrics, truth, plugins, lambda metric: self._note(f"{protocol} {metric}")
+        )
+        self._note("")
         seconds = time.perf_counter() - begin
         rows = []
         for score in task.scores:
             if score.protocol != protocol or score.metric not in values:
                 continue
             value = values[score.metric]
+            if score.source not in ("", self._sources[MetricId.parse(score.metric).name]):
+                value = MethodFault(_OTHER_METRIC)
             outcome: dict[str, Any] = {"value": value}
             if isinstance(value, Exception):
                 status = "skip" if isinstance(value, Undefined) else status_of(value)

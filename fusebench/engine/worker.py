@@ -1,14 +1,14 @@
 """Worker process: runs tasks one after the other, so that a crash, hang or leak costs one task.
 
-`IsolatedWorker` is the parent's side; ``start_worker.py`` runs `main`, the worker's.  A worker loads cases,
+`IsolatedWorker` is the parent's side; the worker's own is `fusebench.engine.serve`.  A worker loads cases,
 scores and stores; questions and methods are for children of its own (`fusebench.engine.apart`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import io
+import math
 import os
 import pickle
 import signal
@@ -17,37 +17,49 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import psutil
 
 from ..errors import FuseBenchError, WorkerDied
-from ..registry import module_from_path, module_name
+from ..loading import module_from_path, module_name
 from ..text import printable
 from .link import Garbled, Link
+from .note import Note
 
 if TYPE_CHECKING:
     from ..case import Case
     from ..store.rows import Row, Status
-    from .spec import Task
+    from .spec import Score, Task
 
 POLL_SECONDS = 0.1
 START_SECONDS = 300.0  # for a worker to import torch, on a busy machine with a slow disk
 STOP_SECONDS = 5.0  # for the processes of a worker to end with it
 LEAST_SECONDS = 10.0  # for a stage that is not a fuse, however short --timeout is
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-# Stages that the parent times, and what a row says of them.  A child is timed by its worker.
+LEFT_OUT = 3  # of a task, metrics that end the worker one after the other
+# Stages, and what a row says of those that take too long.  A child ("apart") is timed by its worker; the
+# parent's limit is for a worker that does not get to it.
 _STAGES = {
     "clear": "clearing up after the task before",
     "unpack": "importing the plugin of the dataset",
     "load": "loading the case",
     "fuse": "fusing",
+    "apart": "fusing",
     "score": "scoring",
     "store": "storing the volume",
 }
+
+
+class _Lost(Exception):
+    """A worker gave no rows: status and reason; `deadly` where it may give them when it is asked again."""
+
+    def __init__(self, status: Status, reason: str, *, deadly: bool = True) -> None:
+        super().__init__(reason)
+        self.status: Status = status
+        self.reason, self.deadly = reason, deadly
 
 
 def stage_seconds(timeout: float | None) -> float | None:
@@ -70,6 +82,7 @@ class IsolatedWorker:
         self.threads, self.memory_mb = threads, memory_mb
         self._process: subprocess.Popen[bytes] | None = None
         self._link: Link
+        self._note: Note
         self._said: threading.Thread
         self._ready = False
         self._patience: float | None = None
@@ -121,19 +134,47 @@ class IsolatedWorker:
     def run(self, task: Task, upcoming: Case | None = None) -> list[Row]:
         """Rows of `task`, one for each of its scores; what is lost on the way gives rows that say so.
 
+        A metric that hangs or ends the worker costs its own row only.  A worker that ends in another way may
+        have been ended by a stranger (a method in another worker, a system without memory): once, the task is
+        run again.
+
         Parameters
         ----------
         upcoming : Case, optional
             Loaded in the background while this task fuses.
         """
+        made: list[Row] = []
+        left, guilty, again = task, 0, True
+        while left.scores:
+            self._blamed: Score | None = None
+            try:
+                return complete(task, [*made, *self._attempt(left, upcoming)])
+            except _Lost as lost:
+                if self._blamed is not None and guilty < LEFT_OUT:
+                    guilty += 1
+                    made.append(task.row(self._blamed, status=lost.status, reason=lost.reason))
+                    left = replace(left, scores=tuple(s for s in left.scores if s != self._blamed))
+                elif lost.deadly and again:
+                    again = False
+                else:
+                    return complete(task, [*made, *left.failed(lost.status, lost.reason)])
+        return complete(task, made)
+
+    def _attempt(self, task: Task, upcoming: Case | None) -> list[Row]:
         try:
             self._send("task", pack(task, upcoming), self.memory_mb)
-            return complete(task, self._wait(task))
+            return self._wait(task)
         except Garbled:
             self.stop()
-            return task.failed("error", "the worker's answer is no message: something wrote to its pipe")
+            raise _Lost("error", "the worker's answer is no message: something wrote to its pipe") from None
         except (EOFError, OSError):
-            return task.failed(*self._post_mortem())
+            self._blamed = self._at(task)
+            raise _Lost(*self._post_mortem()) from None
+
+    def _at(self, task: Task) -> Score | None:
+        """The score that the worker was at."""
+        text = self._note.read()
+        return next((s for s in task.scores if not s.skip and f"{s.protocol} {s.metric}" == text), None)
 
     def _send(self, *message: Any) -> None:
         self.start()
@@ -145,9 +186,8 @@ class IsolatedWorker:
     def _wait(self, task: Task) -> list[Row]:
         assert self._process is not None
         watched = psutil.Process(self._process.pid)
-        stage, since = "clear", time.monotonic()
-        other = stage_seconds(task.timeout)
-        fuse = task.timeout * max(1, task.repeats) if task.timeout else None
+        stage, since, at = "clear", time.monotonic(), ""
+        limits = _limits(task)
         while True:
             message = self._link.receive(POLL_SECONDS)
             if message is not None:
@@ -162,16 +202,20 @@ class IsolatedWorker:
                 continue
             if self._process.poll() is not None:
                 raise EOFError
-            limit = fuse if stage == "fuse" else other if stage in _STAGES else None
-            if not self._ready:
-                limit = START_SECONDS
+            if stage == "score" and at != (at := self._note.read()):
+                since = time.monotonic()  # each metric has the whole limit
+            limit = limits.get(stage) if self._ready else START_SECONDS
             if limit and time.monotonic() - since > limit:
-                self.stop()
                 what = _STAGES[stage] if self._ready else "starting a worker"
-                return task.failed("timeout", f"{what} took over {limit:g} s (--timeout)")
-            if self.memory_mb and _rss_mb(watched) > self.memory_mb:
-                self.stop()
-                return task.failed("oom", f"the worker exceeded {self.memory_mb:.0f} MB (--memory); stopped")
+                self._end(task, "timeout", f"{what} took over {limit:g} s (--timeout)")
+            if _rss_mb(watched) > (self.memory_mb or math.inf):
+                self._end(task, "oom", f"the worker exceeded {self.memory_mb:.0f} MB (--memory); stopped")
+
+    def _end(self, task: Task, status: Status, reason: str) -> NoReturn:
+        """Stop the worker at `task`, which has gone over a limit."""
+        self._blamed = self._at(task)
+        self.stop()
+        raise _Lost(status, reason, deadly=False)
 
     def _post_mortem(self) -> tuple[Status, str]:
         assert self._process is not None
@@ -189,6 +233,8 @@ class IsolatedWorker:
             return
         self.stop()
         self._link, theirs = Link.pair()
+        self._note = Note()
+        fds = (theirs.fileno(), self._note.fd)
         environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(self.threads))}
         # An empty entry is the working folder, whose files are not to stand for the standard library's.
         paths = [path for path in environment.pop("PYTHONPATH", "").split(os.pathsep) if path]
@@ -197,8 +243,8 @@ class IsolatedWorker:
         script = Path(__file__).with_name("start_worker.py")
         self._process = subprocess.Popen(
             # -P: nor are those beside the script.
-            [sys.executable, "-P", str(script), str(theirs.fileno()), str(self.threads)],
-            pass_fds=(theirs.fileno(),),
+            [sys.executable, "-P", str(script), *map(str, fds), str(self.threads)],
+            pass_fds=fds,
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=environment,
@@ -217,7 +263,18 @@ class IsolatedWorker:
         self._process.wait()
         self._process = None
         self._link.close()
+        self._note.close()
         self._said.join(STOP_SECONDS)  # they all hold the other end of what it listens to
+
+
+def _limits(task: Task) -> dict[str, float]:
+    """Seconds for each stage of a task; none where its fuse has no limit."""
+    other = stage_seconds(task.timeout)
+    if not other or not task.timeout:
+        return {}
+    fuse = task.timeout * max(1, task.repeats)
+    # A child is forked, which may wait behind imports, makes the method, sets it up, and fuses.
+    return {**dict.fromkeys(_STAGES, other), "fuse": fuse, "apart": START_SECONDS + 2 * other + fuse}
 
 
 def complete(task: Task, rows: Iterable[Row]) -> list[Row]:
@@ -285,108 +342,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _rss_mb(process: psutil.Process) -> float:
+    """Resident memory of a worker, which goes on where it was stopped: by a method, say."""
     try:
+        if process.status() == psutil.STATUS_STOPPED:
+            process.resume()
         return float(process.memory_info().rss) / 2**20
     except psutil.Error:
         return 0.0
-
-
-# -- the child's side ----------------------------------------------------------------------------
-
-
-class _Cases:
-    """Keeps the current case and loads the next one in the background."""
-
-    def __init__(self) -> None:
-        self._loads: dict[tuple[str, str], Future[tuple[Case, float]]] = {}
-        self._pool = ThreadPoolExecutor(1)
-
-    def get(self, case: Case) -> tuple[Case, float]:
-        """Return the loaded case and the seconds that loading took."""
-        return self.prefetch(case).result()
-
-    def prefetch(self, case: Case) -> Future[tuple[Case, float]]:
-        key = (case.dataset, case.id)
-        if key not in self._loads:
-            self._loads = dict(list(self._loads.items())[-1:])
-            self._loads[key] = self._pool.submit(_load, case)
-        return self._loads[key]
-
-
-def _load(case: Case) -> tuple[Case, float]:
-    begin = time.perf_counter()
-    # The task says what is wrong with an unreadable case; here it only has to not be loaded.
-    with contextlib.suppress(Exception):
-        _ = case.pair
-    return case, time.perf_counter() - begin
-
-
-class _Settling:
-    """Spares the search for garbage before every fuse what has been imported, which stays."""
-
-    def __init__(self) -> None:
-        self._modules = 0
-
-    def __call__(self) -> None:
-        """After a job: freeze what is alive, if the job imported anything."""
-        if len(sys.modules) != self._modules:
-            gc.collect()
-            gc.freeze()
-            self._modules = len(sys.modules)
-
-
-def main(fd: int, threads: int) -> None:
-    """Run what comes by the link, and answer on it, until the parent closes it."""
-    from .nursery import die_with_parent
-
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    os.dup2(2, 1)  # what a plugin prints must not mix with the parent's output
-    os.set_inheritable(fd, False)
-    link = Link.of(fd)
-
-    gc.disable()  # nothing that an import makes is garbage, and looking for it takes a tenth of the time
-    import torch
-
-    from .apart import Apart
-    from .fusing import TaskEnded
-    from .memory import give_back_memory
-    from .task import TaskRunner
-
-    gc.freeze()
-    gc.enable()
-    apart = Apart([fd], threads)  # before there is a thread, and before any plugin's code
-    torch.set_num_threads(threads)
-    cases, settle = _Cases(), _Settling()
-
-    def say(*message: Any) -> None:
-        link.send(pickle.dumps(message))
-
-    def stage(name: str) -> None:
-        say("stage", name)
-
-    runner = TaskRunner(stage, apart)
-    say("ready")
-    while True:
-        try:
-            number, kind, content, limit = pickle.loads(link.receive() or b"")
-        except EOFError:
-            apart.close()
-            return
-        if kind == "ask":
-            try:
-                answer = apart.ask(content, limit)
-            except TaskEnded as death:
-                answer = pickle.dumps(WorkerDied(str(death)))
-            say("answer", number, answer)
-            continue
-        stage("unpack")
-        task, upcoming = unpack(content)
-        stage("load")
-        if upcoming is not None:
-            cases.get(task.case)
-            cases.prefetch(upcoming)
-        case, load_seconds = cases.get(task.case)
-        say("rows", number, runner.run(replace(task, case=case), load_seconds, limit))
-        settle()
-        give_back_memory()  # while the parent finds the next task; then there is less to do before its fuse

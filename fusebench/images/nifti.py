@@ -287,16 +287,18 @@ def encode(
 def encode_colour(rgb: NDArray[np.uint8], like: Volume | Path, *, compress: bool) -> bytes:
     """File content of a colour volume (D, H, W, 3): NIfTI of datatype 128, in the space of `like`."""
     voxels = rgb.transpose(2, 1, 0, 3)
+    image: Any
     if isinstance(like, Volume):
-        kind, affine, header, shape = nib.Nifti1Image, like.affine, None, voxels.shape[:3]
+        stored = np.ascontiguousarray(voxels).view(_RGB)[..., 0]
+        image = nib.Nifti1Image(stored, like.affine)
+        image.header.set_xyzt_units("mm")
     else:
         source, voxels = _turned_back(voxels, like)
-        kind, affine, header, shape = type(source), source.affine, source.header.copy(), source.shape
+        stored = np.ascontiguousarray(voxels).view(_RGB)[..., 0].reshape(source.shape)
+        header = source.header.copy()
         header.set_data_dtype(_RGB)
-    stored = np.ascontiguousarray(voxels).view(_RGB)[..., 0].reshape(shape)
-    image: Any = kind(stored, affine, header)
+        image = type(source)(stored, source.affine, header)
     image.header.set_slope_inter(1, 0)
-    image.header.set_xyzt_units("mm")
     image.header["cal_min"], image.header["cal_max"] = 0, 0  # colours have no window
     blob: bytes = image.to_bytes()
     return gzip.compress(blob, compresslevel=6, mtime=0) if compress else blob

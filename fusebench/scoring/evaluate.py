@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..case import Case, Pair
 from ..errors import InputError
-from ..metric import Metric, MetricId
+from ..metric import Metric, MetricFault, MetricId
 from .select import metric_registry, ranking_set
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from ..plugins import Plugins
     from ..triple import Triple
+
+Begin = Callable[[str], object]  # told the id of each metric before it is computed
 
 _NO_MASK = (
     "no mask, so air counts and flatters the scores: these are not the board's numbers, which "
@@ -141,12 +143,13 @@ def score(
     truth: Mapping[str, Any] | None = None,
     on_error: Literal["raise", "keep"] = "keep",
     plugins: Plugins | None = None,
+    begin: Begin = str,
 ) -> dict[str, Any]:
-    """`evaluate` of plain images; without a mask, everything is foreground."""
+    """`evaluate` of plain images; without a mask, everything is foreground.  `begin` hears of each metric."""
     from ..triple import Triple
 
     with Triple.make(a, b, fused, mask=mask, spacing=spacing, truth=truth) as triple:
-        values = _evaluate(triple, metrics, on_error, plugins)
+        values = _evaluate(triple, metrics, on_error, plugins, begin)
     return {k: v if isinstance(v, Exception) else float(v[0]) for k, v in values.items()}
 
 
@@ -160,6 +163,7 @@ def evaluate_slices(
     truth: Mapping[str, Any] | None = None,
     on_error: Literal["raise", "keep"] = "raise",
     plugins: Plugins | None = None,
+    begin: Begin = str,
 ) -> dict[str, Any]:
     """Score a batch of 2D images, or every axial slice of a volume, with the 2D definitions.
 
@@ -168,6 +172,8 @@ def evaluate_slices(
     a, b, fused, mask : array or tensor, shape (N, H, W)
     metrics, truth, on_error, plugins
         As in `evaluate`.
+    begin : callable
+        Told the id of each metric before it is computed.
 
     Returns
     -------
@@ -180,7 +186,7 @@ def evaluate_slices(
     with Triple.make(a, b, fused, mask=mask, batch=True, truth=truth) as whole:
         kept = whole.foreground()
         for rows, chunk in whole.chunks(kept):
-            for key, value in _evaluate(chunk, metrics, on_error, plugins).items():
+            for key, value in _evaluate(chunk, metrics, on_error, plugins, begin).items():
                 if isinstance(value, Exception) or isinstance(out.get(key), Exception):
                     out[key] = value if isinstance(value, Exception) else out[key]
                     continue
@@ -190,7 +196,7 @@ def evaluate_slices(
 
 
 def _evaluate(
-    triple: Triple, metrics: Sequence[str] | None, on_error: str, plugins: Plugins | None
+    triple: Triple, metrics: Sequence[str] | None, on_error: str, plugins: Plugins | None, begin: Begin
 ) -> dict[str, Tensor | Exception]:
     """Values ``(N,)`` by id.  Metrics of a family follow each other, so that what they share is at hand."""
     import torch
@@ -202,13 +208,14 @@ def _evaluate(
 
     @contextmanager
     def caught(text: str) -> Iterator[None]:
+        begin(text)
         try:
             yield
         # A metric plugin is foreign code; with "keep" whatever it raises is that metric's result.
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if on_error == "raise":
                 raise
-            out[text] = error
+            out[text] = error if isinstance(error, Exception) else MetricFault(f"{text} raised SystemExit")
 
     for text in texts:
         with caught(text):
@@ -224,7 +231,7 @@ def _evaluate(
         for text in columns.keys() - out.keys():
             key, metric = asked[text]
             with caught(text):
-                columns[text].append(metric.core(slices, key.part, key.variant))
+                columns[text].append(metric.values(slices, key.part, key.variant))
     for text in columns.keys() - out.keys():
         out[text] = torch.cat(columns[text]).mean(0, keepdim=True)
     return {text: out[text] for text in texts}

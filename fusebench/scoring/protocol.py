@@ -25,7 +25,7 @@ from ..case import Case, Pair, Volume
 from ..errors import InputError
 from ..metric import MetricId, MetricInfo
 from ..plugins import Plugins
-from .evaluate import evaluate_slices, score
+from .evaluate import Begin, evaluate_slices, score
 from .select import metric_infos, metric_registry, ranking_set
 
 if TYPE_CHECKING:
@@ -75,13 +75,13 @@ class Protocol:
     ----------
     name : str
     score : callable
-        ``score(scene, metric ids, truth, plugins) -> {id: value or exception}``.
+        ``score(scene, metric ids, truth, plugins, begin) -> {id: value or exception}``.
     fixed : tuple of str
         Metric ids that the protocol prescribes; () where the user chooses.
     """
 
     name: str
-    score: Callable[[ScoredImages, Sequence[str], Truth, Plugins | None], Scores]
+    score: Callable[..., Scores]
     fixed: tuple[str, ...] = ()
 
     def metrics(self, asked: Sequence[str]) -> tuple[str, ...]:
@@ -99,7 +99,9 @@ class Protocol:
         return None
 
 
-def _volume(scene: ScoredImages, metrics: Sequence[str], truth: Truth, plugins: Plugins | None) -> Scores:
+def _volume(
+    scene: ScoredImages, metrics: Sequence[str], truth: Truth, plugins: Plugins | None, begin: Begin = str
+) -> Scores:
     return score(
         scene.a,
         scene.b,
@@ -109,20 +111,25 @@ def _volume(scene: ScoredImages, metrics: Sequence[str], truth: Truth, plugins: 
         spacing=scene.spacing,
         truth=truth,
         plugins=plugins,
+        begin=begin,
     )
 
 
-def _slices(scene: ScoredImages, metrics: Sequence[str], truth: Truth, plugins: Plugins | None) -> Scores:
+def _slices(
+    scene: ScoredImages, metrics: Sequence[str], truth: Truth, plugins: Plugins | None, begin: Begin = str
+) -> Scores:
     held = slice(None) if scene.mask is None else scene.mask.any(dim=2).any(dim=1)
     images = (scene.a[held], scene.b[held], scene.fused[held])
-    values = evaluate_slices(*images, metrics, on_error="keep", plugins=plugins)
+    values = evaluate_slices(*images, metrics, on_error="keep", plugins=plugins, begin=begin)
     return {m: v if isinstance(v, Exception) else float(np.mean(v)) for m, v in values.items()}
 
 
-def _paper(scene: ScoredImages, metrics: Sequence[str], truth: Truth, plugins: Plugins | None) -> Scores:
+def _paper(
+    scene: ScoredImages, metrics: Sequence[str], truth: Truth, plugins: Plugins | None, begin: Begin = str
+) -> Scores:
     centre = scene.fused.shape[0] // 2
     images = (scene.a[centre], scene.b[centre], scene.fused[centre])
-    return score(*images, metrics, plugins=plugins)
+    return score(*images, metrics, plugins=plugins, begin=begin)
 
 
 PROTOCOLS = {

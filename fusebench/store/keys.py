@@ -11,8 +11,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
-import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -20,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..files import PACKAGE, ROOT, atomic_path, file_sha256
+from ..files import PACKAGE, atomic_path, file_sha256, stamp
 from .cache import cache_dir
+from .sources import LIBRARIES, sha256_of, source_files, sources
 
 if TYPE_CHECKING:
     from ..case import Case
@@ -29,16 +28,10 @@ if TYPE_CHECKING:
 # Core files that decide what comes of a method's answer, and of a fused volume's score.
 CONTRACT = ("method.py", "engine/fusing.py")
 SCORING = ("metric.py", "triple.py", "scoring/evaluate.py", "scoring/protocol.py")
-# Libraries whose versions change numbers.
-LIBRARIES = ("torch", "numpy", "scipy", "scikit-image", "PyWavelets")
 
-_COMMENT = re.compile(r"#[^\n]*")  # one that holds a bracket would end a list of names
-_RELATIVE = re.compile(r"\bfrom\s*(\.+)([\w.]*)\s+import\s*(?:\(([^)]*)\)|((?:\\\n|[^\n])+))")
-_ABSOLUTE = re.compile(r"^[ \t]*(?:from\s+([\w.]+)\s+import\b|import\s+([\w., \t]+))", re.MULTILINE)
-_NAME = re.compile(r"\w+")
-_TEXT = re.compile(r"""["']([^"'\n\\{}]{1,200})["']""")
-_VARIABLE = re.compile(r"""(?:environ(?:\.get)?\s*[\[(]|getenv\s*\()\s*["'](\w+)["']""")
-_PLUGINS = ("methods", "metrics", "datasets")
+
+# Files and what tells that they were written to.
+Stamps = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 def digest(*parts: object) -> str:
@@ -82,12 +75,25 @@ def method_key(cls: type, parameters: Mapping[str, Any], files: Iterable[Path]) 
     inputs = {
         "class": cls.__name__,
         "source": source_key(path) if path else f"{cls.__module__}.{cls.__qualname__}",
-        "environment": _environment(path) if path else {},
         "parameters": {k: v for k, v in parameters.items() if k != "weights"},
         "files": [_file_key(f) for f in files],
         "contract": _core_key(CONTRACT),
     }
     return digest(inputs)
+
+
+def watched_files(cls: type, files: Iterable[Path]) -> Stamps:
+    """The files behind a `method_key` with their `stamp`s: while these stay, so does the key."""
+    path = path_of(cls)
+    return tuple((str(f), stamp(f)) for f in (*(source_files(path) if path else ()), *files))
+
+
+def are_as_they_were(watched: Stamps) -> bool:
+    """True if nobody has written to the files since `watched_files` looked at them."""
+    try:
+        return all(stamp(Path(file)) == before for file, before in watched)
+    except OSError:
+        return False
 
 
 def fuse_key(method: str, case: str, seed: int, device: str, threads: int) -> str:
@@ -99,13 +105,17 @@ def fuse_key(method: str, case: str, seed: int, device: str, threads: int) -> st
 def score_key(volume: str, protocol: str, metric: str, source: str) -> str:
     """Key of one score of a volume: `source` is the metric's (`source_key`)."""
     inputs = {"volume": volume, "protocol": protocol, "metric": metric, "source": source}
-    return digest({**inputs, "scoring": _core_key(SCORING), "libraries": libraries()})
+    return digest({**inputs, "scoring": scoring_key(), "libraries": libraries()})
+
+
+def scoring_key() -> str:
+    """Key of the core files that decide a score, whatever the metric."""
+    return _core_key(SCORING)
 
 
 def remembered_sha256(path: Path) -> str:
-    """sha256 of a large file; remembered in the cache by path, size and time of change."""
-    stat = path.stat()
-    name = hashlib.sha256(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()
+    """sha256 of a large file; remembered in the cache for as long as the file is not written to."""
+    name = hashlib.sha256(f"{path.resolve()}\0{stamp(path)}".encode()).hexdigest()
     memo = cache_dir("hashes", name[:2], name)
     try:
         known = memo.read_text()
@@ -146,84 +156,14 @@ def libraries() -> dict[str, str]:
     return found
 
 
-def source_files(path: Path) -> list[Path]:
-    """Return `path`, the plugin files that it imports, directly or not, and the data files that it names."""
-    found: dict[Path, None] = {}
-    todo = [path.resolve()]
-    while todo:
-        file = todo.pop()
-        if file in found or not file.is_file():
-            continue
-        found[file] = None
-        if file.suffix == ".py":
-            todo += _used(file)
-    return sorted(found)
-
-
-@lru_cache(maxsize=512)
-def _used(file: Path) -> tuple[Path, ...]:
-    """Paths at which the modules may lie that `file` imports, and files beside it that it names."""
-    found: list[Path] = []
-    # Not by `ast`, which takes twenty times as long; what looks like an import in a text does no harm.
-    text = _COMMENT.sub("", file.read_text(encoding="utf-8", errors="replace"))
-    for dots, module, *names in _RELATIVE.findall(text):
-        if len(dots) > len(file.parents):
-            continue
-        base = file.parents[len(dots) - 1].joinpath(*filter(None, module.split(".")))
-        # `from . import x` names modules; `from .m import f` names m.py (or a package m/ holding f.py).
-        found += [base.with_suffix(".py"), *(base / f"{name}.py" for name in _NAME.findall("".join(names)))]
-    for single, several in _ABSOLUTE.findall(text):
-        modules = [single] if single else [m.split()[0] for m in several.split(",") if m.strip()]
-        for module in modules:
-            found += _absolute(module.split("."), file.parent)
-    if ROOT not in file.parents:  # bundled plugins name their files to `Method.files`
-        found += _named(text, file.parent)
-    return tuple(found)
-
-
-def _absolute(parts: list[str], beside: Path) -> list[Path]:
-    """Files of an absolutely imported module: of a bundled plugin, or of a helper beside the plugin."""
-    if parts[0] == "fusebench":
-        inside = len(parts) > 2 and parts[1] in _PLUGINS
-        base = (ROOT if (ROOT / "run_bench.py").exists() else PACKAGE).joinpath(*parts[1:])
-        return [base.with_suffix(".py")] if inside else []
-    base = beside.joinpath(*parts)
-    return [base.with_suffix(".py"), base / "__init__.py"]
-
-
-def _named(text: str, beside: Path) -> list[Path]:
-    """Files that a plugin's text names and that are there, such as a table that it reads."""
-    found = []
-    for name in _TEXT.findall(text):
-        try:
-            path = beside / os.path.expanduser(name)
-            if "." in name and path.is_file():
-                found.append(path.resolve())
-        except (OSError, ValueError):  # a text that cannot be a path
-            continue
-    return found
-
-
-def _environment(path: Path) -> dict[str, str]:
-    """Values of the environment variables that a plugin's files ask for by name."""
-    names = {n for f in source_files(path) if f.suffix == ".py" for n in _VARIABLE.findall(_read(f))}
-    return {name: os.environ.get(name, "") for name in sorted(names)}
-
-
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace")
-
-
-@lru_cache(maxsize=512)
 def source_key(path: Path) -> str:
-    """Hash of a plugin's source."""
-    return digest([file_sha256(f) for f in source_files(path)])
+    """Hash of a plugin's source, with the libraries that it imports and the variables that it reads."""
+    return digest(sources(path))
 
 
-@lru_cache(maxsize=8)
 def _core_key(names: tuple[str, ...]) -> str:
     """Hash of files of the core, alone: what they import decides no number that these do not."""
-    return digest([file_sha256(PACKAGE / name) for name in names])
+    return digest([sha256_of(PACKAGE / name) for name in names])
 
 
 def path_of(obj: Any) -> Path | None:

@@ -6,6 +6,7 @@ import pickle
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
 import fusebench
@@ -398,6 +399,10 @@ def test_quality_flags_and_picture(tmp_path, monkeypatch):
     monkeypatch.setattr("matplotlib.axes.Axes.text", lambda _, x, y, text, **k: written.append(text))
     quality.quality_png(pair, tmp_path / "q" / "a.png", "title")
     assert written == ["L", "R"] * 4 * 2  # not in the sagittal plane
+    quality.quality_png(pair, tmp_path / "q" / "r.png", "title", radiological=True)
+    assert written[16:] == ["R", "L"] * 4 * 2
+    usual, turned = (np.asarray(Image.open(tmp_path / "q" / f"{n}.png").convert("L")) for n in "ar")
+    assert usual.shape == turned.shape and (usual[100:] != turned[100:]).any()
     assert read_image(tmp_path / "q" / "a.png").shape[1] > 300
     board = quality.checkerboard(np.zeros((16, 16)), np.ones((16, 16)))
     assert board.mean() == 0.5

@@ -10,7 +10,17 @@ from safetensors.torch import save_file
 
 import fusebench
 
-NAMES = ("densefuse", "u2fusion", "matr", "dilran", "swinfuse")
+NAMES = (
+    "densefuse",
+    "u2fusion",
+    "matr",
+    "dilran",
+    "swinfuse",
+    "ifcnn",
+    "cddfuse",
+    "gifnet",
+)
+EMMA_LAST = (1, 8, 3, 3)
 
 
 def module(name):
@@ -41,6 +51,12 @@ def random_state(shapes, seed=0):
             state[key] = torch.zeros(shape, dtype=torch.int64)
         elif key.endswith("running_var"):
             state[key] = value.abs() + 0.5
+        elif (
+            any(part in key for part in ("theta_rho", ".scale.", "output.2", "last.2")) or shape == EMMA_LAST
+        ):
+            state[key] = value * (
+                0.002 if shape == EMMA_LAST else 0.03
+            )  # an exponential or a sigmoid follows
         elif len(shape) > 1:
             state[key] = value * (1.5 / torch.Size(shape[1:]).numel()) ** 0.5
         else:

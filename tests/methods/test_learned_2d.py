@@ -16,6 +16,7 @@ from fusebench.errors import InputError
 
 from .learned_2d import NAMES, images, module, random_state, with_random_weights
 
+SLOW = ("swinfuse", "cddfuse", "gifnet", "swinfusion")  # seconds for a picture
 SIZES = [(1, 1), (1, 9), (2, 3), (7, 7), (8, 15), (33, 50)]
 
 
@@ -44,7 +45,7 @@ def test_any_size_gives_a_finite_image_in_range_and_leaves_the_inputs_alone(meth
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "swinfuse")) for name in NAMES]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in NAMES]
 )
 def test_large_odd_size(name, folder):
     a, b = images(1, 300, 517)
@@ -105,7 +106,7 @@ def test_volumes_in_double_precision_give_float32(method):
     assert torch.equal(method.fuse(a.double(), b.double()), fused)
 
 
-@pytest.mark.parametrize("name", ["densefuse", "u2fusion", "dilran"])  # that keep memory
+@pytest.mark.parametrize("name", ["densefuse", "u2fusion", "dilran", "ifcnn"])  # that keep memory
 def test_threads_may_share_a_method(name, folder):
     method = with_random_weights(name, folder)
     stacks = [images(1, 24, 24, seed) for seed in range(8)]
@@ -188,7 +189,7 @@ def test_shipped_weights(name):
     assert fused[:8, :8].max() < 0.12
 
 
-@pytest.mark.parametrize("name", ["densefuse", "u2fusion"])
+@pytest.mark.parametrize("name", ["densefuse", "u2fusion", "ifcnn"])
 def test_only_the_box_that_content_reaches_is_computed_and_nothing_changes(name, folder):
     method = with_random_weights(name, folder)
     a, b = torch.zeros(2, 3, 1, 61, 70)
@@ -203,11 +204,11 @@ def test_only_the_box_that_content_reaches_is_computed_and_nothing_changes(name,
     assert whole[0].std() > 0.01
     box = module("_learned").content_box(a[0, 0], b[0, 0], reach)
     assert box == (slice(22 - reach, 31 + reach), slice(30 - reach, 45 + reach))  # two rows are black
-    method.reach = 5  # too little is seen, so that the test could fail
+    method.reach = 4  # too little is seen, so that the test could fail
     assert not torch.allclose(method.fuse_slices(a, b), whole, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", ["densefuse", "u2fusion"])
+@pytest.mark.parametrize("name", ["densefuse", "u2fusion", "swinfuse", "ifcnn"])
 @pytest.mark.parametrize("size", [*SIZES, (66, 131)])
 def test_the_faster_form_gives_what_the_network_gives(name, size, folder):
     quick, plain = (with_random_weights(name, folder, fast=fast) for fast in (True, False))
@@ -215,11 +216,12 @@ def test_the_faster_form_gives_what_the_network_gives(name, size, folder):
     x, y = images(1, *size, seed=5)
     with torch.no_grad():
         fast, slow = quick.run(x, y), plain.run(x, y)
-    assert not torch.equal(fast, slow) or min(size) == 1
+    # IFCNN's outermost pixels are done the long way.
+    assert not torch.equal(fast, slow) or min(size) < (3 if name == "ifcnn" else 2)
     assert torch.allclose(fast, slow, atol=1e-5 * max(1.0, float(slow.abs().max())))
 
 
-@pytest.mark.parametrize("name", ["densefuse", "u2fusion", "dilran"])
+@pytest.mark.parametrize("name", ["densefuse", "u2fusion", "dilran", "ifcnn"])
 def test_one_switch_turns_all_shortcuts_off_and_says_so(name, folder, monkeypatch):
     plain = with_random_weights(name, folder, fast=False)
     assert "fast=False" in plain.describe().notes and "plain network" in plain.describe().notes
@@ -235,7 +237,7 @@ def test_one_switch_turns_all_shortcuts_off_and_says_so(name, folder, monkeypatc
     assert torch.allclose(quick, whole, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["densefuse", "u2fusion", "dilran"])
+@pytest.mark.parametrize("name", ["densefuse", "u2fusion", "dilran", "ifcnn"])
 @pytest.mark.parametrize("size", [(4, 4), (23, 34)])
 def test_memory_that_shortcuts_keep_does_not_show(name, size, folder):
     run = with_random_weights(name, folder).run

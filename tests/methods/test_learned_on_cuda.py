@@ -38,6 +38,11 @@ CALLS = {
     "matr": ("first", [6], "last", [6]),
     "dilran": ("shallow", [6, 6], "decoder.2", [6]),
     "swinfuse": ("embed", [4, 4, 1, 1], "last", [4, 1]),
+    "cddfuse": ("embed", [6, 6], "last.2", [6]),
+    "emma": ("functional.0.embed", [6], "last", [6]),
+    "gifnet": ("encoder.0", [6], "decoder.3", [6]),
+    "swinfusion": ("shallow.0", [6, 6], "last.2", [6]),
+    "ifcnn": ("encoder", [6, 6], "last", [6]),
 }
 
 

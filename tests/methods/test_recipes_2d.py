@@ -14,8 +14,11 @@ import torch.nn.functional as nnf
 from safetensors.torch import save_file
 
 from .learned_2d import NAMES, images, module, random_state
+from .test_cddfuse import TABLE as CDDFUSE
 from .test_densefuse import TABLE as DENSEFUSE
 from .test_dilran import TABLE as DILRAN
+from .test_gifnet import TABLE as GIFNET
+from .test_ifcnn import TABLE as IFCNN
 from .test_matr import TABLE as MATR
 from .test_swinfuse import TABLE as SWINFUSE
 from .test_u2fusion import PORT, TF, kernels
@@ -27,14 +30,27 @@ from fusebench.cli import main
 from fusebench.errors import InputError
 
 PLUGIN = Path(__file__).with_name("training_plugin.py")
-PUBLISHED = {"densefuse": DENSEFUSE, "matr": MATR, "dilran": DILRAN, "swinfuse": SWINFUSE}
+PUBLISHED = {
+    "densefuse": DENSEFUSE,
+    "matr": MATR,
+    "dilran": DILRAN,
+    "swinfuse": SWINFUSE,
+    "ifcnn": IFCNN,
+    "cddfuse": CDDFUSE,
+    "gifnet": GIFNET,
+}
+SINGLE = ("densefuse", "dilran", "swinfuse")  # networks of one image
+HALVED = ("swinfuse", "cddfuse", "gifnet")  # stored in half precision
 CASES = [
     ("densefuse", {}),
     ("dilran", {}),
     ("swinfuse", {}),
+    ("cddfuse", {}),
+    ("gifnet", {}),
     ("matr", {"compat": True}),
     ("u2fusion", {}),
     ("u2fusion", {"variant": "port"}),
+    ("ifcnn", {}),
 ]
 
 
@@ -80,7 +96,7 @@ def test_training_starts_from_the_network_that_a_published_file_gives(name, opti
     recipe = recipe_of(name, **options)
     net = recipe.model().eval()
     assert recipe.load(net, path) in ("authors'", "port's")
-    given = images(1, 16, 16) if name in ("matr", "u2fusion") else images(1, 16, 16)[:1]
+    given = images(1, 16, 16)[: 1 if name in SINGLE else 2]
     given = [x[:, 0] for x in given] if name == "swinfuse" else given
     with torch.no_grad():
         expected, got = method.network(*given), net(*given)
@@ -106,7 +122,7 @@ def test_train_writes_what_the_method_runs(name, options, tmp_path):
     )
     first.setup("cpu")
     then.setup("cpu")
-    tolerance = 1e-2 if name == "swinfuse" else 1e-4  # it is stored in half precision
+    tolerance = 1e-2 if name in HALVED else 1e-4
     assert torch.allclose(first.fuse_slices(a, b), then.fuse_slices(a, b), atol=tolerance)
 
 

@@ -179,3 +179,24 @@ def test_what_is_black_in_both_images_is_black(tmp_path):
     fused, black = method.fuse_slices(a, b), (a == 0) & (b == 0)
     assert (fused[black] == 0).all() and black[..., 8:10, 7:9].all()
     assert (fused[~black] > 0).any()
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_faster_form_is_the_network_with_and_without_packed_weights(file, packed, monkeypatch):
+    if not packed:
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    plain, quick = make(file, fast=False), make(file)
+    a, b = images(2, 33, 45)
+    a[:, :, :9], b[:, :, :9] = 0, 0
+    b[1] = 0  # one image black throughout
+    fused = plain.fuse_slices(a, b)
+    found = quick.fuse_slices(a, b)
+    assert quick.quick is not None and not torch.equal(found, fused)
+    assert torch.allclose(found, fused, atol=2e-6)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert torch.allclose(quick.fuse_slices(a, b), found, atol=2e-6)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(quick.fuse_slices(a[1:], b[1:]), found[1:])

@@ -14,7 +14,7 @@ from scipy.special import ndtr
 
 from fusebench.case import Case
 from fusebench.plugins import create_dataset, create_method
-from fusebench.store.keys import source_files
+from fusebench.store.sources import source_files
 
 channels = import_module("fusebench.metrics.readers.channels")
 findings = import_module("fusebench.metrics.readers.findings")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
@@ -139,6 +140,28 @@ class KillsItsParent(_Hostile):
     def harm(self) -> None:
         os.kill(os.getppid(), signal.SIGKILL)
         signal.pause()
+
+
+class StopsTheEngine(_Hostile):
+    info = MethodInfo(name="stops-the-engine", summary="stops the processes that it comes from")
+
+    def harm(self) -> None:
+        nursery = psutil.Process().parent()
+        assert nursery is not None
+        os.kill(nursery.ppid(), signal.SIGSTOP)
+        nursery.suspend()
+
+
+class KillsStrangers(_Hostile):
+    info = MethodInfo(name="kills-strangers", summary="ends the other workers of its run")
+
+    def harm(self) -> None:
+        nursery = psutil.Process().parent()
+        worker = nursery.parent() if nursery else None
+        assert worker is not None
+        for other in psutil.Process(worker.ppid()).children():
+            if other != worker:
+                other.kill()
 
 
 class Blocks(_Hostile):

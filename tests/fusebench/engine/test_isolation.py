@@ -11,9 +11,11 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+import torch
 
 import fusebench.engine.survey
 import fusebench.engine.worker
+from fusebench.engine.world import _SETTINGS, Unrestored, World, read_settings
 
 from ..conftest import Bench
 
@@ -44,13 +46,44 @@ def test_a_method_that_patches_torch_changes_no_other_row(bench: Bench, tmp_path
     assert not [p for p in left if p.status() != psutil.STATUS_ZOMBIE]
 
 
+def test_methods_that_share_a_process_leave_it_as_it_was(bench: Bench, tmp_path: Path) -> None:
+    common = ("--metrics", "psnr,viff", "--cases", "1", "--data-option", "size=16", "--jobs", "0")
+    assert bench("--methods", "average,laplacian", *common, out=tmp_path / "alone") == 0
+    before = read_settings()
+    hostile = "patches-torch,settings,patches-us"
+    assert bench("--methods", f"{hostile},average,laplacian", "--plugin", str(HOSTILE), *common) == 0
+    assert read_settings() == before
+    assert values(tmp_path / "run") == values(tmp_path / "alone")
+    table = pd.read_parquet(tmp_path / "run" / "rows.parquet").set_index(["method", "metric"])
+    for method in hostile.split(","):
+        assert table.value[method].to_dict() == table.value["average"].to_dict()
+
+
+def test_a_method_finds_what_its_setup_has_set() -> None:
+    world = World()
+    with world.kept() as settings:
+        torch.set_default_dtype(torch.float64)
+    assert torch.get_default_dtype() == torch.float32
+    with world.kept(settings):
+        assert torch.get_default_dtype() == torch.float64
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_what_cannot_be_put_back_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_SETTINGS, "umask", (_SETTINGS["umask"][0], lambda _: None))
+    mask = _SETTINGS["umask"][0]()
+    with pytest.raises(Unrestored, match="it has changed for good: umask"), World().kept():
+        os.umask(0o123)
+    os.umask(mask)
+
+
 @pytest.mark.slow
 def test_no_method_changes_what_another_is_given_or_scored_by(
     bench: Bench, tmp_path: Path, rows: Callable[[], pd.DataFrame], capfd: pytest.CaptureFixture[str]
 ) -> None:
     common = ("--metrics", "psnr,ssim,mi,viff", "--cases", "2", "--data-option", "size=16", "--jobs", "1")
     assert bench("--methods", SOUND, *common, out=tmp_path / "alone") == 0
-    harmless = "patches-torch,settings,patches-us,lingers,forks,garbage,writes-to-memory"
+    harmless = "patches-torch,settings,patches-us,lingers,forks,garbage,writes-to-memory,stops-the-engine"
     fatal = "junk,closes,real-time,escapes,kills-its-parent"
     methods = f"{harmless},{fatal},{SOUND}"
     assert bench("--methods", methods, "--plugin", str(HOSTILE), "--timeout", "20", *common) == 1
@@ -76,13 +109,20 @@ def test_no_method_changes_what_another_is_given_or_scored_by(
 
 HANGS = "import signal\nfrom fusebench import MethodInfo\nsignal.pause()\ninfo = MethodInfo(name='hangs')\n"
 METRIC = """
-import signal
+import os, signal
 from fusebench.metric import MetricInfo, metric
 
-@metric(MetricInfo(name="waits", title="waits", family="fidelity", direction="higher", low=0, high=9))
-def waits(triple, part, variant):
-    signal.pause()
+@metric(MetricInfo(name="{name}", title="{name}", family="fidelity", direction="higher", low=0, high=9))
+def measured(triple, part, variant):
+    {body}
+    return triple.fused.flatten(1).mean(1)
 """
+METRICS = {
+    "waits": "signal.pause()",
+    "ends": "os._exit(0)",
+    "forks": "os.fork()",
+    "closes": "os.closerange(3, 64)",
+}
 
 
 @pytest.mark.slow
@@ -92,7 +132,7 @@ def test_every_stage_has_a_deadline(
     monkeypatch.setattr(fusebench.engine.survey, "LEAST_SECONDS", 6.0)
     monkeypatch.setattr(fusebench.engine.worker, "LEAST_SECONDS", 3.0)
     (tmp_path / "hangs.py").write_text(HANGS)
-    (tmp_path / "waits.py").write_text(METRIC)
+    (tmp_path / "waits.py").write_text(METRIC.format(name="waits", body=METRICS["waits"]))
     plugins = ("--plugin", str(tmp_path / "hangs.py"), "--plugin", str(tmp_path / "waits.py"))
     options = ("--cases", "1", "--jobs", "1", "--timeout", "1")
     assert bench("--methods", "hangs,healthy", *plugins, *options) == 1
@@ -102,6 +142,39 @@ def test_every_stage_has_a_deadline(
     assert bench("--methods", "other", "--metrics", "waits", *plugins, *options) == 1
     [reason] = rows().query("metric == 'waits'")["reason"]
     assert reason == "scoring took over 3 s (--timeout)"
+
+
+@pytest.mark.slow
+def test_a_metric_that_ends_its_worker_costs_its_own_rows_only(
+    bench: Bench, tmp_path: Path, rows: Callable[[], pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fusebench.engine.worker, "LEAST_SECONDS", 3.0)
+    plugins = []
+    for name, body in METRICS.items():
+        (tmp_path / f"{name}.py").write_text(METRIC.format(name=name, body=body))
+        plugins += ["--plugin", str(tmp_path / f"{name}.py")]
+    options = ("--cases", "1", "--jobs", "1", "--timeout", "1", "--metrics", f"rmse,{','.join(METRICS)},psnr")
+    assert bench("--methods", "other", *plugins, *options) == 1
+    found = rows().set_index("metric")
+    assert found.status[["rmse", "psnr", "forks"]].to_list() == ["ok"] * 3
+    assert found.reason["waits"] == "scoring took over 3 s (--timeout)"
+    assert found.reason["ends"] == "the worker exited with code 0"
+    assert found.status["closes"] == "error"
+    assert found.reason["leaves"] == "leaves raised SystemExit"
+    assert found.reason["counts"] == "counts returned int, not a tensor"
+
+
+@pytest.mark.slow
+def test_a_worker_that_a_stranger_ends_runs_its_task_again(
+    bench: Bench, rows: Callable[[], pd.DataFrame]
+) -> None:
+    options = ("--jobs", "2", "--plugin", str(HOSTILE), "--data-option", "count=4")
+    assert bench("--methods", "kills-strangers,healthy,other", "--set", "healthy.pause=0.5", *options) in (
+        0,
+        1,
+    )
+    found = rows().groupby("method")["status"].agg(list)
+    assert found["healthy"] == found["other"] == ["ok"] * 4
 
 
 @pytest.mark.slow

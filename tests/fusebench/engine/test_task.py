@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -196,3 +197,44 @@ def test_description_is_one_line_with_type_and_place() -> None:
     with pytest.raises(ValueError, match="two") as caught:
         raise ValueError("two\nlines")
     assert describe(caught.value).startswith("ValueError: two lines (test_task.py:")
+
+
+HEALTHY = """
+from fusebench.method import Method, MethodInfo
+
+
+class Edited(Method):
+    info = MethodInfo(name="edited", summary="test")
+
+    def fuse(self, a, b):
+        return 0.25 * a + 0.25 * b
+"""
+METRIC = """
+from fusebench.metric import MetricInfo, metric
+
+
+@metric(MetricInfo(name="share", title="share", family="fidelity", direction="higher", low=0, high=9))
+def share(triple, part, variant):
+    return triple.fused.flatten(1).mean(1)
+"""
+
+
+def test_code_that_was_edited_after_the_plan_makes_no_rows(tmp_path: Path) -> None:
+    plugin = tmp_path / "p.py"
+    text = HEALTHY + METRIC
+    plugin.write_text(text)
+    plugins = find_plugins((*PLUGINS, str(plugin)))
+    infos = metric_infos(plugins.metrics, ("share", "psnr"))
+    specs = method_specs(plugins, [Choice("edited", "edited", {})])
+    options = Options(run="r", metrics=("share", "psnr"), save="none")
+    cases = plugins.datasets.load("tiny")(count=1).cases()
+    (task,) = make_plan(plugins, cases, specs, infos, options, RunFolder(tmp_path))
+    assert [row.status for row in TaskRunner().run(task)] == ["ok", "ok"]
+    plugin.write_text(text.replace("0.25", "0.50"))
+    # Made by the edited code; the rest is what was planned.
+    (reason,) = {row.reason for row in TaskRunner().run(task)}
+    assert "its code or weights are not those of the plan: edited meanwhile, or another copy" in reason
+    healthy = replace(task, method=replace(task.method, watched=()))
+    assert [row.status for row in TaskRunner().run(healthy)] == ["error", "ok"]
+    plugin.write_text(text)
+    assert [row.status for row in TaskRunner().run(task)] == ["ok", "ok"]

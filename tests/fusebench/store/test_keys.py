@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,16 +11,36 @@ import pytest
 from fusebench.case import Case
 from fusebench.errors import InputError
 from fusebench.plugins import find_plugins
-from fusebench.store import keys
-from fusebench.store.keys import cases_key, fuse_key, method_key, minor_versions, score_key, source_files
+from fusebench.store import keys, sources
+from fusebench.store.keys import (
+    are_as_they_were,
+    cases_key,
+    fuse_key,
+    method_key,
+    minor_versions,
+    remembered_sha256,
+    score_key,
+    source_key,
+    watched_files,
+)
+from fusebench.store.sources import source_files
 
 PLUGIN = """
 import os
+import sys
 import helper
 from fusebench.method import Method, MethodInfo
 
 LIMIT = os.environ.get("KEY_TEST_LIMIT", "1")
+BY_NAME = "KEY_TEST_BY_NAME"
+SECOND = os.environ[BY_NAME] if BY_NAME in os.environ else None
 TABLE = "table.csv"
+
+
+def late():
+    sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "elsewhere"))
+    from parts import far
+    import installed
 
 
 class Keyed(Method):
@@ -49,7 +70,7 @@ def test_every_relative_import_is_followed(tmp_path: Path) -> None:
 
 
 def forget() -> None:
-    for cached in (keys.source_key, keys._used, keys._core_key, keys.libraries):
+    for cached in (sources._sha256, sources._version, keys.libraries):
         cached.cache_clear()
 
 
@@ -59,10 +80,15 @@ def key_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     name = f"keyed-{abs(hash(tmp_path))}"
     (tmp_path / "helper.py").write_text("x = 1\n")
     (tmp_path / "table.csv").write_text("1,2\n")
+    (tmp_path / "keyed.npz").write_text("1,2\n")
+    far = tmp_path / "elsewhere" / "parts"
+    far.mkdir(parents=True)
+    (far / "far.py").write_text("y = 1\n")
     (tmp_path / "unrelated.csv").write_text("1,2\n")
     plugin = tmp_path / "keyed.py"
     plugin.write_text(PLUGIN.replace("{name}", name))
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path / "elsewhere"))  # as `late` does
     cls = find_plugins((str(plugin),)).methods.load(name)
 
     def ask(**parameters: object) -> str:
@@ -73,7 +99,9 @@ def key_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     forget()
 
 
-@pytest.mark.parametrize("file", ["keyed.py", "helper.py", "table.csv"])
+@pytest.mark.parametrize(
+    "file", ["keyed.py", "helper.py", "table.csv", "keyed.npz", "elsewhere/parts/far.py"]
+)
 def test_a_method_depends_on_its_source_helpers_and_data_files(
     key_of: Callable[..., str], tmp_path: Path, file: str
 ) -> None:
@@ -92,7 +120,36 @@ def test_a_method_depends_on_the_environment_that_it_reads(
     (tmp_path / "unrelated.csv").write_text("3,4\n")
     assert key_of() == before
     monkeypatch.setenv("KEY_TEST_LIMIT", "2")
-    assert key_of() != before
+    second = key_of()
+    assert second != before
+    monkeypatch.setenv("KEY_TEST_BY_NAME", "2")
+    assert key_of() not in (before, second)
+
+
+def test_a_method_depends_on_the_versions_of_the_libraries_that_it_imports(
+    key_of: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, version = key_of(), sources.version
+    for name, changes in (("rich", False), ("installed", True)):
+        known = {name: "9.9"}
+        monkeypatch.setattr(sources, "version", lambda n, known=known: known.get(n) or version(n))
+        assert (key_of() != before) == changes
+
+
+def test_an_edit_is_seen_whatever_the_clock_says(tmp_path: Path) -> None:
+    # In one process, since a notebook runs twice, and with size and time put back, as some tools do.
+    path = tmp_path / "plugin.py"
+    path.write_text("W = 0.5\n")
+    cls = type("Method", (), {})
+    before, stat = (source_key(path), remembered_sha256(path)), path.stat()
+    watched = watched_files(cls, [path])
+    assert are_as_they_were(watched)
+    path.write_text("W = 0.9\n")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert not set(before) & {source_key(path), remembered_sha256(path)}
+    assert not are_as_they_were(watched)
+    path.unlink()
+    assert not are_as_they_were(watched)
 
 
 def test_a_method_depends_on_its_parameters_and_on_the_content_of_its_weights(
@@ -127,10 +184,10 @@ def test_a_score_depends_on_the_code_that_scores_and_on_no_message(
         forget()
         return score_key("volume key", "volume", "psnr", "source key")
 
-    before, sha256 = key(), keys.file_sha256
+    before, sha256 = key(), sources.file_sha256
     reworded = keys.PACKAGE / file
     assert reworded.is_file()
-    monkeypatch.setattr(keys, "file_sha256", lambda path: "reworded" if path == reworded else sha256(path))
+    monkeypatch.setattr(sources, "file_sha256", lambda path: "reworded" if path == reworded else sha256(path))
     assert (key() != before) == counts
     monkeypatch.undo()
     assert key() == before

@@ -1,0 +1,129 @@
+"""A worker's own side: loads cases, scores, stores, and answers its parent (`fusebench.engine.worker`)."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import pickle
+import signal
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..errors import WorkerDied
+from .link import Link
+from .note import Note
+from .worker import unpack
+
+if TYPE_CHECKING:
+    from ..case import Case
+
+
+class _Cases:
+    """Keeps the current case and loads the next one in the background."""
+
+    def __init__(self) -> None:
+        self._loads: dict[tuple[str, str], Future[tuple[Case, float]]] = {}
+        self._pool = ThreadPoolExecutor(1)
+
+    def get(self, case: Case) -> tuple[Case, float]:
+        """Return the loaded case and the seconds that loading took."""
+        return self.prefetch(case).result()
+
+    def prefetch(self, case: Case) -> Future[tuple[Case, float]]:
+        key = (case.dataset, case.id)
+        if key not in self._loads:
+            self._loads = dict(list(self._loads.items())[-1:])
+            self._loads[key] = self._pool.submit(_load, case)
+        return self._loads[key]
+
+
+def _load(case: Case) -> tuple[Case, float]:
+    begin = time.perf_counter()
+    # The task says what is wrong with an unreadable case; here it only has to not be loaded.
+    with contextlib.suppress(Exception):
+        _ = case.pair
+    return case, time.perf_counter() - begin
+
+
+class _Settling:
+    """Spares the search for garbage before every fuse what has been imported, which stays."""
+
+    def __init__(self) -> None:
+        self._modules = 0
+
+    def __call__(self) -> None:
+        """After a job: freeze what is alive, if the job imported anything."""
+        if len(sys.modules) != self._modules:
+            gc.collect()
+            gc.freeze()
+            self._modules = len(sys.modules)
+
+
+def main(fd: int, note_fd: int, threads: int) -> None:
+    """Run what comes by the link, and answer on it, until the parent closes it."""
+    from .nursery import die_with_parent
+
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    os.dup2(2, 1)  # what a plugin prints must not mix with the parent's output
+    for number in (fd, note_fd):
+        os.set_inheritable(number, False)
+    link = Link.of(fd)
+
+    gc.disable()  # nothing that an import makes is garbage, and looking for it takes a tenth of the time
+    import torch
+
+    from .apart import Apart
+    from .fusing import TaskEnded
+    from .memory import give_back_memory
+    from .task import TaskRunner
+
+    gc.freeze()
+    gc.enable()
+    apart = Apart([fd, note_fd], threads)  # before there is a thread, and before any plugin's code
+    note, mine = Note(note_fd), os.getpid()
+    torch.set_num_threads(threads)
+    cases, settle = _Cases(), _Settling()
+
+    def say(*message: Any) -> None:
+        if os.getpid() != mine:  # a metric or a dataset has forked and let its child return
+            os._exit(0)
+        try:
+            link.send(pickle.dumps(message))
+        except OSError:  # somebody has closed it
+            os._exit(1)
+
+    def stage(name: str) -> None:
+        say("stage", name)
+
+    runner = TaskRunner(stage, apart, note.write)
+    say("ready")
+    while True:
+        try:
+            number, kind, content, limit = pickle.loads(link.receive() or b"")
+        except EOFError:
+            apart.close()
+            return
+        if kind == "ask":
+            try:
+                answer = apart.ask(content, limit)
+            except TaskEnded as death:
+                answer = pickle.dumps(WorkerDied(str(death)))
+            say("answer", number, answer)
+            continue
+        stage("unpack")
+        task, upcoming = unpack(content)
+        stage("load")
+        if upcoming is not None:
+            cases.get(task.case)
+            cases.prefetch(upcoming)
+        case, load_seconds = cases.get(task.case)
+        say("rows", number, runner.run(replace(task, case=case), load_seconds, limit))
+        if runner.spoilt:
+            os._exit(0)  # another worker takes the next task
+        settle()
+        give_back_memory()  # while the parent finds the next task; then there is less to do before its fuse

@@ -1,0 +1,176 @@
+"""Sources of a plugin: its files, those that it imports or names, and what it takes from its surroundings.
+
+They are read, never run, but for where a module that is loaded already lies.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from glob import escape
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+
+from ..files import PACKAGE, ROOT, file_sha256, installed_roots, stamp
+
+# Libraries whose versions change numbers; they are in every key.
+LIBRARIES = ("torch", "numpy", "scipy", "scikit-image", "PyWavelets")
+
+_KNOWN = {*sys.stdlib_module_names, "torch", "numpy", "scipy", "skimage", "pywt"}
+_PLUGINS = ("methods", "metrics", "datasets")
+_COMMENT = re.compile(r"#[^\n]*")  # one that holds a bracket would end a list of names
+_NAMES = r"\s+import\s*(?:\(([^)]*)\)|((?:\\\n|[^\n])+))"
+_RELATIVE = re.compile(r"\bfrom\s*(\.+)([\w.]*)" + _NAMES)
+_FROM = re.compile(r"^[ \t]*from\s+(\w[\w.]*)" + _NAMES, re.MULTILINE)
+_IMPORT = re.compile(r"^[ \t]*import\s+([\w., \t]+)", re.MULTILINE)
+_NAME = re.compile(r"\w+")
+_TEXT = re.compile(r"""["']([^"'\n\\{}]{1,200})["']""")
+_ASKS = r"(?:environ(?:\.get)?\s*[\[(]|getenv\s*\()\s*"
+_VARIABLE = re.compile(_ASKS + r"""["'](\w+)["']|["'](\w+)["']\s+(?:not\s+)?in\s+(?:os\s*\.\s*)?environ""")
+_NAMED_VARIABLE = re.compile(_ASKS + r"([A-Za-z_]\w*)\s*[\]),]")
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """What the text of one file says."""
+
+    relative: tuple[Path, ...]  # where modules may lie
+    absolute: tuple[str, ...]  # dotted names, of which the last may be no module
+    named: tuple[Path, ...]  # data files
+    variables: frozenset[str]
+
+
+def source_files(path: Path) -> list[Path]:
+    """Return `path`, the plugin files that it imports, directly or not, and the data files that it names."""
+    return sorted(f for f, _ in _walk(path))
+
+
+def sources(path: Path) -> tuple[list[str], dict[str, str], dict[str, str]]:
+    """Hashes of `source_files`, versions of the libraries that they import, and variables that they read.
+
+    Libraries that are in every key (`LIBRARIES`) are left out.
+    """
+    found = sorted(_walk(path), key=lambda pair: pair[0])
+    parsed = [p for _, p in found if p is not None]
+    tops = {name.partition(".")[0] for p in parsed for name in p.absolute} - _KNOWN - {"fusebench"}
+    versions = {top: _version(top) for top in sorted(tops)}
+    variables = {name for p in parsed for name in p.variables}
+    return (
+        [sha256_of(f) for f, _ in found],
+        {top: known for top, known in versions.items() if known},
+        {name: os.environ.get(name, "") for name in sorted(variables)},
+    )
+
+
+def sha256_of(file: Path) -> str:
+    """`file_sha256`, remembered for as long as the file is not written to."""
+    return _sha256(file, stamp(file))
+
+
+@lru_cache(maxsize=1024)
+def _sha256(file: Path, _: tuple[int, ...]) -> str:
+    return file_sha256(file)
+
+
+def _walk(path: Path) -> Iterator[tuple[Path, _Parsed | None]]:
+    seen: set[Path] = set()
+    todo = [path.resolve()]
+    while todo:
+        file = todo.pop()
+        if file in seen or not file.is_file():
+            continue
+        seen.add(file)
+        parsed = _parsed(file, stamp(file)) if file.suffix == ".py" else None
+        yield file, parsed
+        if parsed is not None:
+            todo += (p.resolve() for p in parsed.relative)
+            todo += parsed.named
+            for name in parsed.absolute:
+                todo += _located(name.split("."), file.parent)
+
+
+@lru_cache(maxsize=1024)
+def _parsed(file: Path, _: tuple[int, ...]) -> _Parsed:
+    # Not by `ast`, which takes twenty times as long; what looks like an import in a text does no harm.
+    text = _COMMENT.sub("", file.read_text(encoding="utf-8", errors="replace"))
+    relative: list[Path] = []
+    for dots, module, *names in _RELATIVE.findall(text):
+        if len(dots) > len(file.parents):
+            continue
+        base = file.parents[len(dots) - 1].joinpath(*filter(None, module.split(".")))
+        # `from . import x` names modules; `from .m import f` names m.py (or a package m/ holding f.py).
+        relative += [base.with_suffix(".py"), *(base / f"{n}.py" for n in _NAME.findall("".join(names)))]
+    absolute = [
+        f"{module}.{n}" for module, *names in _FROM.findall(text) for n in _NAME.findall("".join(names))
+    ]
+    absolute += [m.split()[0] for several in _IMPORT.findall(text) for m in several.split(",") if m.strip()]
+    variables = {one or other for one, other in _VARIABLE.findall(text)}
+    for constant in _NAMED_VARIABLE.findall(text):
+        variables.update(re.findall(rf"""\b{constant}\s*(?::[^=\n]+)?=\s*["'](\w+)["']""", text))
+    # Bundled plugins name their files to `Method.files`.
+    named = [] if ROOT in file.parents else _named(text, file)
+    wanted = (name for name in dict.fromkeys(absolute) if name.partition(".")[0] not in _KNOWN)
+    return _Parsed(tuple(relative), tuple(wanted), tuple(named), frozenset(variables))
+
+
+def _located(parts: list[str], beside: Path) -> list[Path]:
+    """Files that importing a dotted name runs: of a bundled plugin, or of helpers, wherever they lie."""
+    if parts[0] == "fusebench":
+        inside = len(parts) > 2 and parts[1] in _PLUGINS
+        base = (ROOT if (ROOT / "run_bench.py").exists() else PACKAGE).joinpath(*parts[1:3])
+        below = [base.with_suffix(".py"), base / "__init__.py", base.joinpath(*parts[3:4]).with_suffix(".py")]
+        return below if inside else []
+    for folder in (beside, *_loaded_from(parts[0]), *map(Path, sys.path)):
+        top = folder / parts[0]
+        if not (top.with_suffix(".py").is_file() or top.is_dir()):
+            continue
+        if _is_installed(top):
+            return []
+        steps = [folder.joinpath(*parts[:n]) for n in range(1, len(parts) + 1)]
+        return [p.resolve() for step in steps for p in (step.with_suffix(".py"), step / "__init__.py")]
+    return []
+
+
+def _loaded_from(top: str) -> list[Path]:
+    """The folder that holds a module, where it is loaded."""
+    module = sys.modules.get(top)
+    file, inside = getattr(module, "__file__", None), list(getattr(module, "__path__", ()))
+    if inside:
+        return [Path(inside[0]).parent]
+    return [Path(file).parent] if file else []
+
+
+def _is_installed(path: Path) -> bool:
+    return os.path.realpath(path).startswith(installed_roots())
+
+
+@lru_cache(maxsize=256)
+def _version(top: str) -> str:
+    """Version of the library that a module belongs to; "" where that is none."""
+    try:
+        return version(top)
+    except PackageNotFoundError:
+        offering = _distributions().get(top)
+    return version(offering[0]) if offering else ""
+
+
+@lru_cache(maxsize=1)
+def _distributions() -> Mapping[str, list[str]]:
+    return packages_distributions()  # reads a file of every installed package
+
+
+def _named(text: str, file: Path) -> Iterable[Path]:
+    """Files beside a plugin that are there: those that its text names, such as a table, and its namesakes."""
+    found = [p for p in file.parent.glob(f"{escape(file.stem)}.*") if p.is_file() and p.suffix != ".pyc"]
+    for name in _TEXT.findall(text):
+        try:
+            path = file.parent / os.path.expanduser(name)
+            if "." in name and path.is_file():
+                found.append(path)
+        except (OSError, ValueError):  # a text that cannot be a path
+            continue
+    return [p.resolve() for p in found]
