@@ -112,8 +112,11 @@ def show(
     pair = case.pair if isinstance(case, Case) else case
     a, b, marks = _with_findings(case) if findings else (pair.a.data, pair.b.data, ())
     images = list(_named(fused, a, b))
+    if colour and isinstance(case, Case) and not case.functional:
+        raise InputError(f"{case.id}: {' and '.join(case.roles)} show no function that could be coloured")
     chroma = _chroma(pair.b, colour)
-    columns = [_Column("structural", a), _Column("functional", b, chroma=chroma)]
+    roles = case.roles if isinstance(case, Case) else ("structural", "functional")
+    columns = [_Column(roles[0], a), _Column(roles[1], b, chroma=chroma)]
     for name, image in images:
         columns.append(_Column(name, image, chroma=chroma))
         for source, other in _differences(difference, columns[:2]):
