@@ -82,7 +82,7 @@ def trends(found: Trends, direction: str) -> str:
     said = "; ".join(f"{name}: {verdict(p, direction, reach)}" for name, p in found.items())
     return (
         f'<svg role="img" aria-label="{escape(said)}" viewBox="0 0 {width} {_HEIGHT + 40}" '
-        f'style="max-width:{width}px;width:100%" font-size="10" font-family="inherit" fill="currentColor">'
+        f'style="max-width:{width}px;min-width:34em;width:100%" font-size="10" font-family="inherit" fill="currentColor">'
         + "".join(parts)
         + "</svg>"
     )

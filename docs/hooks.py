@@ -136,8 +136,9 @@ def methods_table(loaded: list[tuple[str, Any]]) -> list[str]:
     """What they are from the classes, what they reach from `REACHED`; controls last."""
     note, *table = REACHED.read_text(encoding="utf-8").splitlines() if REACHED.is_file() else [""]
     reached = {row["method"]: row for row in csv.DictReader(table)}
-    head = ["method", "year", "dims", "parameters", "licence", "s/Mvoxel", "reading", "similarity"]
-    rows = [head, ["---", "--:", "--:", "--:", "---", "--:", "--:", "--:"]]
+    ranks = ["reading", "similarity"] if reached else []
+    head = ["method", "year", "dims", "parameters", "licence", "s/Mvoxel", *ranks]
+    rows = [head, ["---", "--:", "--:", "--:", "---", "--:", *("--:" for _ in ranks)]]
     for name, _ in sorted(loaded, key=lambda item: item[1].info.control):
         i, got = _facts_of(name), reached.get(name, {})
         control = " (control)" if i.control else ""
@@ -151,14 +152,14 @@ def methods_table(loaded: list[tuple[str, Any]]) -> list[str]:
                 card or params,
                 i.licence,
                 "" if i.cost is None else f"{i.cost:.2g}",
-                got.get("reading", ""),
-                got.get("similarity", ""),
+                *(got.get(name, "") for name in ranks),
             ]
         )
     lines = ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
     said = f"s/Mvoxel: seconds to fuse a million voxels, {REFERENCE}. Parameters lead to their card."
     if reached:
-        said += f" Reading and similarity: average ranks, 1 is best, of {note.lstrip('# ')}."
+        said += f" Reading and similarity: average ranks, 1 is best, of {note.lstrip('# ')}; by"
+        said += " `python benchmarks/methods_table.py RUN`."
     return [*lines, "", said]
 
 
@@ -205,7 +206,11 @@ def metrics_page() -> str:
         }
         lines += ["", f"## {name}", "", f"**{i.title}**"]
         lines += ["", f"<p>{drawing.formula(i.formula)}</p>"] if i.formula else []
-        lines += ["", f"<p>{drawing.trends(moved[name], i.direction)}</p>"] if name in moved else []
+        lines += (
+            ["", f"<p style='overflow-x:auto'>{drawing.trends(moved[name], i.direction)}</p>"]
+            if name in moved
+            else []
+        )
         lines += _facts(facts)
         if i.variants:
             lines += ["", "Variants:", "", *(f"- `{name}@{v}`: {text}" for v, text in i.variants.items())]
