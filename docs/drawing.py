@@ -82,9 +82,8 @@ def trends(found: Trends, direction: str) -> str:
     said = "; ".join(f"{name}: {verdict(p, direction, reach)}" for name, p in found.items())
     return (
         f'<svg role="img" aria-label="{escape(said)}" viewBox="0 0 {width} {_HEIGHT + 40}" '
-        f'style="max-width:{width}px;min-width:34em;width:100%" font-size="10" font-family="inherit" fill="currentColor">'
-        + "".join(parts)
-        + "</svg>"
+        f'style="max-width:{width}px;min-width:34em;width:100%" font-size="10" font-family="inherit" '
+        'fill="currentColor">' + "".join(parts) + "</svg>"
     )
 
 
