@@ -115,7 +115,9 @@ def same_again(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "protocols": (options.get("protocols"), list),
         "metrics": (options.get("metrics"), list),
     }
-    found = {name: value for name, (value, kind) in known.items() if value and isinstance(value, kind)}
+    found: dict[str, Any] = {
+        name: value for name, (value, kind) in known.items() if value and isinstance(value, kind)
+    }
     if "data_dir" in found:
         found["data_dir"] = Path(found["data_dir"])
     return found
