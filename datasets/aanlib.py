@@ -62,7 +62,9 @@ class Aanlib(PairDataset):
         summary="Harvard Whole Brain Atlas slices: MRI-PET (one head), MRI-SPECT, CT-MRI",
         licence="(c) K. A. Johnson, J. A. Becker; copies state no licence: test with it, do not pass it on",
         obtain="e.g. the GitHub repository xianming-gu/Havard-Medical-Image-Fusion-Datasets",
+        images_may_be_shared=False,
         modalities="MRI-PET, MRI-SPECT, CT-MRI",
+        roles=("MRI", "PET, SPECT or CT"),
         needs_dir=True,
         splits=("train", "val", "test"),
         notes="all MRI-PET slices are one head (n = 1, no interval); slices of a patient are never split",
@@ -119,12 +121,18 @@ class Aanlib(PairDataset):
                 sources.setdefault(source.id, source)
         return list(sources.values()), left_out
 
+    def describe(self) -> DatasetInfo:
+        return (
+            self.info if self.modality == "all" else replace(self.info, roles=("MRI", _role(self.modality)))
+        )
+
     def _meta(self, stem: str, modality: str) -> dict[str, Any]:
         meta: dict[str, Any] = {"modality": modality, "fused_plane": self._plane(modality)}
         if modality == "MRI-PET":
             planes = {25: "coronal", 30: "sagittal", 41: "axial"}
             meta["plane"] = planes.get(_number(stem)[0] // 1000, "unknown")
             meta["patients"] = "one head: n = 1"
+        meta["b"] = _role(modality)
         if modality == "CT-MRI":
             meta["functional"] = False
         return meta
@@ -178,6 +186,11 @@ class Aanlib(PairDataset):
         loader = partial(load_stack, files, plane)
         voxels = PIXELS * (numbers[-1] - numbers[0] + 1)
         return Case(identity, self.info.name, first.group, key, loader, meta=meta, voxels=voxels)
+
+
+def _role(modality: str) -> str:
+    """What the second source is called."""
+    return {"MRI-SPECT": "SPECT", "CT-MRI": "CT"}.get(modality, "PET")
 
 
 def patient(stem: str, modality: str) -> str:

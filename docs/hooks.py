@@ -15,6 +15,8 @@ os.environ.setdefault("COLUMNS", "100")
 
 from mkdocs.structure.files import File, Files  # noqa: E402
 
+from fusebench.method_info import REFERENCE  # noqa: E402
+
 _ARROWS = {"higher": "higher is better", "lower": "lower is better", "zero": "closest to 0 is best"}
 _INTRO = "Made from each {0}'s own `info`; `run_bench.py list {0}s` shows the same."
 
@@ -76,6 +78,7 @@ def methods_page() -> str:
             "trained on": i.trained_on,
             "weights": f"`{i.weights.file}`, sha256 `{i.weights.sha256[:16]}…`" if i.weights else "",
             "colour": i.colour,
+            "cost": _cost(cls),
             "recipes": ", ".join(f"`{r}`" for r in cls.recipes),
             "notes": i.notes,
             "expected to fail": "; ".join(
@@ -84,6 +87,14 @@ def methods_page() -> str:
         }
         lines += ["", f"## {name}", "", i.summary, *_facts(facts), _doc(cls)]
     return "\n".join(lines)
+
+
+def _cost(cls: Any) -> str:
+    """Seconds for a phantom of 128 cubed, of the method and of variants that take another time."""
+    variants = {f"@{v}": f["cost"] for v, f in cls.variant_facts.items() if "cost" in f}
+    costs = {"": cls.info.cost, **variants}
+    stated = [f"{name} {2.1 * c:.2g} s".strip() for name, c in costs.items() if c is not None]
+    return f"{', '.join(stated)} for a volume of 128 cubed on {REFERENCE}" if stated else ""
 
 
 def metrics_page() -> str:

@@ -151,6 +151,11 @@ class Case:
         return bool(self.meta.get("functional", True))
 
     @property
+    def roles(self) -> tuple[str, str]:
+        """What `a` and `b` are called: ``meta["a"]`` and ``meta["b"]``, else MRI and PET."""
+        return str(self.meta.get("a", "MRI")), str(self.meta.get("b", "PET"))
+
+    @property
     def reference(self) -> Volume:
         """Functional image that results are scored against: `b`, unless the pair has another."""
         return self.pair.reference or self.pair.b

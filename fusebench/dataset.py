@@ -27,6 +27,8 @@ class DatasetInfo:
         Whether its terms let images of it be passed on.  Where they do not, a report holds none by default.
     modalities : str
         "MRI-PET" and the like.
+    roles : (str, str)
+        What `Case.a` and `Case.b` are called where all cases have the same.
     needs_dir : bool
         Whether `data_dir` must be given.
     splits : tuple of str
@@ -40,6 +42,7 @@ class DatasetInfo:
     citation: str = ""
     images_may_be_shared: bool = True
     modalities: str = "MRI-PET"
+    roles: tuple[str, str] = ("MRI", "PET")
     needs_dir: bool = False
     splits: tuple[str, ...] = ("test",)
     notes: str = ""

@@ -9,7 +9,7 @@ from typing import Literal
 REFERENCE = "one thread of an AMD EPYC (Zen 4)"
 # Largest cost of a method in the named set `fast`: all of them together take less than two minutes on the
 # default data with two cores (tests/methods/test_costs.py adds up).
-FAST = 0.5
+FAST = 0.4
 
 
 @dataclass(frozen=True, kw_only=True)

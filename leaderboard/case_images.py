@@ -63,6 +63,11 @@ class CaseImages:
     caption: str
 
     @property
+    def coloured(self) -> bool:
+        """Pictures are in colour: the second source shows function."""
+        return bool(self.viewer["hue"] or self.viewer["chroma"])
+
+    @property
     def of_methods(self) -> dict[str, Picture]:
         """Pictures by name of the method."""
         return {p.label: p for p in self.pictures if p.id.startswith("method:")}
@@ -94,7 +99,7 @@ def write(
         The patient's right on the left.
     """
     known = {method: i for i, method in enumerate(order)}
-    files = [("mri", "MRI", stored.sources["mri"]), ("pet", "PET", stored.sources["pet"])]
+    files = [(n, role, stored.sources[n]) for n, role in zip(("mri", "pet"), stored.roles, strict=True)]
     for method in sorted(stored.fused, key=lambda m: (known.get(m, len(known)), m)):
         files.append((f"method:{method}", method, stored.fused[method]))
     pet = volumes.read(stored.sources["pet"])[0]
@@ -127,6 +132,7 @@ def write(
     viewer = {
         **geometry,
         "case": name,
+        "roles": stored.roles,
         "volumes": listed,
         "chroma": scripts.add("chroma", "chroma", carried, levels=True) if carried is not None else None,
         "hue": _hue(pet) if carried is None and stored.functional else None,

@@ -38,7 +38,7 @@ def of_run(folder: Path, *, radiological: bool = False) -> Path | None:
     if out.exists() and out.stat().st_mtime_ns == newest and _note(out) == note:
         return out
     facts = read_manifest(folder).get("methods", {}) if RunFolder(folder).manifest.exists() else {}
-    labels = {"mri": "MRI", "pet": "PET"}
+    labels = dict(zip(("mri", "pet"), case.roles, strict=True))
     images = [
         (labels.get(name, name), read(path)[0]) for name, path in {**case.sources, **case.fused}.items()
     ]

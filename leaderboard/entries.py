@@ -21,7 +21,7 @@ from typing import Any
 from fusebench.engine.manifest import read_manifest
 from fusebench.errors import InputError
 from fusebench.names import check_name, check_text
-from fusebench.store.rows import Row, read_rows
+from fusebench.store.rows import Row, read_log
 
 SCHEMA = 1
 # Cases whose fused volumes an entry holds.
@@ -97,7 +97,7 @@ def read_entry(folder: Path) -> Entry:
     """
     files = _files(folder)
     about = read_about(folder / "entry.toml")
-    rows = read_rows(folder)
+    rows = read_log(folder)
     lines = (folder / "rows.jsonl").read_bytes().count(b"\n")
     manifest = read_manifest(folder)
     _check_rows(folder / "rows.jsonl", about, rows, lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ _TESTS = {
     "permutation": "sign-flip permutation by subject, maximum statistic",
     "wilcoxon": "Wilcoxon by subject, Holm",
 }
+# How far one case's reading would move with other findings.
+_ERROR = "reading_se"
 _NAMES = {"reading": "Reading rank", "similarity": "Similarity rank", "all": "Rank"}
 
 
@@ -85,6 +88,13 @@ def board_notes(
     notes += _not_run(columns, rankings, lines)
     if ranked and any(x.ok < x.asked and x.reasons for x in lines):
         notes.append(f"Failures are penalised: {FAILURE_RULE}. Marks go to methods with the most cases.")
+    errors = [x.cells[_ERROR].mean for x in lines if not x.control and _ERROR in x.cells]
+    errors = [e for e in errors if math.isfinite(e)]
+    if errors:
+        notes.append(
+            f"Standard error of one case's reading over its findings: {min(errors):.2f} to {max(errors):.2f} "
+            f"(mean of each method; {_ERROR})."
+        )
     if any(x.dims == 2 for x in lines):
         notes.append("(2D): fuses slice by slice.")
     equal: dict[str, list[str]] = {}

@@ -19,6 +19,7 @@ from .case_images import CaseImages
 from .columns import facts_of
 from .runs import Runs
 from .section import NOTHING, Section, digits, short
+from .terms import images_line, may_be_shared
 
 SITE = Path(__file__).parent / "site"
 # What every page asks for.
@@ -74,9 +75,17 @@ class Pages:
     """Renders the site; all names pass Jinja2's autoescape."""
 
     def __init__(
-        self, found: Runs, sections: list[Section], out: Path, *, radiological: bool = False
+        self,
+        found: Runs,
+        sections: list[Section],
+        out: Path,
+        *,
+        radiological: bool = False,
+        embed_volumes: bool = False,
     ) -> None:
         self.found, self.sections, self.out, self.radiological = found, sections, out, radiological
+        self.embed = embed_volumes
+        self.shared = {d: may_be_shared(d, found.manifest_of(d)) for d in found.datasets}
         self.images: dict[str, CaseImages] = {}
         self.environment = environment(found.manifest)
         self.environment.globals["nav"] = [{"href": "index.html#cases", "text": "Cases"}]
@@ -108,8 +117,12 @@ class Pages:
             facts = self.found.manifest_of(dataset).get("dataset", {})
             split = f", {facts['split']} split" if facts.get("split") else ""
             said = [f"Dataset {facts.get('name') or dataset}{split}", str(facts.get("summary") or "")]
-            said += [f"{k.capitalize()} {facts[k]}" for k in ("licence", "fingerprint") if facts.get(k)]
+            said += [
+                f"{k.capitalize()} {facts[k]}" for k in ("licence", "citation", "fingerprint") if facts.get(k)
+            ]
             lines.append(" ".join(f"{x.rstrip('.')}." for x in said if x))
+            about_images = images_line(dataset, self.shared[dataset], self.embed)
+            lines += [about_images] if about_images else []
         return lines
 
     def _method(self, name: str) -> None:
@@ -185,7 +198,8 @@ class Pages:
         for name, group in sorted(groups.items()):
             dataset, _, case = name.partition("/")
             images = None
-            if name in stored and len(self.images) < viewer_cases:
+            shown = self.shared[dataset] or self.embed
+            if shown and name in stored and len(self.images) < viewer_cases:
                 images = case_images.write(
                     self.out,
                     name,
@@ -223,9 +237,9 @@ class Pages:
         return {x.method for s in self.sections for x in s.board.controls}
 
     def _first_images(self) -> dict[str, CaseImages]:
-        """Images of the first case of each dataset that has some."""
+        """Images of the first case of each dataset that has some, one in colour before others."""
         first: dict[str, CaseImages] = {}
-        for name, images in self.images.items():
+        for name, images in sorted(self.images.items(), key=lambda item: not item[1].coloured):
             first.setdefault(name.partition("/")[0], images)
         return first
 

@@ -17,7 +17,7 @@ from fusebench.errors import InputError
 from fusebench.files import write_text
 from fusebench.metric import MetricId
 from fusebench.plugins import Plugins, find_plugins
-from fusebench.store.rows import Row, as_table, read_rows
+from fusebench.store.rows import Row, as_table, read_log
 from fusebench.text import csv_value, plural
 
 from .board import Board
@@ -102,7 +102,7 @@ def merge(
     """
     plugins = find_plugins()
     entries, refused = _read(entry_folders(paths), verdicts or {}, plugins)
-    runs = [(read_rows(p), read_manifest(p)) for p in trusted]
+    runs = [(read_log(p), read_manifest(p)) for p in trusted]
     kept: list[tuple[Entry, Verdict]] = []
     for entry, verdict in entries:
         problem = _refuted(entry, [row for rows, _ in runs for row in rows])

@@ -23,6 +23,7 @@ from .pages import SITE, Pages, slug
 from .paper_values import paper_markdown, paper_table
 from .section import Section, Span, Status
 from .tables import MAIN, boards_of, build
+from .terms import images_line, may_be_shared
 
 FOLDERS = ("tables", "figures", "static", "data", "pictures", "methods", "metrics", "cases")
 MARKER = ".fusebench-report"
@@ -38,6 +39,7 @@ def write(
     rank_by: str = "",
     test: str = "permutation",
     radiological: bool = False,
+    embed_volumes: bool = False,
 ) -> list[Path]:
     """Write tables, figures and the site of some run folders.
 
@@ -57,6 +59,8 @@ def write(
         As of `tables.build`.
     radiological : bool
         Pictures, and the viewer at first, have the patient's right on the left.
+    embed_volumes : bool
+        Also images whose terms do not let them be passed on; the page says so.
 
     Returns
     -------
@@ -73,11 +77,18 @@ def write(
     _check_present(metrics or (), found)
     out = Path(out)
     try:
-        return _write(found, out, metrics, viewer_cases, figures, rank_by, test, radiological)
+        return _write(found, out, metrics, viewer_cases, figures, rank_by, test, radiological, embed_volumes)
     except OSError as error:
         raise InputError(
             f"{error.filename or out}: cannot be written ({error.strerror}); make room, report again"
         ) from None
+
+
+def said_of_images(run_dirs: Sequence[Path], embedded: bool) -> list[str]:
+    """What the report of some run folders says of images whose terms do not let them be passed on."""
+    found = runs.load(run_dirs)
+    shared = {d: may_be_shared(d, found.manifest_of(d)) for d in found.datasets}
+    return [line for d, may in shared.items() if (line := images_line(d, may, embedded))]
 
 
 def _write(
@@ -89,6 +100,7 @@ def _write(
     rank_by: str,
     test: str,
     radiological: bool,
+    embed_volumes: bool,
 ) -> list[Path]:
     _clear(out)
     for file in (SITE / "static").iterdir():
@@ -99,7 +111,8 @@ def _write(
         for protocol in boards_of(found.protocols)
         if ((found.rows["dataset"] == dataset) & (found.rows["protocol"] == protocol)).any()
     ]
-    Pages(found, sections, out, radiological=radiological).write(viewer_cases)
+    pages = Pages(found, sections, out, radiological=radiological, embed_volumes=embed_volumes)
+    pages.write(viewer_cases)
     files = [out / f["href"] for s in sections for f in s.files]
     pictures = [out / f[kind] for s in sections for f in s.figures for kind in ("png", "svg")]
     return [out / "index.html", *files, *pictures]

@@ -232,7 +232,7 @@ def _score_again(
     entry: Entry, cases: Mapping[str, Case], plugins: Plugins
 ) -> dict[tuple[str, str, str], Row]:
     """Rows of the chosen cases, made anew from the entry's volumes."""
-    from fusebench.store.rows import read_rows
+    from fusebench.store.rows import read_log
 
     chosen = chosen_cases(entry.about.name, list(cases))
     ids = list(dict.fromkeys(r.metric for r in entry.rows))
@@ -262,7 +262,7 @@ def _score_again(
             out=Path(made) / "run",
         )
         run_request(request)
-        return {(r.case, r.protocol, r.metric): r for r in read_rows(Path(made) / "run")}
+        return {(r.case, r.protocol, r.metric): r for r in read_log(Path(made) / "run")}
 
 
 def _copy(path: Path, target: Path, case: Case) -> None:

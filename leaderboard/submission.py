@@ -11,7 +11,7 @@ from fusebench.engine.manifest import read_manifest
 from fusebench.errors import InputError
 from fusebench.plugins import find_plugins
 from fusebench.store.folder import RunFolder
-from fusebench.store.rows import Row, read_rows
+from fusebench.store.rows import Row, read_log
 
 from .board import known_by_files
 from .entries import About, Entry, checked, chosen_cases, read_entry, write_entry
@@ -45,7 +45,7 @@ def make_entry(
     InputError
         The run lacks what an entry needs, or its rows are not those of the present code.
     """
-    rows, manifest = read_rows(run), read_manifest(run)
+    rows, manifest = read_log(run), read_manifest(run)
     methods = manifest.get("methods", {})
     method = method or _only(run, rows, methods)
     mine = [r for r in rows if r.method == method]

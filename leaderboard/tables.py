@@ -19,6 +19,7 @@ from .intervals import summarise
 from .notes import board_notes, reasons
 from .ranking import Ranking, gameable, rank
 from .scores import Scores
+from .terms import roles_note
 
 # The protocol whose board the readings join.
 MAIN = "volume"
@@ -102,7 +103,7 @@ def build(
     )
     notes = board_notes(columns, rankings, by, lines, wanted, test)
     doubts = manifest.get("dataset", {}).get("doubts", ())
-    notes = (*notes, *doubts, *old)
+    notes = (*roles_note(manifest.get("dataset", {})), *notes, *doubts, *old)
     return Board(title, protocol, dataset, columns, lines, rankings, by, scores, summary, notes)
 
 

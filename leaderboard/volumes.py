@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from fusebench.errors import InputError
 from fusebench.images.packed import MAX_BYTES, unpack
 
+from .terms import ROLES, roles_of
+
 
 @dataclass(frozen=True)
 class StoredCase:
@@ -34,6 +36,8 @@ class StoredCase:
         Files by name; of the fused volumes those on the grid of the sources.
     functional : bool
         The second source shows function, so that results can be coloured by it.
+    roles : (str, str)
+        What the sources are called.
     chroma : Path, optional
         Of a picture in colour.
     lesion : Path, optional
@@ -53,6 +57,7 @@ class StoredCase:
     lesion: Path | None = None
     findings: Path | None = None
     with_findings: dict[str, Path] = field(default_factory=dict)
+    roles: tuple[str, str] = ROLES
 
 
 def stored_cases(folder: Path) -> Iterator[StoredCase]:
@@ -80,11 +85,12 @@ def stored_cases(folder: Path) -> Iterator[StoredCase]:
                 case.name,
                 named,
                 fused,
-                _functional(named["pet"]),
+                bool(_noted(named["pet"]).get("functional", True)),
                 chroma if chroma.exists() else None,
                 lesion if lesion.exists() and _fits(lesion, grid) else None,
                 table if table.exists() else None,
                 with_ if table.exists() else {},
+                roles_of({"roles": [_noted(named[n]).get("role") for n in ("mri", "pet")]}),
             )
 
 
@@ -102,14 +108,14 @@ def _fits(path: Path, grid: tuple[Any, Any] | None) -> bool:
     return own is None or grid is None or (own[0] == grid[0] and np.allclose(own[1], grid[1], atol=1e-3))
 
 
-def _functional(path: Path) -> bool:
-    """What a run noted of its second source; True where it noted nothing."""
+def _noted(path: Path) -> dict[str, Any]:
+    """What a run noted of a source; nothing where it noted nothing."""
     try:
         image: Any = nib.load(path)
         noted = json.loads(image.header.extensions[0].get_content())
-        return bool(noted.get("functional", True))
+        return noted if isinstance(noted, dict) else {}
     except Exception:  # no note, or none of ours
-        return True
+        return {}
 
 
 def findings(path: Path) -> list[dict[str, Any]]:

@@ -14,44 +14,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as nnf
-from torch import Tensor, nn
+from torch import Tensor
+
+from ._packed import PackedLinear, after_norm, double
 
 # Tokens that go through a block together: with what is made of them they fill the second cache.
 CHUNK = 16 * 49
-
-
-class PackedLinear:
-    """x W' + b, and what comes directly after it, with weights packed for oneDNN where torch has that.
-
-    Parameters
-    ----------
-    weight, bias : Tensor, shape (out, in) and (out,)
-        In float64.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self.weight, self.bias = weight.float().contiguous(), bias.float().contiguous()
-        self._ops: Any = None
-        if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-            self._ops = torch.ops.mkldnn._linear_pointwise
-            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, CHUNK)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self._ops is None:
-            return nnf.linear(x, self.weight, self.bias)
-        return self._ops(x, self.weight, self.bias, "none", [], "")  # type: ignore[no-any-return]
-
-    def gelu(self, x: Tensor) -> Tensor:
-        """GELU of it."""
-        if self._ops is None:
-            return nnf.gelu(nnf.linear(x, self.weight, self.bias))
-        return self._ops(x, self.weight, self.bias, "gelu", [], "none")  # type: ignore[no-any-return]
-
-    def added(self, x: Tensor, to: Tensor) -> Tensor:
-        """It plus `to`."""
-        if self._ops is None:
-            return to + nnf.linear(x, self.weight, self.bias)
-        return self._ops.binary(x, to, self.weight, self.bias, "add")  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -98,21 +66,20 @@ class FastBlock:
         self.bias = block._bias().detach()
         self._masks: dict[tuple[int, int], Tensor] = {}
         (up, _, down), project = block.mlp, block.project
-        self.up = PackedLinear(*_after_norm(up, block.norm2))
-        self.down = PackedLinear(_double(down.weight), _double(down.bias))
-        weight, bias = _after_norm(block.qkv, block.norm1)
+        self.up = PackedLinear(*after_norm(up, block.norm2), CHUNK)
+        self.down = PackedLinear(double(down.weight), double(down.bias), CHUNK)
+        weight, bias = after_norm(block.qkv, block.norm1)
         if self.heads > 1:
             self.qkv, self.project = (
-                PackedLinear(weight, bias),
-                PackedLinear(*map(_double, (project.weight, project.bias))),
+                PackedLinear(weight, bias, CHUNK),
+                PackedLinear(double(project.weight), double(project.bias), CHUNK),
             )
             return
         (q, k, v), (a, _, c) = weight.chunk(3), bias.chunk(3)
-        out = _double(project.weight)
+        out = double(project.weight)
         # Softmax does not see what is the same for all keys, and its weights sum to one.
-        self.qkv = PackedLinear(
-            torch.cat((k.T @ q, out @ v)), torch.cat((k.T @ a, out @ c + _double(project.bias)))
-        )
+        merged = torch.cat((k.T @ a, out @ c + double(project.bias)))
+        self.qkv = PackedLinear(torch.cat((k.T @ q, out @ v)), merged, CHUNK)
 
     def __call__(self, x: Tensor, windows: Windows) -> Tensor:
         """(T, 96) to the same shape."""
@@ -195,13 +162,3 @@ def _inverse(order: Tensor) -> Tensor:
     found = torch.empty_like(order)
     found[order] = torch.arange(len(order))
     return found
-
-
-def _double(x: Tensor) -> Tensor:
-    return x.detach().double()
-
-
-def _after_norm(layer: nn.Linear, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a layer that takes in what `norm` is before its own weight and bias."""
-    weight = _double(layer.weight)
-    return weight * _double(norm.weight), _double(layer.bias) + weight @ _double(norm.bias)

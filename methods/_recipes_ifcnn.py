@@ -61,7 +61,7 @@ def blurred_pair(x: Tensor) -> tuple[Tensor, Tensor]:
     """Two images (B, 1, H, W) that together show `x` sharp: regions and widths from torch's generator."""
     noise = torch.rand(len(x), 1, 5, 5, device=x.device) - 0.5
     first = nnf.interpolate(noise, size=x.shape[-2:], mode="bicubic", align_corners=True) > 0
-    blurred = torch.cat([_blur(image, 0.7 + 2.3 * float(torch.rand(()))) for image in x.split(1)])
+    blurred = torch.cat([_blur(image, 0.7 + 2.3 * float(torch.rand(()))) for image in torch.split(x, 1)])
     return torch.where(first, x, blurred), torch.where(first, blurred, x)
 
 

@@ -69,7 +69,7 @@ class Branch(nn.Module):
         x = self.first(x).contiguous(memory_format=torch.channels_last_3d)
         x = self.norms[1](self.norms[0](x).relu()).relu()
         x = self.norms[2](self.second(x)).relu()
-        return self.norms[3](self.third(x)).relu()
+        return torch.relu(self.norms[3](self.third(x)))
 
 
 class Attention(nn.Module):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
@@ -11,9 +14,12 @@ from fusebench.method import MethodInfo, Weights
 
 from ._conv import pool3x3
 from ._learned import LearnedSliceMethod, at_once
+from ._packed import PackedLinear, after_norm, double
 from ._weights import Layout, refuse_other_form
 
 WIDTH, LATENT = 16, 5
+# Tokens that pass the transformer together: with what is made of them they stay in the cache.
+TOKENS = 2048
 
 
 class GatedConv(nn.Module):
@@ -71,16 +77,49 @@ class PixelBlock(nn.Module):
         return tokens
 
 
+class FastTokens:
+    """The blocks in a faster form for a CPU, up to rounding: a few tokens at a time pass all of them.
+
+    Parameters
+    ----------
+    blocks : iterable of PixelBlock
+    """
+
+    def __init__(self, blocks: Iterable[nn.Module]) -> None:
+        self.layers = [self._layers(block) for block in blocks]
+
+    @staticmethod
+    def _layers(block: Any) -> tuple[PackedLinear, PackedLinear, PackedLinear]:
+        (up, _, down), out = block.mlp, double(block.project.weight)
+        weight, bias = after_norm(block.value, block.norm1)
+        mixed = PackedLinear(out @ weight, out @ bias + double(block.project.bias), TOKENS)
+        wide = PackedLinear(*after_norm(up, block.norm2), TOKENS)
+        return mixed, wide, PackedLinear(double(down.weight), double(down.bias), TOKENS)
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """(T, 16) to the same shape."""
+        return torch.cat([self._some(x) for x in tokens.split(TOKENS)])
+
+    def _some(self, x: Tensor) -> Tensor:
+        for mixed, up, down in self.layers:
+            x = mixed.added(nnf.layer_norm(x, (WIDTH,)), x)
+            x = down.added(up.gelu(nnf.layer_norm(x, (WIDTH,))), x)
+        return x
+
+
 class MATRNet(nn.Module):
     """The network.
 
     Attributes
     ----------
+    quick : FastTokens or None
+        The faster form of `blocks` in use.
     viewed : bool
         Tokens are 16 consecutive numbers in memory instead of the 16 channels of a pixel, see `MATR`.
     """
 
     viewed: bool = False
+    quick: FastTokens | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,11 +138,19 @@ class MATRNet(nn.Module):
         return fused
 
     def _transform(self, x: Tensor) -> Tensor:
+        # Image by image, so that what comes of one does not depend on the others.
         if self.viewed:
-            tokens: Tensor = self.blocks(x.contiguous().view(-1, WIDTH))
-            return tokens.view(x.shape)
-        tokens = self.blocks(x.movedim(1, -1))
-        return tokens.movedim(-1, 1)
+            tokens = x.contiguous().view(len(x), -1, WIDTH)
+            return self._through(tokens).view(x.shape)
+        tokens = self._through(x.movedim(1, -1).flatten(1, 2))
+        return tokens.unflatten(1, x.shape[2:]).movedim(-1, 1)
+
+    def _through(self, tokens: Tensor) -> Tensor:
+        """(N, T, 16) through the blocks."""
+        if self.quick is None:
+            out: Tensor = self.blocks(tokens)
+            return out
+        return torch.stack([self.quick(some) for some in tokens])
 
 
 class MATR(LearnedSliceMethod):
@@ -138,12 +185,16 @@ class MATR(LearnedSliceMethod):
             sha256="a386837ec759459fb73cf54e78f3dc7e8ef7d6a8bf6fbd9f6fe0913df5668a6a",
         ),
         params=11_574,
+        notes="on a CPU in the faster form (fast=False: the plain network)",
         cost=5.5,
     )
     recipes = {"default": "._recipes_2d:MATRRecipe"}
     network: MATRNet
+    quick: FastTokens | None
 
-    def __init__(self, weights: str | None = None, compat: bool = False, planes: str = "axial") -> None:
+    def __init__(
+        self, weights: str | None = None, compat: bool = False, planes: str = "axial", fast: bool = True
+    ) -> None:
         if compat and weights is None:
             raise InputError(
                 "matr: the shipped weights are for compat=False; "
@@ -151,7 +202,7 @@ class MATR(LearnedSliceMethod):
             )
         if weights is not None:
             refuse_other_form(weights, "compat", compat, False)
-        super().__init__(weights, compat, planes)
+        super().__init__(weights, compat, planes, fast)
 
     def build(self) -> nn.Module:
         return MATRNet()
@@ -159,6 +210,10 @@ class MATR(LearnedSliceMethod):
     def setup(self, device: torch.device | str = "cpu") -> None:
         super().setup(device)
         self.network.viewed = self.compat or self.origin == "authors'"
+        self.network.quick = self.quick
+
+    def faster(self) -> FastTokens:
+        return FastTokens(self.network.blocks)
 
     def run(self, a: Tensor, b: Tensor) -> Tensor:
         fused: Tensor = self.network(b, a)

@@ -20,6 +20,10 @@ def phantom(folder: Path):
     return {"size": 24, "subjects": 1}
 
 
+def phantom_hidden(folder: Path):
+    return {"size": 24, "subjects": 1, "period": "example"}
+
+
 def pairs(folder: Path):
     for number in range(3):
         a, b, _ = head((32, 28), seed=number)
@@ -65,4 +69,35 @@ def openneuro(folder: Path):
     return {"data_dir": folder / "ds004513", "listing": listing, "size": 32, "register": "auto"}
 
 
-LAYOUTS = {f.__name__: f for f in (phantom, pairs, aanlib, bids, adni, openneuro)}
+def synthrad(folder: Path):
+    for number, case in enumerate(("1BA001", "1BB002", "1PA001")):
+        a, _, mask = head((36, 40, 38), seed=number)
+        hounsfield = np.where(mask, 2000 * a - 700, -1000)
+        for name, data in (("mr", 900 * a), ("ct", hounsfield), ("mask", mask)):
+            _anatomy(folder / "Task1" / "brain" / case / f"{name}.nii.gz", data)
+    _anatomy(folder / "Task1" / "brain" / "1BC003" / "mr.nii.gz", a)
+    return {"data_dir": folder, "size": 32}
+
+
+def brats(folder: Path):
+    scans = (
+        ("BraTS20_Training_001/BraTS20_Training_001_t1ce", "BraTS20_Training_001/BraTS20_Training_001_flair"),
+        ("BraTS-GLI-00005-000/BraTS-GLI-00005-000-t1c", "BraTS-GLI-00005-000/BraTS-GLI-00005-000-t2f"),
+        ("BraTS-GLI-00005-001/BraTS-GLI-00005-001-t1c", "BraTS-GLI-00005-001/BraTS-GLI-00005-001-t2f"),
+        ("HGG/Brats17_TCIA_1/Brats17_TCIA_1_t1ce", "HGG/Brats17_TCIA_1/Brats17_TCIA_1_flair"),
+    )
+    for number, names in enumerate(scans):
+        a, b, _ = head((36, 40, 38), seed=number)
+        for name, data in zip(names, (a, b), strict=True):
+            _anatomy(folder / f"{name}.nii.gz", 800 * data)
+        _anatomy(folder / f"{names[0].rsplit('_', 1)[0]}_seg.nii.gz", a > 0.8)
+    return {"data_dir": folder, "size": 32}
+
+
+def _anatomy(path: Path, data):
+    affine = np.diag([4.0, 4.0, 4.0, 1.0])
+    save_volume(path, np.asarray(data).astype(np.int16), affine)
+
+
+_ALL = (phantom, phantom_hidden, pairs, aanlib, bids, adni, openneuro, synthrad, brats)
+LAYOUTS = {f.__name__.replace("_", "-"): f for f in _ALL}

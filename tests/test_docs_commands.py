@@ -26,7 +26,7 @@ from fusebench import create_dataset
 from fusebench.cli import main
 from fusebench.testing.images import head
 
-from .layouts import adni, bids, pairs
+from .layouts import adni, bids, brats, pairs, synthrad
 from .open_trees import ds004513
 from .saving import save_volume
 from .serving import serve
@@ -76,7 +76,13 @@ def user(tmp_path_factory):
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.delenv("FUSEBENCH_PLUGINS", raising=False)
         patch.chdir(folder)
-        for name, make in (("my-data", pairs), ("my-bids", bids), ("adni-download", adni)):
+        for name, make in (
+            ("my-data", pairs),
+            ("my-bids", bids),
+            ("adni-download", adni),
+            ("Task1", synthrad),
+            ("BraTS", brats),
+        ):
             (folder / name).mkdir()
             make(folder / name)
         (folder / "my-hospital-data").mkdir()

@@ -53,6 +53,8 @@ class Adni(PairDataset):
         name="adni",
         summary="ADNI T1 MRI + FDG-PET from your own download (IDA tree, authors' layout, Clinica)",
         licence="ADNI data use agreement: no redistribution",
+        citation="adni.loni.usc.edu; the acknowledgement that the agreement asks for",
+        images_may_be_shared=False,
         obtain="apply at ida.loni.usc.edu; download T1 MRI and FDG-PET with the collection CSV",
         needs_dir=True,
         splits=("train", "val", "test"),

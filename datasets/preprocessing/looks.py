@@ -60,7 +60,7 @@ def _steepness(data: NDArray[np.floating[Any]], spacing: tuple[float, float, flo
     return float(np.sqrt(np.percentile(squares, 98)))
 
 
-def doubts(mri: Image, pet: Image, names: tuple[str, str]) -> list[str]:
+def doubts(mri: Image, pet: Image, names: tuple[str, str], *, functional: bool = True) -> list[str]:
     """Reasons to look at a pair, before anything is registered.
 
     Parameters
@@ -69,18 +69,21 @@ def doubts(mri: Image, pet: Image, names: tuple[str, str]) -> list[str]:
         One 3D image each, on grids of their own.
     names : (str, str)
         Their paths.
+    functional : bool
+        The second image shows function; one that shows anatomy may be the sharper one, and neither dark
+        around nor bright inside.
     """
     found = []
     for image, name in ((mri, names[0]), (pet, names[1])):
         base = Path(name).name
-        if inverted(image.data):
+        if functional and inverted(image.data):
             found.append(f"{base}: bright air around a dark head, it looks inverted")
         extent = max(n * s for n, s in zip(image.shape, image.spacing, strict=True))
         if image.shape[0] > 1 and not _EXTENT[0] <= extent <= _EXTENT[1]:
             found.append(f"{base}: spans {extent:.0f} mm, which is no head; check its voxel size")
     first, second = (Path(name).name for name in names)
-    words = bool(_FUNCTIONAL.search(first) and _STRUCTURAL.search(second))
-    solid = min(*mri.shape, *pet.shape) > 2
+    words = functional and bool(_FUNCTIONAL.search(first) and _STRUCTURAL.search(second))
+    solid = functional and min(*mri.shape, *pet.shape) > 2
     if words or (solid and sharpness(pet) > _SHARPER * sharpness(mri)):
         why = "by their names" if words else "the functional image is the sharper one"
         found.append(f"{first} and {second}: MRI and PET look swapped ({why})")
@@ -90,14 +93,16 @@ def doubts(mri: Image, pet: Image, names: tuple[str, str]) -> list[str]:
     return found
 
 
-def doubts_as_is(mri: Image, pet: Image, mask: NDArray[np.bool_], names: tuple[str, str]) -> list[str]:
+def doubts_as_is(
+    mri: Image, pet: Image, mask: NDArray[np.bool_], names: tuple[str, str], *, functional: bool = True
+) -> list[str]:
     """`doubts`, and those about a pair of one shape that is taken voxel by voxel."""
-    found = doubts(mri, pet, names)
+    found = doubts(mri, pet, names, functional=functional)
     if mri.shape[0] > 1:
         apart = corner_distance(mri.affine, pet.affine, mri.shape)
         if apart > _FAR_MM:
             found.append(f"the headers place the images up to {apart / 10:.1f} cm apart")
-    if not mask.all() and not inverted(pet.data):
+    if functional and not mask.all() and not inverted(pet.data):
         active = foreground(pet.data, fraction=0.25)
         share = float(mask[active].mean())
         if share < 0.5:

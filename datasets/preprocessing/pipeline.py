@@ -42,6 +42,7 @@ from .steps import (
     Step,
     ToBox,
     ToMri,
+    Window,
     run_steps,
 )
 
@@ -77,6 +78,10 @@ class PairSource:
         The layout says that both lie in one space.
     bias_corrected : bool
         The MRI is (N3, N4).
+    functional : bool
+        The second image shows function (PET, SPECT).
+    window : (float, float), optional
+        Range of the second image in its own units, beyond which it is clipped.
     meta : mapping
         Columns for the report and the case.
     """
@@ -91,6 +96,8 @@ class PairSource:
     transform: Path | None = None
     aligned: bool = False
     bias_corrected: bool = True
+    functional: bool = True
+    window: tuple[float, float] | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -168,6 +175,8 @@ def pair_key(source: PairSource, recipe: str, options: Mapping[str, Any]) -> str
             "options": dict(options),
             "aligned": source.aligned,
             "bias_corrected": source.bias_corrected,
+            **({} if source.functional else {"functional": False}),
+            **({} if source.window is None else {"window": source.window}),
             "code": [source_key(Path(__file__)), *read_key()],
         }
     )
@@ -196,6 +205,7 @@ def read_source(source: PairSource) -> State:
         mask_path=source.mask,
         aligned=source.aligned,
         bias_corrected=source.bias_corrected,
+        functional=source.functional,
         durations=durations,
         notes=tuple(notes),
     )
@@ -207,7 +217,8 @@ def _raw(path: Path, files: tuple[Path, ...]) -> RawImage:
 
 def prepare(source: PairSource, recipe: str, options: Mapping[str, Any]) -> State:
     """Run a recipe on a pair; nothing is cached."""
-    return run_steps(read_source(source), steps_of(recipe, **options))
+    first: tuple[Step, ...] = () if source.window is None else (Window(*source.window),)
+    return run_steps(read_source(source), (*first, *steps_of(recipe, **options)))
 
 
 def prepared_arrays(
@@ -316,7 +327,8 @@ def load_as_is(source: PairSource, key: str = "") -> Pair:
     mask = foreground(a.data) if source.mask is None else read_mask(source.mask, a)
     if key and not _looks_path(key).is_file():
         names = str(source.mri), str(source.pet)
-        doubts = doubts_as_is(Image(a.data, a.affine), Image(b.data, b.affine), mask, names)
+        images = Image(a.data, a.affine), Image(b.data, b.affine)
+        doubts = doubts_as_is(*images, mask, names, functional=source.functional)
         notes = [f"{raw.path.name}: {note}" for raw in (mri, pet) for note in raw.notes]
         report = {"notes": [*notes, *doubts], "doubts": doubts}
         with contextlib.suppress(OSError), atomic_path(_looks_path(key)) as temporary:
@@ -334,5 +346,6 @@ def make_case(dataset: str, source: PairSource, recipe: str, options: Mapping[st
         if as_is
         else partial(load_prepared, key, source, recipe, dict(options))
     )
-    meta = {**source.meta, "recipe": "none" if as_is else recipe}
+    functional = {} if source.functional else {"functional": False}
+    meta = {**functional, **source.meta, "recipe": "none" if as_is else recipe}
     return Case(source.id, dataset, source.group, key, loader, meta=meta)

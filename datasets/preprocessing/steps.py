@@ -47,6 +47,10 @@ class State:
         A mask of the user's.
     aligned : bool
         Whether the files are known to be aligned (their layout says so).
+    functional : bool
+        The second image shows function, and is the smoother one; else it is anatomy, too (CT, another MRI).
+    window : (float, float) or None
+        Values of the second image that become 0 and 1, the same for every case.
     durations : sequence of float
         Lengths of the PET's frames.
     notes : tuple of str
@@ -68,6 +72,8 @@ class State:
     mask_path: Path | None = None
     aligned: bool = False
     bias_corrected: bool = True
+    functional: bool = True
+    window: tuple[float, float] | None = None
     durations: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
@@ -144,7 +150,7 @@ class CheckHead:
                     f"{name}: voxels of {max(image.spacing):.1f} mm, more than {self.max_voxel:g} mm; "
                     "check the header"
                 )
-        return state.doubting(*doubts(state.mri, state.pet, state.names))
+        return state.doubting(*doubts(state.mri, state.pet, state.names, functional=state.functional))
 
 
 @dataclass(frozen=True)
@@ -348,6 +354,18 @@ class PaperTensor:
 
 
 @dataclass(frozen=True)
+class Window:
+    """Clip the second image to a range in its own units, which becomes [0, 1]: that of a CT in HU, say."""
+
+    low: float
+    high: float
+
+    def __call__(self, state: State) -> State:
+        data = np.clip(state.pet.data, np.float32(self.low), np.float32(self.high))
+        return replace(state, pet=Image(data, state.pet.affine), window=(self.low, self.high))
+
+
+@dataclass(frozen=True)
 class Intensity:
     """Both images to [0, 1]: "minmax", or "robust" (percentiles 0.1 and 99.9, clipped)."""
 
@@ -355,9 +373,10 @@ class Intensity:
 
     def __call__(self, state: State) -> State:
         scaled, ranges = [], []
-        for image, name in zip((state.mri, state.pet), state.names, strict=True):
-            low, high = float(image.data.min()), float(image.data.max())
-            if self.kind == "robust" and high > low:
+        fixed = (None, state.window)
+        for image, name, window in zip((state.mri, state.pet), state.names, fixed, strict=True):
+            low, high = window or (float(image.data.min()), float(image.data.max()))
+            if self.kind == "robust" and high > low and window is None:
                 a, b = (float(v) for v in np.percentile(image.data, [0.1, 99.9]))
                 low, high = (a, b) if b > a else (low, high)
             if not high > low:

@@ -27,6 +27,9 @@ from ._options import add_plugin_option, plugins_of, split_commas
 
 Cells = Callable[[Any], list[str]]
 
+_ROOM = 110
+"""Columns of a terminal that hold what a method was trained on beside its summary."""
+
 
 def add(subparsers: Any) -> None:
     parser = subparsers.add_parser("list", help="list methods, datasets or metrics")
@@ -52,8 +55,11 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps([_record(registry, name) for name in names], indent=2, ensure_ascii=False))
         return 0
     headers, cells = _COLUMNS[args.what]
+    console = make_console()
+    # A column that would leave the summary no room is left out; ``--json`` has it.
+    shown = [i for i, header in enumerate(headers) if header != "trained on" or console.width >= _ROOM]
     table = Table(box=box.SIMPLE_HEAD)
-    for header in ("name", *headers):
+    for header in ("name", *(headers[i] for i in shown)):
         right = header == "s/Mvoxel"
         table.add_column(
             header, no_wrap=header == "name", overflow="fold", justify="right" if right else "left"
@@ -62,14 +68,13 @@ def run(args: argparse.Namespace) -> int:
     for name in names:
         try:
             found = registry.facts(name)
-            *row, summary = cells(found.info)
+            *row, summary = (cells(found.info)[i] for i in shown)
             setting = ", ".join(f"{key}={value}" for key, value in found.setting.items())
             table.add_row(name, *map(escape, [*row, f"{summary} ({setting})" if setting else summary]))
         except PluginError as error:
             broken += 1
             place = f"cannot be loaded: {error.reason} ({error.origin})"
-            table.add_row(f"[red]{name}[/red]", *[""] * (len(headers) - 1), f"[red]{escape(place)}[/red]")
-    console = make_console()
+            table.add_row(f"[red]{name}[/red]", *[""] * (len(shown) - 1), f"[red]{escape(place)}[/red]")
     console.print(table)
     note = f", {broken} cannot be loaded" if broken else ""
     console.print(f"{len(names)} {args.what}{note}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,12 @@ def add(subparsers: Any) -> None:
         "Wilcoxon with Holm's correction",
     )
     add_radiological_option(parser)
+    parser.add_argument(
+        "--embed-volumes",
+        action="store_true",
+        help="put images in also where the terms of the data do not let them be passed on (ADNI): for "
+        "yourself only",
+    )
     parser.add_argument("--no-figures", action="store_true", help="tables and pages only; much quicker")
     parser.set_defaults(run=run)
 
@@ -62,6 +69,9 @@ def run(args: argparse.Namespace) -> int:
             rank_by=args.rank_by or "",
             test=args.test,
             radiological=args.radiological,
+            embed_volumes=args.embed_volumes,
         )
+    for line in report.said_of_images(args.runs, args.embed_volumes):
+        print(f"{'warning' if args.embed_volumes else 'note'}: {line}", file=sys.stderr)
     print(f"{paths[0]} ({len(paths) - 1} tables and figures beside it)")
     return 0

@@ -100,7 +100,7 @@ class Pace:
             if once is not None and once * fusions < seconds:
                 if _stated(task) is None and task.method.name not in self._costs:
                     self._costs[task.method.name] = once / self._fuse.value / (_voxels(task) / 1e6)
-                if self._fuse_prior(task) > TOLD:
+                if _stated(task) is not None and self._fuse_prior(task) > TOLD:
                     self._fuse.learn(once * fusions, self._fuse_prior(task))
                 self._rest.learn(seconds - once * fusions, self._rest_prior(task))
             prior = self._fuse_prior(task) + self._rest_prior(task)

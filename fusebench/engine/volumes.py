@@ -91,10 +91,11 @@ def _gzip(content: bytes) -> bytes:
 
 def store_sources(folder: Path, case: Case) -> None:
     """Write the sources of a case, with colours of a picture and a known lesion, where they are not there."""
-    for name, volume in (("mri", case.a), ("pet", case.b)):
+    for name, volume, role in zip(("mri", "pet"), (case.a, case.b), case.roles, strict=True):
         path = folder / "sources" / f"{name}.nii.gz"
         if read_stored(path, case.fingerprint) is None:
-            store(path, volume.data, volume, case.fingerprint, {"functional": case.functional})
+            noted = {"functional": case.functional, "role": role}
+            store(path, volume.data, volume, case.fingerprint, noted)
             if volume.chroma is not None:  # for showing results in colour
                 store(path.with_name("chroma.nii.gz"), volume.chroma, volume, case.fingerprint)
     lesion = folder / "sources" / "lesion.nii.gz"

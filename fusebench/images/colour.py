@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Colour maps as corners of a path in the plane of CIELAB's a* and b*, from no uptake to much; lightness is
-# the fused image's.  "coldwarm" is a straight line from blue through grey to orange, which the common kinds
-# of colour blindness leave apart; "heat" leaves what takes up little grey.
+# the fused image's.  "coldwarm" is a straight line from dull blue through grey to orange, which the common
+# kinds of colour blindness leave apart; "heat" leaves what takes up little grey.
 MAPS: Mapping[str, tuple[tuple[float, float], ...]] = MappingProxyType(
     {
-        "coldwarm": ((-3.9, -44.8), (0.0, 0.0), (23.9, 65.8)),
+        "coldwarm": ((-2.0, -22.4), (0.0, 0.0), (23.9, 65.8)),
         "heat": ((0.0, 0.0), (24.6, 17.2), (31.5, 45.1), (5.8, 65.7)),
     }
 )

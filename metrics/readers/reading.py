@@ -20,7 +20,18 @@ from fusebench.case import Case
 
 from . import observer, outline, uptake
 from .channels import Array, channel_maps, channel_values, displayed
-from .findings import DEPTHS, Findings, Mask, Sites, depths_of, implant, put_findings, seed_of
+from .findings import (
+    DEPTHS,
+    SIGMA_B,
+    Findings,
+    Mask,
+    Sites,
+    depths_of,
+    implant,
+    put_findings,
+    seed_of,
+    sigma_of,
+)
 from .observer import Answers, Values
 from .outline import Told
 
@@ -78,6 +89,8 @@ class Game:
         tissue classes are three grey-value classes of `a`, and there is no `uptake_r2`.
     depths : tuple of float
         Of structural and functional findings.
+    sigma_b : float
+        Standard deviation of functional findings, mm.
 
     Attributes
     ----------
@@ -96,6 +109,7 @@ class Game:
         reference: NDArray[Any] | None = None,
         truth: Mapping[str, Any] | None = None,
         depths: tuple[float, float] = DEPTHS["volume"],
+        sigma_b: float = SIGMA_B,
     ) -> None:
         self.shape = a.shape
         flat = a.ndim == 3 and a.shape[0] == 1
@@ -118,6 +132,7 @@ class Game:
             tissue_a=tissue,
             tissue_b=grey,
             depths=depths,
+            sigma_b=sigma_b,
             displacement=shift,
         )
         self._right = self.b, found.b_with
@@ -358,6 +373,7 @@ def game_of(case: Case) -> Game:
         reference=reference,
         truth=truth,
         depths=depths_of(2 if flat else 3, str(case.meta.get("modality", ""))),
+        sigma_b=sigma_of(2 if flat else 3, str(case.meta.get("modality", ""))),
     )
 
 

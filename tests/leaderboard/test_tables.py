@@ -87,6 +87,17 @@ def test_marks_are_best_and_second_of_methods_only(board: Any) -> None:
         assert marks["net"] == marks["source-mri"] == ""
 
 
+def test_the_error_within_a_case_is_said_of_methods_alone() -> None:
+    effects = {"a": 0.0, "b": 1.0, "source-mri": 2.0}
+    rows, manifest = make_run(effects, cases=1, metrics=["psnr", "ssim"], controls=("source-mri",))
+    manifest["metrics"]["reading_se"] = {**manifest["metrics"].pop("ssim"), "name": "reading_se"}
+    rows["metric"] = rows["metric"].astype(str).replace("ssim", "reading_se")
+    for method, error in (("a", 0.03), ("b", 0.041), ("source-mri", 0.5)):
+        rows.loc[(rows["method"] == method) & (rows["metric"] == "reading_se"), "value"] = error
+    notes = tables.build(rows, manifest, "volume").notes
+    assert any("over its findings: 0.03 to 0.04" in n for n in notes)
+
+
 def test_a_mean_over_fewer_cases_is_never_marked_best() -> None:
     run = make_run({"whole": 0.0, "other": -1.0, "half": 5.0}, cases=4, fail={"half": [0, 1]})
     cells = line(tables.build(*run, "volume"), "half").cells

@@ -129,14 +129,15 @@ function startViewer(info) {
   }
 
   // Light as the image, hue by the functional image; what a screen cannot show at that luminance is paler.
-  function hue(at, y) {
-    const level = info.hue && volumes.get("pet")[at];
-    const cb = (info.hue ? info.hue.cb[level] : chroma[at]) - 128;
-    const cr = (info.hue ? info.hue.cr[level] : chroma[D * H * W + at]) - 128;
-    const beyond = [1.402 * cr, -0.344136 * cb - 0.714136 * cr, 1.772 * cb];
+  // Called for every pixel, so that it makes no arrays.
+  const rgb = [0, 0, 0];
+  function hue(at, y, pet) {
+    const cb = (pet ? info.hue.cb[pet[at]] : chroma[at]) - 128;
+    const cr = (pet ? info.hue.cr[pet[at]] : chroma[D * H * W + at]) - 128;
+    rgb[0] = 1.402 * cr; rgb[1] = -0.344136 * cb - 0.714136 * cr; rgb[2] = 1.772 * cb;
     let share = y > 0 && y < 255 ? 1 : 0;
-    for (const d of beyond) if (d) share = Math.min(share, (d > 0 ? 256 - y : 1 + y) / Math.abs(d));
-    return beyond.map((d) => y + share * d);
+    for (let i = 0; i < 3; i++) if (rgb[i]) share = Math.min(share, (rgb[i] > 0 ? 256 - y : 1 + y) / Math.abs(rgb[i]));
+    for (let i = 0; i < 3; i++) rgb[i] = y + share * rgb[i];
   }
 
   // A canvas has as many pixels as it takes on the screen: a line of one pixel stays a line.
@@ -154,7 +155,8 @@ function startViewer(info) {
     const light = Float32Array.from({ length: 256 }, (_, level) => Math.max(0, Math.min(255, 255 * (level / 255 - black) / span)));
     const opacity = Number(control("opacity").value);
     const { reference, overlay } = shown(id);
-    const hues = info.hue ? volumes.has("pet") : chroma;
+    const pet = info.hue && volumes.get("pet");
+    const hues = pet || chroma;
     const coloured = hues && id !== "mri" && control("mode").value === "image" && control("colour").checked;
     const map = FuseBench.MAPS[control("map").value];
     const hot = FuseBench.MAPS.hot;
@@ -170,7 +172,8 @@ function startViewer(info) {
           const level = Math.max(0, Math.min(255, Math.round(127.5 + 0.5 * (volume[at] - reference[at]) / span))) * 3;
           [red, green, blue] = [FuseBench.SIGNED[level], FuseBench.SIGNED[level + 1], FuseBench.SIGNED[level + 2]];
         } else if (coloured) {
-          [red, green, blue] = hue(at, light[volume[at]]);
+          hue(at, light[volume[at]], pet);
+          red = rgb[0]; green = rgb[1]; blue = rgb[2];
         } else {
           const level = Math.round(light[volume[at]]) * 3;
           [red, green, blue] = [map[level], map[level + 1], map[level + 2]];
