@@ -69,6 +69,7 @@ class DenseFuse(LearnedSliceMethod):
 
     info = MethodInfo(
         name="densefuse",
+        tolerance=1e-4,
         summary="Dense auto-encoder; features fused by addition or L1 activity",
         dims=2,
         paper="Li & Wu, DenseFuse: A Fusion Approach to Infrared and Visible Images, IEEE TIP 28(5), 2019",

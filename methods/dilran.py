@@ -87,6 +87,7 @@ class DILRAN(LearnedSliceMethod):
 
     info = MethodInfo(
         name="dilran",
+        tolerance=1e-4,
         summary="Dilated residual attention auto-encoder, nuclear-norm fusion",
         dims=2,
         paper="Zhou et al., An Attention-based Multi-Scale Feature Learning Network for Multimodal Medical "

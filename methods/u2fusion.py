@@ -76,6 +76,7 @@ class U2Fusion(LearnedSliceMethod):
 
     info = MethodInfo(
         name="u2fusion",
+        tolerance=2e-5,
         summary="Dense network on both images, trained to keep each one's information",
         dims=2,
         paper="Xu et al., U2Fusion: A Unified Unsupervised Image Fusion Network, IEEE TPAMI 44(1), 2022",

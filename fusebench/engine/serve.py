@@ -89,18 +89,29 @@ def main(fd: int, note_fd: int, threads: int) -> None:
     torch.set_num_threads(threads)
     cases, settle = _Cases(), _Settling()
 
-    def say(*message: Any) -> None:
+    def stay_one() -> None:
         if os.getpid() != mine:  # a metric or a dataset has forked and let its child return
             os._exit(0)
+
+    def say(*message: Any) -> None:
+        stay_one()
         try:
             link.send(pickle.dumps(message))
         except OSError:  # somebody has closed it
             os._exit(1)
 
+    def take_note(text: str) -> None:
+        stay_one()
+        try:
+            os.fstat(fd)
+        except OSError:  # closed by the metric that the note still names
+            os._exit(1)
+        note.write(text)
+
     def stage(name: str) -> None:
         say("stage", name)
 
-    runner = TaskRunner(stage, apart, note.write)
+    runner = TaskRunner(stage, apart, take_note)
     say("ready")
     while True:
         try:
