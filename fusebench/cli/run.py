@@ -45,7 +45,7 @@ def add(subparsers: Any) -> None:
         "--methods",
         action="append",
         metavar="NAMES",
-        help="names or wildcards, all (default), or fast: what takes two minutes",
+        help="names or wildcards; all (default), standard (all but the dearest) or fast (two minutes)",
     )
     what.add_argument("--exclude", action="append", default=[], metavar="NAMES", help="methods to leave out")
     what.add_argument(

@@ -208,7 +208,7 @@ def test_only_the_box_that_content_reaches_is_computed_and_nothing_changes(name,
     assert not torch.allclose(method.fuse_slices(a, b), whole, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", ["densefuse", "u2fusion", "swinfuse", "ifcnn"])
+@pytest.mark.parametrize("name", ["densefuse", "u2fusion", "swinfuse", "matr", "ifcnn"])
 @pytest.mark.parametrize("size", [*SIZES, (66, 131)])
 def test_the_faster_form_gives_what_the_network_gives(name, size, folder):
     quick, plain = (with_random_weights(name, folder, fast=fast) for fast in (True, False))
@@ -221,7 +221,7 @@ def test_the_faster_form_gives_what_the_network_gives(name, size, folder):
     assert torch.allclose(fast, slow, atol=1e-5 * max(1.0, float(slow.abs().max())))
 
 
-@pytest.mark.parametrize("name", ["densefuse", "u2fusion", "dilran", "ifcnn"])
+@pytest.mark.parametrize("name", ["densefuse", "u2fusion", "dilran", "swinfuse", "matr", "ifcnn"])
 def test_one_switch_turns_all_shortcuts_off_and_says_so(name, folder, monkeypatch):
     plain = with_random_weights(name, folder, fast=False)
     assert "fast=False" in plain.describe().notes and "plain network" in plain.describe().notes
