@@ -38,7 +38,7 @@ def run(benchmark, function, *args, rounds=5):
         return benchmark.pedantic(function, args, rounds=rounds, warmup_rounds=1)
 
 
-@pytest.mark.parametrize("name", ["densefuse", "u2fusion", "matr", "dilran", "swinfuse", "ifcnn"])
+@pytest.mark.parametrize("name", ["densefuse", "u2fusion", "matr", "dilran", "swinfuse", "ifcnn", "gesenet"])
 def test_pair(benchmark, name):
     method = fusebench.create_method(name)
     if method.info.weights is None:
