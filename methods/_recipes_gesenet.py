@@ -27,7 +27,8 @@ class GeSeNetRecipe(SliceRecipe):
         "term wants a segmentation network and is left out. Masks are drawn in one step of two, and chosen "
         "as in use in the others and in validation, so that the network knows both. In half of the samples "
         "one image is black on one side of a random line, since brains alone do not teach what to do with a "
-        "scalp; in a sixth, one image is both."
+        "scalp; in a sixth, one image is both; in a quarter, they are exchanged, so that each input may be "
+        "sharp."
     )
 
     def model(self) -> nn.Module:
@@ -35,6 +36,8 @@ class GeSeNetRecipe(SliceRecipe):
 
     def augment(self, sample: Sample, rng: np.random.Generator) -> Sample:
         sample = super().augment(sample, rng)
+        if rng.random() < 0.25:
+            sample = {**sample, "a": sample["b"], "b": sample["a"]}
         kind, (key, other) = rng.random(), "ab" if rng.random() < 0.5 else "ba"
         if kind < 1 / 6:
             return {**sample, key: sample[other]}
