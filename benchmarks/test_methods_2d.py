@@ -38,13 +38,15 @@ def run(benchmark, function, *args, rounds=5):
         return benchmark.pedantic(function, args, rounds=rounds, warmup_rounds=1)
 
 
-@pytest.mark.parametrize("name", ["densefuse", "u2fusion", "matr", "dilran", "swinfuse", "ifcnn", "gesenet"])
+@pytest.mark.parametrize(
+    "name", ["densefuse", "u2fusion", "matr", "dilran", "swinfuse", "ifcnn", "gesenet", "cddfuse", "gifnet"]
+)
 def test_pair(benchmark, name):
     method = fusebench.create_method(name)
     if method.info.weights is None:
         pytest.skip(f"{name} ships no weights")
     method.setup("cpu")
-    run(benchmark, method.fuse_slices, *pair(), rounds=2 if name == "swinfuse" else 5)
+    run(benchmark, method.fuse_slices, *pair(), rounds=5 if name in ("densefuse", "matr") else 2)
 
 
 @pytest.mark.parametrize("way", ["direct", "winograd"])
