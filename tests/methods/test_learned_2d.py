@@ -16,7 +16,7 @@ from fusebench.errors import InputError
 
 from .learned_2d import NAMES, images, module, random_state, with_random_weights
 
-SLOW = ("swinfuse", "cddfuse", "gifnet", "swinfusion")  # seconds for a picture
+SLOW = ("swinfuse", "gesenet", "cddfuse", "gifnet", "swinfusion")  # seconds for a picture
 SIZES = [(1, 1), (1, 9), (2, 3), (7, 7), (8, 15), (33, 50)]
 
 
@@ -250,7 +250,7 @@ def test_memory_that_shortcuts_keep_does_not_show(name, size, folder):
     assert kept.std() > 0
 
 
-@pytest.mark.parametrize("name", ["matr", "dilran", "swinfuse"])
+@pytest.mark.parametrize("name", ["matr", "dilran", "swinfuse", "gesenet"])
 def test_black_slices_are_fused_once(name, folder, monkeypatch):
     method = with_random_weights(name, folder)
     a, b = images(5, 14, 16)
