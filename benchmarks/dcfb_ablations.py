@@ -22,9 +22,10 @@ from fusebench.engine.spec import Choice
 
 ROOT = Path(__file__).resolve().parent.parent
 START = ROOT / "methods/weights/dcfb_paper.safetensors"
-# Name, option `without` of the recipe, whether it begins with `START`.  The 2D blocks have other shapes than
-# the 3D ones of `START`: they are to be compared with "random".
+# Name, option `without` of the recipe, whether it begins with `START`.  "start" is what "whole" begins as.
+# The 2D blocks ("flat") have other shapes than the 3D ones of `START`: they are to be compared with "random".
 FORMS = {
+    "start": ("none", True),
     "whole": ("none", True),
     "attention": ("attention", True),
     "deform": ("deform", True),
@@ -40,6 +41,7 @@ def train(out: Path, form: str, seed: int, steps: int) -> None:
     """One training on one CPU thread."""
     without, start = FORMS[form]
     # Few cases: each has a regression to wait for.
+    steps = 1 if form == "start" else steps
     options = {"steps": steps, "warmup": 20, "seed": seed, "threads": 1, "cases": 12, "val-split": ""}
     command = [sys.executable, str(ROOT / "run_bench.py"), "train", "dcfb", "--device", "cpu", "--resume"]
     command += [f"--{name}={value}" for name, value in options.items()]

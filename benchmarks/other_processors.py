@@ -277,6 +277,31 @@ def moved_images(files: list[Path], names: list[str]) -> dict[str, tuple[float, 
     return worst
 
 
+def moved_scores(files: list[Path], names: list[str], folder: Path) -> dict[str, tuple[float, str, str]]:
+    """Largest difference of a score of each method's image, by which metric, and in which environment.
+
+    All are scored in this process, so that it is the image that moves.  Relative to scores above 1, as
+    `MethodInfo.tolerance` and ``compare`` have it.
+    """
+    from fusebench.scoring.evaluate import score
+
+    a, b = np.load(folder / "pair.npy")
+    worst: dict[str, tuple[float, str, str]] = {}
+    with np.load(files[0].with_suffix(".npz")) as base:
+        for method in (key for key in base.files if " | " not in key):
+            known = score(a, b, base[method], mask=(a > 0) | (b > 0))
+            worst[method] = (0.0, "", "")
+            for path, name in zip(files[1:], names[1:], strict=True):
+                with np.load(path.with_suffix(".npz")) as images:
+                    if np.array_equal(images[method], base[method]):
+                        continue
+                    now = score(a, b, images[method], mask=(a > 0) | (b > 0))
+                gaps = {m: abs(now[m] - known[m]) / max(1.0, abs(known[m])) for m in known}
+                metric = max(gaps, key=lambda m: gaps[m])
+                worst[method] = max(worst[method], (gaps[metric], metric, name))
+    return worst
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--methods", default="classical", help="all, classical, none, or names")
@@ -305,6 +330,8 @@ def main() -> int:
         tables = [moved(files, list(ENVIRONMENTS))]
         if methods:
             tables.append(moved_images(files, list(ENVIRONMENTS)))
+            scores = moved_scores(files, list(ENVIRONMENTS), Path(folder))
+            tables.append({f"{method}, scored": found for method, found in scores.items()})
     count = 0
     for table in tables:
         for key, (gap, where, name) in sorted(table.items(), key=lambda item: -item[1][0]):

@@ -19,10 +19,7 @@ from fusebench.cli import main as command
 from fusebench.images.colour import DEFAULT_MAP, chroma_of
 from fusebench.images.sheet import View, sheet
 
-METHODS = (
-    "average,max,laplacian,dwt,guided,conditional@1,conditional@2,densefuse,blend@0.35,"
-    "source-mri,source-pet,noise"
-)
+METHODS = "average,max,laplacian,dwt,conditional@1,conditional@2,blend@0.35,source-mri,source-pet,noise"
 SHOWN = "conditional@1"
 LIMIT = 240_000  # bytes of a picture
 

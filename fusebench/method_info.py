@@ -50,6 +50,10 @@ class MethodInfo:
         Seconds that fusing takes per million voxels of a head volume, on one thread of the reference
         processor (`REFERENCE`); ``benchmarks/costs.py`` measures it.  It decides the order of a run, the time
         left that is shown and what ``--methods fast`` holds, never a value.  None: not known before a run.
+    tolerance : float
+        Largest difference that another processor, linear algebra or count of threads makes on a CPU to a
+        score of its results, relative to scores above 1 (``benchmarks/other_processors.py`` measures it).  A
+        change within it is none: see ``compare``.
     """
 
     name: str
@@ -64,6 +68,7 @@ class MethodInfo:
     colour: str = "luminance fused, functional chroma carried"
     control: bool = False
     cost: float | None = None
+    tolerance: float = 1e-6
     notes: str = ""
 
 

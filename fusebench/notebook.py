@@ -110,12 +110,13 @@ def show(
     >>> fusebench.show(case, "laplacian", "dwt", difference="a").savefig("fused.png")  # doctest: +SKIP
     """
     pair = case.pair if isinstance(case, Case) else case
-    a, b, marks = pair.a.data, pair.b.data, ()
-    if findings:
-        a, b, marks = _with_findings(case)
+    a, b, marks = _with_findings(case) if findings else (pair.a.data, pair.b.data, ())
     images = list(_named(fused, a, b))
+    if colour and isinstance(case, Case) and not case.functional:
+        raise InputError(f"{case.id}: {' and '.join(case.roles)} show no function that could be coloured")
     chroma = _chroma(pair.b, colour)
-    columns = [_Column("structural", a), _Column("functional", b, chroma=chroma)]
+    roles = case.roles if isinstance(case, Case) else ("structural", "functional")
+    columns = [_Column(roles[0], a), _Column(roles[1], b, chroma=chroma)]
     for name, image in images:
         columns.append(_Column(name, image, chroma=chroma))
         for source, other in _differences(difference, columns[:2]):
@@ -248,7 +249,7 @@ class _Cut:
 
     def of(self, volume: NDArray[Any]) -> NDArray[Any]:
         """The slice as drawn: anterior or superior up; of a picture the first row is the top already."""
-        cut = np.take(volume, self.index, axis=self.axis)
+        cut: NDArray[Any] = np.take(volume, self.index, axis=self.axis)
         cut = cut if self.flat else cut[::-1]
         return cut[:, ::-1] if self.mirrored else cut
 

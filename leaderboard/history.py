@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from fusebench.errors import InputError
-from fusebench.files import write_text
+from fusebench.files import atomic_path, write_text
 from fusebench.store.rows import COLUMNS
 from fusebench.text import plural
 
@@ -95,14 +95,16 @@ def add(
     manifest["run"] = {**manifest.get("run", {}), "created": moment.isoformat()}
     folder = Path(store)
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob(f"*-{commit[:12]}.parquet"):
-        old.unlink()
     path = folder / f"{moment:%Y%m%dT%H%M%S}-{commit[:12]}.parquet"
     table = pa.Table.from_pandas(rows, preserve_index=False)
     described = table.replace_schema_metadata(
         {**(table.schema.metadata or {}), runs.METADATA: json.dumps(manifest)}
     )
-    pq.write_table(described, path, compression="zstd")
+    with atomic_path(path) as temporary:
+        pq.write_table(described, temporary, compression="zstd")
+    for old in folder.glob(f"*-{commit[:12]}.parquet"):  # of the same commit, only when this one is there
+        if old != path:
+            old.unlink()
     return path
 
 

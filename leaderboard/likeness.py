@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusebench.errors import InputError
-from fusebench.files import atomic_path
+from fusebench.files import atomic_path, stamp
 from fusebench.store.folder import RunFolder
 
 from .volumes import StoredCase, read, stored_cases
@@ -45,7 +45,7 @@ def equals(folder: Path, methods: Mapping[str, Any]) -> dict[str, str]:
     plain = {m: p for m, p in case.fused.items() if m in made - learned}
     if not (mine and plain):
         return {}
-    state = {m: p.stat().st_mtime_ns for m, p in sorted({**mine, **plain}.items())}
+    state = {m: list(stamp(p)) for m, p in sorted({**mine, **plain}.items())}
     kept = RunFolder(folder).figures / _CACHE
     known = _stored(kept)
     if known.get("files") != state:

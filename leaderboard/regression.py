@@ -7,7 +7,7 @@ on a shared machine do not.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -169,8 +169,8 @@ def compare(
         "test": the mean loss must be significant (paired Wilcoxon by subject, Holm over all series) and
         exceed `min_effect`.  "auto": "exact" for rows that both runs made on a CPU, else "test".
     tolerance : float, optional
-        Relative to the value above 1, absolute below.  None: what each metric declares in
-        `MetricInfo.tolerance`, which is 1e-6 for nearly all.
+        Relative to the value above 1, absolute below.  None: what the metric and the method declare
+        (`MetricInfo.tolerance`, `MethodInfo.tolerance`), which is 1e-6 for nearly all; the larger counts.
     alpha, min_effect : float
         `min_effect` is in standard deviations of the base over cases.
     gate_costs : bool
@@ -236,7 +236,7 @@ def _quality(
         exact = mode == "exact" or (mode == "auto" and on_cpu)
         p: float | None = None
         if exact:
-            least = float(facts["tolerance"]) if tolerance is None else tolerance
+            least = _tolerance(facts, new, method) if tolerance is None else tolerance
             limit = least * max(1.0, float(size.mean()) if len(size) else 0.0)
         else:
             finite = a[np.isfinite(a)]  # the spread of the others, where one is a copy with infinite PSNR
@@ -256,6 +256,11 @@ def _quality(
         )
         found.append((change, exact))
     return _adjusted(found, alpha, notes)
+
+
+def _tolerance(metric: Mapping[str, Any], runs: Runs, method: str) -> float:
+    stated = runs.manifest.get("methods", {}).get(method, {}).get("tolerance") or 0.0
+    return max(float(metric["tolerance"]), float(stated))
 
 
 def _paired_p(gain: np.ndarray[Any, np.dtype[np.float64]]) -> float:

@@ -105,12 +105,18 @@ def _shared(manifest: Mapping[str, Any], method: str) -> dict[str, Any]:
     if not known_by_files(facts):
         facts.pop("origin", None)
     facts["parameters"] = {k: v for k, v in (facts.get("parameters") or {}).items() if k != "weights"}
+    data = some("dataset", _DATASET)
+    data["parameters"] = {
+        k: v
+        for k, v in (data.get("parameters") or {}).items()
+        if not isinstance(v, str) or not {"/", "\\"} & set(v)
+    }
     return {
         "run": {k: v for k, v in manifest.get("run", {}).items() if k != "command"},
         "options": some("options", _OPTIONS),
         "git": some("git", ("commit", "changed")),
         "versions": dict(manifest.get("versions", {})),
         "hardware": some("hardware", _HARDWARE),
-        "dataset": some("dataset", _DATASET),
+        "dataset": data,
         "methods": {method: facts},
     }

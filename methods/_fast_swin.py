@@ -45,8 +45,8 @@ class Windows:
         parts, chunks, at = [], [], 0
         for top, bottom, h in rows:
             for left, right, w in columns:
-                cut = index[top:bottom, left:right].unflatten(0, (-1, h)).unflatten(2, (-1, w))
-                parts.append(cut.transpose(1, 2).reshape(-1))
+                shape = ((bottom - top) // h, h, (right - left) // w, w)
+                parts.append(index[top:bottom, left:right].reshape(shape).transpose(1, 2).reshape(-1))
                 end, step = at + parts[-1].numel(), max(1, CHUNK // (h * w)) * h * w
                 chunks += [(i, min(i + step, end), h, w) for i in range(at, end, step)]
                 at = end

@@ -23,7 +23,8 @@ class PackedLinear:
     def __init__(self, weight: Tensor, bias: Tensor, rows: int) -> None:
         self.weight, self.bias = weight.float().contiguous(), bias.float().contiguous()
         self._ops: Any = None
-        if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        if there and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
             self._ops = torch.ops.mkldnn._linear_pointwise
             self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, rows)
 

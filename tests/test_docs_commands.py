@@ -147,3 +147,15 @@ def test_examples_in_docstrings(module):
     failures, tried = doctest.testmod(importlib.import_module(module))
     assert tried
     assert failures == 0
+
+
+def test_pictures_of_readme_and_docs_are_there_and_small():
+    shown = set()
+    for page in [ROOT / "README.md", *PAGES]:
+        for target in re.findall(r"!\[[^]]+\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).is_file(), f"{page.name} shows {target}"
+            shown.add((page.parent / target).resolve())
+    made = set((ROOT / "docs" / "pictures").iterdir())
+    assert made <= shown, "a picture that no page shows"
+    sizes = [p.stat().st_size for p in made]
+    assert max(sizes) <= 250_000 and sum(sizes) <= 2_000_000  # git keeps them for ever

@@ -86,7 +86,10 @@ def run(args: argparse.Namespace) -> int:
     if apart:
         console.print(f"only where they are named: {', '.join(apart)}", markup=False, highlight=False)
     for name in names if set(args.patterns).isdisjoint({"all", *registry.sets}) else []:
-        _print_parameters(name, registry, args.what, console)
+        if args.what == "metrics":
+            _print_definition(name, registry, console)
+        else:
+            _print_parameters(name, registry, args.what, console)
     return 0
 
 
@@ -107,8 +110,8 @@ def _print_parameters(name: str, registry: Registry[Any], what: str, console: Co
     except PluginError:
         return
     given = plugin.variants[variant] if variant else {}
-    option = {"methods": f"--set {name}.", "datasets": "--data-option "}.get(what)
-    known = signature(plugin)[0].values() if option else []
+    option = f"--set {name}." if what == "methods" else "--data-option "
+    known = signature(plugin)[0].values()
     for p in known:
         if p.name == "data_dir":
             typed = "--data-dir PATH"
@@ -116,12 +119,24 @@ def _print_parameters(name: str, registry: Registry[Any], what: str, console: Co
             typed = f"{option}{p.name}={'...' if p.required else given.get(p.name, p.default)}"
         words = "" if p.name == "data_dir" else p.words
         console.print(f"  {typed:<40} {words}".rstrip(), markup=False, highlight=False, soft_wrap=True)
-    if option and not known:
+    if not known:
         console.print(f"  {name} has no parameters", markup=False, highlight=False)
     if what == "methods" and not variant:
         for other, setting in plugin.variants.items():
             typed = ", ".join(f"{key}={value}" for key, value in setting.items())
             console.print(f"  variant {name}@{other}: {typed}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_definition(name: str, registry: Registry[Any], console: Console) -> None:
+    """What a metric is, and how its variants differ."""
+    try:
+        info = registry.facts(name).info
+    except PluginError:
+        return
+    said = {name: info.formula, "paper": info.paper, "notes": info.notes}
+    lines = [f"{key}: {text}" for key, text in said.items() if text]
+    for line in [*lines, *(f"{name}@{key}: {text}" for key, text in info.variants.items())]:
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _method(info: Any) -> list[str]:

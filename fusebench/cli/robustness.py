@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import write_text
 from ._options import (
     add_device_option,
     add_plugin_option,
@@ -108,8 +109,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"{args.out}: no method gave a value; the lines above say why")
     table = robustness.table(rows)
     with writing(args.out):
-        rows.to_csv(args.out / "robustness.csv", index=False)
-        table.round(5).to_csv(args.out / "robustness_means.csv")
+        write_text(args.out / "robustness.csv", rows.to_csv(index=False, lineterminator="\n"))
+        write_text(args.out / "robustness_means.csv", table.round(5).to_csv(lineterminator="\n"))
         figures = robustness.chart(rows, args.out / "robustness")
     console.print(table.round(4).to_string(), highlight=False, soft_wrap=True)
     for path in (args.out / "robustness.csv", args.out / "robustness_means.csv", *figures):

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -192,11 +193,18 @@ class Child:
             took = f"{limit * max(1, repeats):g} s (--timeout)"
             raise TaskEnded("timeout", f"{_WORDS[stage]} took over {took}")
         bound = self._limits.memory_mb
-        if bound and rss_mb(self.pid) + rss_mb(os.getpid()) - self._base_mb > bound:
+        if bound and self._held_mb(bound) > bound:
             self.end()
             raise TaskEnded("oom", f"the worker exceeded {bound:.0f} MB (--memory); stopped")
         if _is_dead(self.pid):  # while a process that it started holds the link
             raise EOFError
+
+    def _held_mb(self, bound: float) -> float:
+        """Memory of the child, of all that it started, and of this process."""
+        ours, family = rss_mb(os.getpid()) - self._base_mb, [self.pid, *descendants(self.pid)]
+        held = ours + sum(map(rss_mb, family))
+        # Copies of a process share most of their pages; to find out how many takes a while.
+        return held if held <= bound or len(family) == 1 else ours + sum(map(_pss_mb, family))
 
     def end(self) -> int:
         """End it with all that it started; its exit code."""
@@ -251,6 +259,27 @@ def rss_mb(pid: int) -> float:
         return float(psutil.Process(pid).memory_info().rss) / 2**20
     except psutil.Error:
         return 0.0
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that a process has started, and those of these; none where the system does not tell."""
+    found, todo = list[int](), [pid]
+    while todo:
+        with contextlib.suppress(OSError):
+            for listed in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
+                new = [int(child) for child in listed.read_text().split()]
+                found += new
+                todo += new
+    return found
+
+
+def _pss_mb(pid: int) -> float:
+    """Memory of a process, with its share of what it has in common with others."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) / 1024
+    return rss_mb(pid)
 
 
 def _is_dead(pid: int) -> bool:

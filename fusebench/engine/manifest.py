@@ -15,7 +15,7 @@ from typing import Any
 from .. import __version__
 from ..errors import InputError
 from ..files import ROOT, atomic_path
-from ..metric import MetricInfo
+from ..metric import ARROWS, MetricInfo
 from ..store.folder import RunFolder
 from ..text import printable
 from .spec import MethodSpec
@@ -23,6 +23,23 @@ from .spec import MethodSpec
 _PACKAGES = ("torch", "numpy", "scipy", "nibabel", "scikit-image", "pandas", "PyWavelets", "safetensors")
 # Of a manifest that are mappings; of the first two every value is one.
 _PARTS = ("methods", "metrics", "options", "run", "dataset", "hardware", "versions", "earlier", "git")
+# What the facts in them are; each may be absent or null.
+_SHAPES: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
+    "methods": {
+        **dict.fromkeys(("summary", "paper", "licence", "notes", "trained_on", "origin", "broken"), str),
+        **dict.fromkeys(("key", "plugin", "source", "colour"), str),
+        **dict.fromkeys(("dims", "params"), int),
+        **{"trained_splits": list, "parameters": dict, "control": bool, "weights": dict},
+        "tolerance": (int, float),
+    },
+    "metrics": {
+        **dict.fromkeys(("title", "family", "direction", "unit", "paper"), str),
+        **dict.fromkeys(("low", "high", "tolerance"), (int, float)),
+        **{"tolerances": dict, "units": dict, "dims": list, "parts": list},
+    },
+    "options": {"protocols": list, "metrics": list, "split": str, "device": str},
+    "dataset": {"name": str, "doubts": list, "left_out": str},
+}
 _HOW = ("run", "options", "git", "versions", "hardware", "dataset")
 
 
@@ -98,7 +115,9 @@ def same_again(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "protocols": (options.get("protocols"), list),
         "metrics": (options.get("metrics"), list),
     }
-    found = {name: value for name, (value, kind) in known.items() if value and isinstance(value, kind)}
+    found: dict[str, Any] = {
+        name: value for name, (value, kind) in known.items() if value and isinstance(value, kind)
+    }
     if "data_dir" in found:
         found["data_dir"] = Path(found["data_dir"])
     return found
@@ -144,8 +163,22 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     named = [facts for part in parts[1:3] if isinstance(part, dict) for facts in part.values()]
     if not all(isinstance(part, dict) for part in (*parts, *named)):
         raise InputError(f"{path} is no manifest of a run; delete it and run again")
+    for part, shape in _SHAPES.items():
+        facts = content.get(part, {})
+        for one in facts.values() if part in ("methods", "metrics") else [facts]:
+            wrong = _wrong(one, shape)
+            if wrong:
+                raise InputError(f"{path} is no manifest of a run ({part}: {wrong}); delete it and run again")
     found: dict[str, Any] = _printable(content)
     return found
+
+
+def _wrong(facts: Mapping[str, Any], shape: Mapping[str, type | tuple[type, ...]]) -> str:
+    """Name of a fact that is not of its type; "" where all are."""
+    for name, types in shape.items():
+        if facts.get(name) is not None and not isinstance(facts[name], types):
+            return name
+    return "" if facts.get("direction", "none") in ARROWS else "direction"
 
 
 def _printable(value: Any) -> Any:

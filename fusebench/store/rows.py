@@ -29,6 +29,8 @@ Status = Literal["ok", "skip", "error", "timeout", "oom"]
 SCHEMA = 1
 IDENTITY = ("method", "dataset", "case", "protocol", "metric")
 FSYNC_SECONDS = 1.0
+MOST_ROWS = 5_000_000  # of a table that is read
+LONGEST_LINE = 1 << 20
 # Files that a run writes into its folder besides the rows.
 _FILES = (
     *("rows.parquet", "rows.csv", "manifest.json", "figures", "fused"),
@@ -327,9 +329,18 @@ def _unpacked(path: Path) -> tuple[pd.DataFrame, dict[bytes, bytes]]:
     import pyarrow.parquet as pq
 
     try:
+        count = pq.read_metadata(path).num_rows
+        if count > MOST_ROWS:  # a small file may say so of a single value, and mean to fill the memory
+            raise InputError(f"{path}: {count} rows; at most {MOST_ROWS} can be read")
         packed = pq.read_table(path)
-        return packed.to_pandas(), packed.schema.metadata or {}
-    except (OSError, ValueError, pa.ArrowException) as error:
+        table: pd.DataFrame = packed.to_pandas()
+        for column in table.columns.intersection(list(COLUMNS)):
+            cells = table[column].astype(_type_of(column))
+            if column in _TEXT and not all(text.isprintable() for text in cells.dropna().unique()):
+                cells = cells.map(printable, na_action="ignore")
+            table[column] = cells
+        return table, packed.schema.metadata or {}
+    except (OSError, ValueError, TypeError, pa.ArrowException) as error:
         raise InputError(f"{path}: not readable ({error}); make it again") from None
 
 
@@ -347,7 +358,8 @@ def _read_folder(folder: RunFolder) -> pd.DataFrame:
         raise
     if not log.exists():
         return table
-    size = int(known.get(_LOG_SIZE, b"-1"))
+    said = known.get(_LOG_SIZE, b"")
+    size = int(said) if said.isdigit() else -1
     if size < 0 or _beginning_hash(log, size) != known.get(_LOG_HASH, b"").decode():
         return as_table(read_log(folder.path))  # the table is of another log
     if log.stat().st_size == size:
@@ -379,10 +391,13 @@ def _newest(path: Path, start: int, newest: dict[tuple[str, ...], Row]) -> dict[
         raise InputError(f"{path}: {error.strerror}; is {path.parent} a run folder?") from None
     with handle:
         handle.seek(start)
-        for number, line in enumerate(handle, 1):
+        for number, line in enumerate(iter(lambda: handle.readline(LONGEST_LINE), b""), 1):
+            place = f"{path}, line {number}" + (f" after byte {start}" if start else "")
             if not line.endswith(b"\n"):
+                if len(line) == LONGEST_LINE:
+                    raise InputError(f"{place}: too long for a row; delete the line")
                 break
-            row = _parsed(line, f"{path}, line {number}" + (f" after byte {start}" if start else ""))
+            row = _parsed(line, place)
             newest[row.identity] = row
     return newest
 
@@ -424,7 +439,9 @@ def as_table(rows: Iterable[Row]) -> pd.DataFrame:
 
     table = pd.DataFrame([vars(row) for row in rows], columns=list(COLUMNS))
     for column in COLUMNS:
-        table[column] = table[column].astype(
-            "str" if column in _TEXT else "int64" if column == "seed" else "float64"
-        )
+        table[column] = table[column].astype(_type_of(column))
     return table
+
+
+def _type_of(column: str) -> Literal["str", "int64", "float64"]:
+    return "str" if column in _TEXT else "int64" if column == "seed" else "float64"

@@ -101,7 +101,8 @@ class DCFBFusion(Method):
         name="dcfb",
         summary="structural image with what is unexpected in the functional one; deformable cross-attention",
         dims=3,
-        paper="after DC2Fusion, 'Three-Dimensional Medical Image Fusion with Deformable Cross-Attention'",
+        paper="after DC2Fusion: Liu et al., Three-Dimensional Medical Image Fusion with Deformable "
+        "Cross-Attention, arXiv 2310.06291, 2023",
         licence="MIT",
         trained_on="phantom (64 train subjects)",
         weights=Weights(

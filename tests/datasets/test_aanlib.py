@@ -69,6 +69,7 @@ def test_patients(tmp_path):
     planes = [c.meta["plane"] for c in cases[:3]]
     assert planes == ["coronal", "sagittal", "axial"]
     assert cases[0].meta["patients"] == "one head: n = 1"
+    assert [c.id for c in cases if not c.functional] == ["ct-mri-2022", "ct-mri-16018"]  # CT gives no colour
     for modality, count in (("MRI-PET", 3), ("pet-mri", 3), ("MRI-SPECT", 3), ("CT-MRI", 2)):
         assert len(fusebench.create_dataset("aanlib", data_dir=tmp_path, modality=modality).cases()) == count
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 
 import fusebench
 from fusebench.case import Case, Pair, Volume
-from fusebench.errors import FuseBenchError
+from fusebench.errors import FuseBenchError, InputError
 from fusebench.testing.notebooks import run_notebook
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "examples" / "notebook.ipynb"
@@ -32,7 +33,7 @@ def drawn(figure: Figure, number: int) -> np.ndarray:
 def test_sources_and_fused_images_stand_by_name_in_three_planes(case: Case) -> None:
     mine = 0.5 * case.a.data + 0.5 * case.b.data
     figure = fusebench.show(case, "average", {"mine": mine}, mine, at=(10, 12, 14))
-    assert titles(figure) == ["structural", "functional", "average", "mine", "fused"]
+    assert titles(figure) == ["MRI", "PET", "average", "mine", "fused"]
     assert len(figure.axes) == 15
     assert np.array_equal(drawn(figure, 0), case.a.data[10, ::-1])
     assert np.array_equal(drawn(figure, 5), case.a.data[:, 12][::-1])
@@ -53,7 +54,7 @@ def test_radiologists_see_the_right_side_on_the_left(case: Case) -> None:
 
 def test_differences_are_to_the_sources(case: Case) -> None:
     figure = fusebench.show(case, "source-pet", difference=True, planes="axial")
-    assert titles(figure)[3:] == ["− structural", "− functional"]
+    assert titles(figure)[3:] == ["− MRI", "− PET"]
     middle = case.a.shape[0] // 2
     assert np.allclose(drawn(figure, 3), (case.b.data - case.a.data)[middle, ::-1], atol=1e-6)
     assert not drawn(figure, 4).any()
@@ -64,6 +65,13 @@ def test_colour_is_that_of_the_functional_image(case: Case) -> None:
     grey, functional, fused = (drawn(figure, i) for i in range(3))
     assert grey.ndim == 2 and functional.shape == fused.shape == (32, 32, 3)
     assert len(np.unique(fused.reshape(-1, 3), axis=0)) > 50 and (fused[..., 0] != fused[..., 2]).any()
+
+
+def test_a_pair_without_function_has_no_colour(case: Case) -> None:
+    other = replace(case, meta={"a": "MRI", "b": "CT", "functional": False})
+    assert titles(fusebench.show(other, planes="axial")) == ["MRI", "CT"]
+    with pytest.raises(InputError, match="MRI and CT show no function"):
+        fusebench.show(other, colour=True)
 
 
 def test_findings_are_in_the_sources_and_circled_where_they_lie(case: Case) -> None:

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from fusebench.case import Case, Pair, Volume
+from fusebench.cli import main
 from fusebench.engine.volumes import store_sources
 
 from .conftest import EFFECTS, make_run
@@ -176,3 +177,16 @@ def test_a_metric_without_a_finite_value_has_no_chart() -> None:
         board = tables.build(rows.assign(value=rows["value"].mask(some, np.inf)), manifest, "volume")
         drawn = [stem for stem, _, _ in charts.all_charts(board)]
         assert [s for s in drawn if s.endswith("-psnr")] == stems and "paired-ssim" in drawn
+
+
+def test_the_side_asked_for_on_the_command_line_reaches_the_sheet(tmp_path: Path) -> None:
+    options = ["--methods", "average", "--metrics", "psnr", "--cases", "1", "--data-option", "size=24"]
+    options += ["--jobs", "0", "--out", str(tmp_path / "run")]
+    said = []
+    for more in ([], ["--radiological"]):
+        assert main([*options, *more]) == 0
+        (sheet_of_run,) = (tmp_path / "run" / "figures").iterdir()
+        said.append(Image.open(sheet_of_run).info["fusebench"])
+    assert said == ["", sheet.RADIOLOGICAL]
+    assert main(["report", str(tmp_path / "run"), "--no-figures", "--radiological"]) == 0
+    assert "radiological view" in (tmp_path / "run" / "report" / "index.html").read_text(encoding="utf-8")

@@ -22,6 +22,8 @@ from fusebench import create_dataset
 from fusebench.cli import main
 from fusebench.errors import InputError
 
+from ..layouts import pairs
+
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ["--data-option", "size=32", "--data-option", "subjects=3"]  # a later option of the same name counts
 CASES = ["phantom-test-001", "phantom-test-002", "phantom-test-003"]
@@ -304,6 +306,20 @@ def test_a_run_of_the_maintainers_confirms_or_refutes(run: Path, tmp_path: Path)
     assert check(read_entry(entry)).badge == "re-scored"
     _, refused = public.merge([entry], tmp_path / "site", trusted=[trusted])
     assert "its code run again" in refused[0]
+
+
+def test_data_that_the_board_does_not_have_are_self_reported(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    pairs(folder)
+    given = [w for n in ("mri", "pet") for w in ("--data-option", f"{n}_dir={folder / n}")]
+    command = ["run", "--dataset", "pairs", *given, "--methods", "max", "--metrics", "psnr", "--save-fused"]
+    assert main([*command, "--jobs", "0", "--out", str(tmp_path / "run")]) == 0
+    entry = submit(tmp_path / "run", tmp_path / "entry", "net")
+    assert str(tmp_path) not in "".join(p.read_text() for p in entry.glob("*.*"))
+    verdict = check(read_entry(entry))
+    assert (verdict.badge, verdict.compared, verdict.problems) == ("self-reported", 0, ())
+    paths, refused = public.merge([entry], tmp_path / "site")
+    assert not refused and "self-reported" in paths[0].read_text()
 
 
 def test_a_name_is_taken_once_and_text_stays_text(made: Path, tmp_path: Path) -> None:

@@ -89,6 +89,15 @@ def test_each_metric_has_its_tolerance(base: Any) -> None:
     assert regression.compare(as_runs(renamed, manifest), as_runs(off, manifest), tolerance=1e-6).lost
 
 
+def test_a_method_may_have_a_tolerance_too(base: Any) -> None:
+    rows, manifest = base
+    stated = {**manifest["methods"], "b": {**manifest["methods"]["b"], "tolerance": 0.01}}
+    wide = {**manifest, "methods": stated}
+    for method, by, lost in (("b", -0.005, False), ("b", -0.9, True), ("a", -0.005, True)):
+        off = planted(rows, method, "psnr", by)
+        assert regression.compare(as_runs(rows, wide), as_runs(off, wide)).lost == lost, (method, by)
+
+
 def test_a_case_that_now_fails_is_a_loss(base: Any) -> None:
     rows, manifest = make_run(EFFECTS, cases=8, fail={"c": [2]})
     result = regression.compare(as_runs(*base), as_runs(rows, manifest))

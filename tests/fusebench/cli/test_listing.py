@@ -74,3 +74,5 @@ def test_a_metric_has_its_name_beside_its_id(capsys: pytest.CaptureFixture[str],
     assert any(line.startswith("psnr ↑ 0 … inf dB yes Peak signal-to-noise ratio") for line in lines)
     assert ".a .b .worst @paper @cddfuse @tang" in lines
     assert any(line.startswith("qabf") and line.endswith("Edge preservation Q^AB/F") for line in lines)
+    assert any(line.startswith(r"psnr: 10\,\log_{10}") for line in lines)
+    assert any(line.startswith("psnr@tang: images scaled to [0, 1]") for line in lines)

@@ -7,12 +7,18 @@ import errno
 import io
 import itertools
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from fusebench.cli import main
+from fusebench.files import file_sha256
+from fusebench.store.cache import cache_dir, cached_arrays
+from fusebench.store.keys import remembered_sha256
 from fusebench.store.rows import read_log
 
 from ..conftest import Bench
@@ -84,6 +90,58 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Fault | None]
 
     yield plant
     current[0] = None
+
+
+@pytest.mark.slow
+def test_no_failed_write_of_a_report_leaves_half_of_one(
+    bench: Bench,
+    tmp_path: Path,
+    planted: Callable[[Fault | None], None],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    run, site = tmp_path / "run", tmp_path / "site"
+    assert bench("--methods", "healthy,other", "--cases", "1") == 0
+    for at in itertools.count(step=3):  # each is as the two beside it: a page, a script or a picture
+        before = {p: p.read_bytes() for p in site.rglob("*") if p.is_file()}
+        capfd.readouterr()
+        fault = Fault(site, at, FAULTS[at % 2])
+        planted(fault)
+        code = main(["report", str(run), "--out", str(site), "--no-figures"])
+        planted(None)
+        said = capfd.readouterr().err
+        if fault.seen <= at:
+            assert code == 0
+            break
+        assert code == 2 and "Traceback" not in said, said
+        assert [os.strerror(fault.number) in line for line in said.splitlines()] == [True]
+        assert not list(site.rglob("*.tmp"))
+        for path in before:  # what was there is there, and whole: as before, or as the next report has it
+            assert path.stat().st_size > 0
+    assert at > 10
+    assert "</html>" in (site / "index.html").read_text()
+
+
+def test_a_cache_that_fills_up_costs_nothing(
+    planted: Callable[[Fault | None], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "data"
+    file.write_text("1")
+    for at in itertools.count():
+        cache = tmp_path / f"cache{at}"
+        monkeypatch.setenv("FUSEBENCH_CACHE", str(cache))
+        fault = Fault(cache, at, errno.ENOSPC)
+        planted(fault)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            made = cached_arrays(cache_dir("arrays", "key.npz"), lambda: {"x": np.arange(3)})
+            assert remembered_sha256(file) == file_sha256(file)
+        planted(None)
+        assert made["x"].tolist() == [0, 1, 2]
+        assert not list(tmp_path.rglob("*.tmp"))
+        if fault.seen <= at:
+            break
+        assert len(said) == (not cache_dir("arrays", "key.npz").exists())
+    assert at == 4  # an array and a hash, each written and moved into place
 
 
 @pytest.mark.slow

@@ -22,6 +22,10 @@ from ..conftest import Bench
 ROOT = Path(__file__).resolve().parents[3]
 HOSTILE = Path(__file__).with_name("hostile_plugins.py")
 SOUND = "average,max,laplacian"
+BOARD = (
+    "average,max,pca,dwt,swt,laplacian,guided,conditional@1,conditional@2,blend@0.20,blend@0.75,interleave,"
+    "noise,source-mri,source-pet,densefuse,matr,u2fusion"
+)
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="children are watched by what Linux tells")
 
 
@@ -75,6 +79,22 @@ def test_what_cannot_be_put_back_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(Unrestored, match="it has changed for good: umask"), World().kept():
         os.umask(0o123)
     os.umask(mask)
+
+
+@pytest.mark.slow
+def test_of_nineteen_methods_one_that_patches_torch_changes_no_other(bench: Bench, tmp_path: Path) -> None:
+    common = ("--dataset", "phantom", "--data-option", "size=24", "--cases", "1", "--jobs", "1")
+    common += ("--metrics", "psnr,ssim,mi,viff,qabf,q_cb", "--protocol", "volume,slices")
+    assert len(BOARD.split(",")) == 18
+    assert bench("--methods", BOARD, *common, out=tmp_path / "alone") == 0
+    everybody = f"patches-torch,{BOARD}"
+    assert bench("--methods", everybody, "--plugin", str(HOSTILE), *common) == 0
+    one, two = (
+        pd.read_parquet(tmp_path / name / "rows.parquet").set_index(["method", "protocol", "metric"])["value"]
+        for name in ("alone", "run")
+    )
+    assert len(two) == 19 * 12
+    assert two.drop("patches-torch").to_dict() == one.to_dict()
 
 
 @pytest.mark.slow

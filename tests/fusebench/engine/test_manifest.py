@@ -55,7 +55,17 @@ def test_what_earlier_commands_wrote_is_kept(tmp_path: Path) -> None:
     assert set(found["methods"]) == {"p", "q"}
 
 
-@pytest.mark.parametrize(("text", "message"), [(None, "is .* a run folder"), ("{", "is not JSON")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "is .* a run folder"),
+        ("{", "is not JSON"),
+        ('{"methods": {"p": {"params": "many"}}}', r"no manifest of a run \(methods: params\)"),
+        ('{"metrics": {"psnr": {"direction": "up"}}}', r"no manifest of a run \(metrics: direction\)"),
+        ('{"options": {"protocols": 5}}', r"no manifest of a run \(options: protocols\)"),
+        ('{"dataset": {"doubts": 3}}', r"no manifest of a run \(dataset: doubts\)"),
+    ],
+)
 def test_a_folder_without_one_is_one_line(tmp_path: Path, text: str | None, message: str) -> None:
     if text is not None:
         (tmp_path / "manifest.json").write_text(text)

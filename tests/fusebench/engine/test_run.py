@@ -19,13 +19,14 @@ from fusebench.cli import main
 from fusebench.cli._options import literal
 from fusebench.cli._progress import Shown
 from fusebench.engine.hardware import checked_device
+from fusebench.engine.pace import Pace
 from fusebench.engine.pool import LocalPool
 from fusebench.engine.request import Request
 from fusebench.engine.run import execute, plan_run
 from fusebench.engine.spec import Choice, Score, Task, method_specs
 from fusebench.errors import InputError
 from fusebench.plugins import find_plugins
-from fusebench.store.keys import path_of, source_key
+from fusebench.store.keys import path_of
 
 from ..conftest import PLUGINS, Bench
 
@@ -103,9 +104,9 @@ def test_bar_on_a_terminal_shows_ids_as_they_are(tmp_path: Path) -> None:
     (spec,) = method_specs(plugins, [Choice("healthy", "healthy", {})])
     task = Task("r", spec, case, (Score("volume", "psnr", "k"),))
     found = SimpleNamespace(methods=[spec], device="cpu")
-    planned = SimpleNamespace(
-        found=found, cases=[case], options=SimpleNamespace(protocols=["volume"]), jobs=0
-    )
+    options = SimpleNamespace(protocols=["volume"])
+    planned = SimpleNamespace(found=found, cases=[case], options=options, jobs=0, tasks=[task], pace=Pace())
+    planned.pace.plan([task])
     shown = Shown(Console(file=text, force_terminal=True, width=160))
     shown.begin(planned, [task], 0)
     shown.finished(task, [task.row(task.scores[0], value=1.0)])
@@ -234,7 +235,6 @@ def test_changed_metric_is_scored_again_without_fusing(
     values = []
     for value in (1.0, 2.0):  # in a process of its own: this one holds the metric's first version
         plugin.write_text(METRIC.format(value=value))
-        source_key.cache_clear()
         options = ("--methods", "healthy", "--metrics", "own,psnr", "--plugin", str(plugin), "--cases", "2")
         assert bench(*options, "--save-fused", "--jobs", "1") == 0
         values.append(rows().groupby("metric")["value"].max().to_dict())

@@ -7,11 +7,14 @@ import os
 import resource
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from fusebench.errors import InputError
-from fusebench.store.rows import COLUMNS, Row, RunStore, read_log, read_rows
+from fusebench.store.rows import COLUMNS, MOST_ROWS, Row, RunStore, read_log, read_rows
 
 
 def row(case: str = "c1", value: float | None = 1.5, key: str = "k", **changes: object) -> Row:
@@ -163,6 +166,7 @@ def test_rows_that_fit_in_part_are_not_stored_in_part(tmp_path: Path) -> None:
         json.dumps({"schema": 1, **row().as_dict(), "method": {}}),
         json.dumps({"schema": 1, **row().as_dict(), "seed": 1.5}),
         json.dumps({"schema": 1, **row().as_dict(), "status": "fine"}),
+        '{"schema": 1, "run": "' + "x" * (1 << 21),
     ],
 )
 def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str) -> None:
@@ -226,3 +230,27 @@ def test_links_in_a_run_folder_are_not_followed(tmp_path: Path, name: str) -> No
     with pytest.raises(InputError, match="is a link to another file"):
         RunStore(tmp_path / "run")
     assert (tmp_path / "thesis").read_text() == "years of work"
+
+
+def test_a_table_of_others_is_no_bomb_and_steers_no_terminal(tmp_path: Path) -> None:
+    with RunStore(tmp_path) as store:
+        store.append([row()])
+        store.consolidate()
+    (tmp_path / "rows.jsonl").unlink()
+    path = tmp_path / "rows.parquet"
+    whole = pq.read_table(path)
+    named = whole.set_column(
+        whole.schema.get_field_index("method"),
+        "method",
+        pa.array(["\x1b[2Jowned"]).dictionary_encode(),  # of another type as well
+    )
+    pq.write_table(named.replace_schema_metadata({"fusebench.log.size": "many"}), path)
+    assert list(read_rows(tmp_path)["method"] + "") == ["\\x1b[2Jowned"]
+    pq.write_table(whole.drop_columns(["value"]).append_column("value", pa.array(["high"])), path)
+    with pytest.raises(InputError, match="not readable"):
+        read_rows(tmp_path)
+    many = pa.table({"run": pa.array(np.zeros(MOST_ROWS + 1, np.int8))})
+    pq.write_table(many, path)
+    assert path.stat().st_size < 1 << 16
+    with pytest.raises(InputError, match="at most 5000000 can be read"):
+        read_rows(tmp_path)
