@@ -56,12 +56,12 @@ class FastCoupling:
         self.scale_shift = (
             torch.cat((scale[0], shift[0])),
             torch.cat((scale[1], shift[1])),
-            torch.block_diag(scale[2], shift[2]),
+            torch.block_diag(scale[2], shift[2]),  # type: ignore[no-untyped-call]
         )
 
     def __call__(self, x: Tensor) -> Tensor:
         out = torch.empty_like(x)
-        first, second = out.split(HALF, -1)
+        first, second = torch.split(out, HALF, -1)
 
         def mixed(start: int, stop: int) -> Tensor:
             out[start:stop] = nnf.linear(x[start:stop], *self.mix)

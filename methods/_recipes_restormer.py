@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as nnf
@@ -32,7 +33,7 @@ class CDDFuseRecipe(SliceRecipe):
     def model(self) -> nn.Module:
         return CDDFuseNet()
 
-    def loss(self, model: nn.Module, batch: Batch) -> Losses:
+    def loss(self, model: Any, batch: Batch) -> Losses:
         a, b = batch["a"], batch["b"]
         both = torch.cat((a, b))
         base, detail = model.encode(both)

@@ -162,7 +162,8 @@ class FastBlock:
         lengths = squares.clamp_min_(1e-24).rsqrt_()
         scores = products * lengths[:width, None] * lengths[width:]
         each = scores.view(HEADS, width // HEADS, HEADS, -1).diagonal(dim1=0, dim2=2).movedim(-1, 0)
-        mix = torch.block_diag(*(each * self.temperature[:, None, None]).softmax(-1))
+        attention = (each * self.temperature[:, None, None]).softmax(-1)
+        mix = torch.block_diag(*attention)  # type: ignore[no-untyped-call]
         return values, (self.projects[0] @ mix).mT
 
 
@@ -176,7 +177,7 @@ class Spread:
         if self.pairs:  # each channel of a pair by itself, twice as many in all: faster than groups
             first = torch.arange(len(spread)) // 2 * 2
             self.matrix = torch.cat((expand[first], expand[first + 1]))
-            self.kernel = torch.cat(spread.split(1, 1))
+            self.kernel = torch.cat(torch.split(spread, 1, 1))
         self.kernel = self.kernel.contiguous(memory_format=torch.channels_last)
         self.groups = len(self.kernel) if merged is None else 1
 
@@ -195,8 +196,9 @@ class Spread:
 def merge(expand: nn.Conv2d, spread: nn.Conv2d) -> Tensor:
     """The kernel (outputs, inputs, 3, 3) of a 1x1 convolution and a 3x3 one, without biases, as one layer."""
     groups, matrix = spread.groups, expand.weight[..., 0, 0]
-    kernel = spread.weight.unflatten(0, (groups, -1)).permute(3, 4, 0, 1, 2)
-    return (kernel @ matrix.unflatten(0, (groups, -1))).flatten(2, 3).permute(2, 3, 0, 1)
+    kernel = spread.weight.reshape(groups, -1, *spread.weight.shape[1:]).permute(3, 4, 0, 1, 2)
+    merged: Tensor = kernel @ matrix.reshape(groups, -1, matrix.shape[1])
+    return merged.flatten(2, 3).permute(2, 3, 0, 1)
 
 
 def block_names(ours: str, theirs: str, *, depthwise: bool) -> dict[str, str]:

@@ -54,7 +54,7 @@ class CDDFuseNet(nn.Module):
 
     def decode(self, base: Tensor, detail: Tensor, images: Tensor) -> Tensor:
         """Features, and the sum of the images they are of, to an image (N, 1, H, W) in (0, 1)."""
-        x = self.last(self.decoder(self.reduce(torch.cat((base, detail), 1))))
+        x: Tensor = self.last(self.decoder(self.reduce(torch.cat((base, detail), 1))))
         return (x + images if self.residual else x).sigmoid()
 
     def forward(self, functional: Tensor, structural: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class FastCDDFuse:
         base, detail = self.fuse_base(base), self.fuse_detail(detail)
         reduce = self.net.reduce.weight[..., 0, 0]
         x = in_turn(self.decoder, nnf.linear(base, reduce[:, :WIDTH]) + nnf.linear(detail, reduce[:, WIDTH:]))
-        first, last = self.net.last[0].weight, self.net.last[2].weight
+        first, last = (self.net.last[i].get_parameter("weight") for i in (0, 2))
         image = convolve_image(nnf.leaky_relu_(convolve_image(x, first)), last)[None, None, ..., 0]
         return (image + (functional + structural) if self.net.residual else image).sigmoid()
 

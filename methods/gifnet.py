@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import pairwise
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as nnf
@@ -70,7 +72,7 @@ class PositionBias(nn.Sequential):
 
     def bias(self) -> Tensor:
         """(2, 64, 64)."""
-        steps = torch.arange(WINDOW, device=self[0].weight.device)
+        steps = torch.arange(WINDOW, device=self[0].get_parameter("weight").device)
         rows, columns = (x.flatten() for x in torch.meshgrid(steps, steps, indexing="ij"))
         offsets = torch.stack([x[:, None] - x for x in (rows, columns)], -1).float()
         made: Tensor = self(offsets.sign() * (1 + offsets.abs()).log())
@@ -114,7 +116,7 @@ class GIFNetNet(nn.Module):
         image: Tensor = self.decoder[-1](y).tanh() / 2 + 0.5
         return image
 
-    def _block(self, which: int, branches: list[nn.Module], features: list[Tensor]) -> list[Tensor]:
+    def _block(self, which: int, branches: Sequence[Any], features: list[Tensor]) -> list[Tensor]:
         """A transformer block on the features of each branch; the last one's queries serve all."""
         shift = which * WINDOW // 2
         size = features[0].shape[-2:]
@@ -122,10 +124,10 @@ class GIFNetNet(nn.Module):
         for branch, x in zip(branches, features, strict=True):
             x, rescale, rebias = branch.norm(x)
             value = branch.value(x)
-            *_, queries, keys = (None, *branch.keys(x).split(WIDTH, 1))
-            prepared.append((queries, keys, value, rescale, rebias))
+            keys = branch.keys(x)
+            prepared.append((keys[:, :-WIDTH], keys[:, -WIDTH:], value, rescale, rebias))
         asked = windows(prepared[-1][0], shift)
-        bias = self.positions[which].bias()
+        bias = cast(PositionBias, self.positions[which]).bias()
         out = []
         for branch, x, (_, keys, value, rescale, rebias) in zip(branches, features, prepared, strict=True):
             # The gradients of the other kernels vary between runs.
@@ -204,7 +206,7 @@ class GIFNet(LearnedSliceMethod):
         h, w = a.shape[-2:]
         short = (0, max(0, WINDOW - w), 0, max(0, WINDOW - h))
         step = len(a) if at_once(a) else 1
-        pairs = zip(*(nnf.pad(x, short, mode="replicate").split(step) for x in (b, a)), strict=True)
+        pairs = zip(*(torch.split(nnf.pad(x, short, mode="replicate"), step) for x in (b, a)), strict=True)
         return torch.cat([self.network(x, y) for x, y in pairs])[..., :h, :w]
 
 

@@ -17,6 +17,7 @@ from .learned_2d import NAMES, images, module, random_state
 from .test_cddfuse import TABLE as CDDFUSE
 from .test_densefuse import TABLE as DENSEFUSE
 from .test_dilran import TABLE as DILRAN
+from .test_gesenet import TABLE as GESENET
 from .test_gifnet import TABLE as GIFNET
 from .test_ifcnn import TABLE as IFCNN
 from .test_matr import TABLE as MATR
@@ -38,6 +39,7 @@ PUBLISHED = {
     "ifcnn": IFCNN,
     "cddfuse": CDDFUSE,
     "gifnet": GIFNET,
+    "gesenet": GESENET,
 }
 SINGLE = ("densefuse", "dilran", "swinfuse")  # networks of one image
 HALVED = ("swinfuse", "cddfuse", "gifnet")  # stored in half precision
@@ -51,6 +53,7 @@ CASES = [
     ("u2fusion", {}),
     ("u2fusion", {"variant": "port"}),
     ("ifcnn", {}),
+    ("gesenet", {}),
 ]
 
 
