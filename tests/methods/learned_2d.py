@@ -19,6 +19,7 @@ NAMES = (
     "ifcnn",
     "cddfuse",
     "gifnet",
+    "swinfusion",
 )
 EMMA_LAST = (1, 8, 3, 3)
 

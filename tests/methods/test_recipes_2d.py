@@ -21,6 +21,7 @@ from .test_gifnet import TABLE as GIFNET
 from .test_ifcnn import TABLE as IFCNN
 from .test_matr import TABLE as MATR
 from .test_swinfuse import TABLE as SWINFUSE
+from .test_swinfusion import TABLE as SWINFUSION
 from .test_u2fusion import PORT, TF, kernels
 
 pytest.importorskip("lightning_fabric", reason="the extra `train` is not installed")
@@ -38,15 +39,17 @@ PUBLISHED = {
     "ifcnn": IFCNN,
     "cddfuse": CDDFUSE,
     "gifnet": GIFNET,
+    "swinfusion": SWINFUSION,
 }
 SINGLE = ("densefuse", "dilran", "swinfuse")  # networks of one image
-HALVED = ("swinfuse", "cddfuse", "gifnet")  # stored in half precision
+HALVED = ("swinfuse", "cddfuse", "gifnet", "swinfusion")  # stored in half precision
 CASES = [
     ("densefuse", {}),
     ("dilran", {}),
     ("swinfuse", {}),
     ("cddfuse", {}),
     ("gifnet", {}),
+    ("swinfusion", {}),
     ("matr", {"compat": True}),
     ("u2fusion", {}),
     ("u2fusion", {"variant": "port"}),
