@@ -18,6 +18,7 @@ from .engine.pool import LocalPool
 from .engine.request import Observer, Request
 from .engine.run import Outcome, Planned, execute, first_workers, plan_run
 from .errors import InputError
+from .method_info import DEFAULT_SET
 from .store.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class Run:
 
 
 def run(
-    methods: str | Sequence[str] = "all",
+    methods: str | Sequence[str] = DEFAULT_SET,
     *,
     dataset: Any = "phantom",
     cases: int | None = None,
@@ -160,7 +161,7 @@ def run(
     Parameters
     ----------
     methods : str or sequence of str
-        Names, ``name@variant``, shell wildcards or ``all``; commas separate them.
+        Names, ``name@variant``, shell wildcards, ``standard``, ``all`` or ``fast``; commas separate them.
     dataset : str or Dataset
     cases : int, optional
         The first so many of the split.

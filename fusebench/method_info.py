@@ -10,6 +10,10 @@ REFERENCE = "one thread of an AMD EPYC (Zen 4)"
 # Largest cost of a method in the named set `fast`: all of them together take less than two minutes on the
 # default data with two cores (tests/methods/test_costs.py adds up).
 FAST = 0.4
+# And in the set `standard`, which leaves out what alone takes minutes for each volume.
+STANDARD = 10.0
+# The set that a run takes where no method is named.
+DEFAULT_SET = "standard"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +76,11 @@ class MethodInfo:
     notes: str = ""
 
 
-def is_fast(info: MethodInfo) -> bool:
+def is_fast(info: MethodInfo | None) -> bool:
     """True for what ``--methods fast`` runs; a method of unknown cost is no part of it."""
-    return info.cost is not None and info.cost <= FAST
+    return info is not None and info.cost is not None and info.cost <= FAST
+
+
+def is_standard(info: MethodInfo | None) -> bool:
+    """True for what ``--methods standard`` runs: all but the dear; one of unknown cost is part of it."""
+    return info is None or info.cost is None or info.cost <= STANDARD

@@ -9,7 +9,7 @@ _LONGEST = 200  # bytes; file systems have 255, and a suffix follows
 # A shell, another system, or a list of names would take these for something else.
 _RESERVED = set('/\\:*?"<>|,;[]')
 _FIRST = set(".-=+@' ")  # a hidden file, an option, a formula
-_SETS = {"all", "fast"}  # what --methods takes besides names
+_SETS = {"all", "fast", "standard"}  # what --methods takes besides names
 
 
 def check_name(name: object, what: str) -> str:
@@ -25,7 +25,7 @@ def check_name(name: object, what: str) -> str:
     if text[0] in _FIRST or text[-1] in ". " or set(text) & _RESERVED or text in _SETS:
         raise InputError(
             f"{what} {shown(text)}: cannot be a name; begin with a letter or digit and leave out "
-            'spaces at the end and any of / \\ : * ? " < > | , ; [ ]; all and fast are taken'
+            'spaces at the end and any of / \\ : * ? " < > | , ; [ ]; all, fast and standard are taken'
         )
     return text
 

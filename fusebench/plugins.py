@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .dataset import Dataset, DatasetInfo
 from .errors import InputError
 from .files import plugin_folder
-from .method_info import MethodInfo, is_fast
+from .method_info import MethodInfo, is_fast, is_standard
 from .metric import MetricInfo
 from .parameters import create, user_path
 from .registry import Registry
@@ -53,7 +53,7 @@ def find_plugins(paths: tuple[str, ...] = ()) -> Plugins:
         A path does not exist.
     """
     kinds: dict[str, Registry[Any]] = {
-        "methods": Registry("method", MethodInfo, {"fast": is_fast}),
+        "methods": Registry("method", MethodInfo, {"fast": is_fast, "standard": is_standard}),
         "metrics": Registry("metric", MetricInfo),
         "datasets": Registry("dataset", DatasetInfo),
     }

@@ -77,7 +77,8 @@ class Registry(Generic[T]):
     info_class : type
         Class of the plugins' ``info`` attribute.
     sets : mapping
-        Named sets, which `select` takes beside names: of the listed entries those whose info passes.
+        Named sets, which `select` takes beside names: of the listed entries those whose info passes, which
+        is None where the source does not state it.
     """
 
     def __init__(
@@ -265,7 +266,8 @@ class Registry(Generic[T]):
             return self.names()
         if pattern in self.sets:
             stated = {name: self.stated(name) for name in self.names()}
-            return [name for name, facts in stated.items() if facts and self.sets[pattern](facts.info)]
+            passes = self.sets[pattern]
+            return [name for name, facts in stated.items() if passes(facts.info if facts else None)]
         if not set(pattern) & set("*?["):
             return [self.entry(pattern).name]
         found = fnmatch.filter(self.names(), pattern)

@@ -117,7 +117,7 @@ def how_long(planned: Planned) -> str:
     total, (dearest, most) = sum(work.values()), next(iter(work.items()))
     if len(work) > 1 and most > total / 4:
         line += f"; {dearest} takes {most / total:.0%} of it (--exclude {dearest})"
-    return f"{line}; --methods fast runs what takes two minutes"
+    return f"{line}; --methods standard leaves out the dearest, --methods fast takes two minutes"
 
 
 def duration(seconds: float) -> str:

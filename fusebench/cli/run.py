@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from ..errors import InputError
+from ..method_info import DEFAULT_SET
 from ..parameters import user_path
 from ..text import plural
 from ._console import make_console
@@ -45,7 +46,7 @@ def add(subparsers: Any) -> None:
         "--methods",
         action="append",
         metavar="NAMES",
-        help="names or wildcards, all (default), or fast: what takes two minutes",
+        help="names, wildcards, all, fast, or standard (default: all but what takes minutes a volume)",
     )
     what.add_argument("--exclude", action="append", default=[], metavar="NAMES", help="methods to leave out")
     what.add_argument(
@@ -144,7 +145,7 @@ def request_of(args: argparse.Namespace) -> Request:
     choices = choices_of(args.method_as, "--method-as")
     chosen = split_commas(args.methods or [])
     return Request(
-        methods=chosen or ([] if choices else ["all"]),
+        methods=chosen or ([] if choices else [DEFAULT_SET]),
         exclude=split_commas(args.exclude),
         choices=choices,
         settings=settings,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..dataset import Dataset
+from ..method_info import DEFAULT_SET
 from ..store.rows import Row
 from .spec import Choice, Task
 
@@ -76,7 +77,7 @@ class Request:
         For the manifest.
     """
 
-    methods: Sequence[str] = ("all",)
+    methods: Sequence[str] = (DEFAULT_SET,)
     exclude: Sequence[str] = ()
     choices: Sequence[Choice] = ()
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

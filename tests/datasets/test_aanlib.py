@@ -166,10 +166,10 @@ def test_real_stack_is_the_rebuilt_volume():
 
 
 def test_key_follows_the_readers(tmp_path, monkeypatch):
-    from fusebench.store import keys as content
+    from fusebench.store import sources as content
 
     def key():
-        content.source_key.cache_clear()
+        content._sha256.cache_clear()
         return fusebench.create_dataset("aanlib", data_dir=tmp_path).cases()[0].fingerprint
 
     make(tmp_path, "PET-MRI/{}", [41002])

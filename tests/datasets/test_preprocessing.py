@@ -20,6 +20,7 @@ rigid = importlib.import_module("fusebench.datasets.preprocessing.rigid")
 steps = importlib.import_module("fusebench.datasets.preprocessing.steps")
 pipeline = importlib.import_module("fusebench.datasets.preprocessing.pipeline")
 content = importlib.import_module("fusebench.store.keys")
+sources = importlib.import_module("fusebench.store.sources")
 quality = importlib.import_module("fusebench.datasets.preprocessing.quality")
 sitk = pytest.importorskip("SimpleITK")
 
@@ -362,13 +363,13 @@ def test_key_follows_the_code_that_makes_voxels(tmp_path, monkeypatch, changed):
     s = source(tmp_path)
 
     def keys():
-        content.source_key.cache_clear()
+        sources._sha256.cache_clear()
         content.minor_versions.cache_clear()
         return [pipeline.make_case("x", s, recipe, {}).fingerprint for recipe in ("default", "none")]
 
-    before, sha256, version = keys(), content.file_sha256, content.version
+    before, sha256, version = keys(), sources.file_sha256, content.version
     assert keys() == before
-    monkeypatch.setattr(content, "file_sha256", lambda p: "new" if p.name == changed else sha256(p))
+    monkeypatch.setattr(sources, "file_sha256", lambda p: "new" if p.name == changed else sha256(p))
     monkeypatch.setattr(content, "version", lambda n: "9.9.9" if n == changed else version(n))
     after = keys()
     monkeypatch.undo()

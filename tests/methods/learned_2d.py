@@ -17,6 +17,7 @@ NAMES = (
     "dilran",
     "swinfuse",
     "ifcnn",
+    "gesenet",
     "cddfuse",
     "gifnet",
     "swinfusion",

@@ -16,7 +16,7 @@ from fusebench.errors import InputError
 
 from .learned_2d import NAMES, images, module, random_state, with_random_weights
 
-SLOW = ("swinfuse", "cddfuse", "gifnet", "swinfusion")  # seconds for a picture
+SLOW = ("swinfuse", "gesenet", "cddfuse", "gifnet", "swinfusion")  # seconds for a picture
 SIZES = [(1, 1), (1, 9), (2, 3), (7, 7), (8, 15), (33, 50)]
 
 
@@ -208,7 +208,7 @@ def test_only_the_box_that_content_reaches_is_computed_and_nothing_changes(name,
     assert not torch.allclose(method.fuse_slices(a, b), whole, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", ["densefuse", "u2fusion", "swinfuse", "ifcnn"])
+@pytest.mark.parametrize("name", ["densefuse", "u2fusion", "swinfuse", "matr", "ifcnn"])
 @pytest.mark.parametrize("size", [*SIZES, (66, 131)])
 def test_the_faster_form_gives_what_the_network_gives(name, size, folder):
     quick, plain = (with_random_weights(name, folder, fast=fast) for fast in (True, False))
@@ -221,7 +221,7 @@ def test_the_faster_form_gives_what_the_network_gives(name, size, folder):
     assert torch.allclose(fast, slow, atol=1e-5 * max(1.0, float(slow.abs().max())))
 
 
-@pytest.mark.parametrize("name", ["densefuse", "u2fusion", "dilran", "ifcnn"])
+@pytest.mark.parametrize("name", ["densefuse", "u2fusion", "dilran", "swinfuse", "matr", "ifcnn"])
 def test_one_switch_turns_all_shortcuts_off_and_says_so(name, folder, monkeypatch):
     plain = with_random_weights(name, folder, fast=False)
     assert "fast=False" in plain.describe().notes and "plain network" in plain.describe().notes
@@ -250,7 +250,7 @@ def test_memory_that_shortcuts_keep_does_not_show(name, size, folder):
     assert kept.std() > 0
 
 
-@pytest.mark.parametrize("name", ["matr", "dilran", "swinfuse"])
+@pytest.mark.parametrize("name", ["matr", "dilran", "swinfuse", "gesenet"])
 def test_black_slices_are_fused_once(name, folder, monkeypatch):
     method = with_random_weights(name, folder)
     a, b = images(5, 14, 16)

@@ -43,6 +43,7 @@ CALLS = {
     "gifnet": ("encoder.0", [6], "decoder.3", [6]),
     "swinfusion": ("shallow.0", [6, 6], "last.2", [6]),
     "ifcnn": ("encoder", [6, 6], "last", [6]),
+    "gesenet": ("functional.first", [6], "last", [6]),
 }
 
 

@@ -17,6 +17,7 @@ from .learned_2d import NAMES, images, module, random_state
 from .test_cddfuse import TABLE as CDDFUSE
 from .test_densefuse import TABLE as DENSEFUSE
 from .test_dilran import TABLE as DILRAN
+from .test_gesenet import TABLE as GESENET
 from .test_gifnet import TABLE as GIFNET
 from .test_ifcnn import TABLE as IFCNN
 from .test_matr import TABLE as MATR
@@ -40,6 +41,7 @@ PUBLISHED = {
     "cddfuse": CDDFUSE,
     "gifnet": GIFNET,
     "swinfusion": SWINFUSION,
+    "gesenet": GESENET,
 }
 SINGLE = ("densefuse", "dilran", "swinfuse")  # networks of one image
 HALVED = ("swinfuse", "cddfuse", "gifnet", "swinfusion")  # stored in half precision
@@ -54,6 +56,7 @@ CASES = [
     ("u2fusion", {}),
     ("u2fusion", {"variant": "port"}),
     ("ifcnn", {}),
+    ("gesenet", {}),
 ]
 
 
