@@ -19,6 +19,7 @@ NAMES = (
     "ifcnn",
     "gesenet",
     "cddfuse",
+    "emma",
     "gifnet",
     "swinfusion",
 )
