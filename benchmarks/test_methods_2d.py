@@ -39,7 +39,20 @@ def run(benchmark, function, *args, rounds=5):
 
 
 @pytest.mark.parametrize(
-    "name", ["densefuse", "u2fusion", "matr", "dilran", "swinfuse", "ifcnn", "gesenet", "cddfuse", "gifnet"]
+    "name",
+    [
+        "densefuse",
+        "u2fusion",
+        "matr",
+        "dilran",
+        "swinfuse",
+        "ifcnn",
+        "gesenet",
+        "cddfuse",
+        "emma",
+        "gifnet",
+        "swinfusion",
+    ],
 )
 def test_pair(benchmark, name):
     method = fusebench.create_method(name)

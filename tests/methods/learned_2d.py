@@ -19,7 +19,9 @@ NAMES = (
     "ifcnn",
     "gesenet",
     "cddfuse",
+    "emma",
     "gifnet",
+    "swinfusion",
 )
 EMMA_LAST = (1, 8, 3, 3)
 

@@ -17,11 +17,13 @@ from .learned_2d import NAMES, images, module, random_state
 from .test_cddfuse import TABLE as CDDFUSE
 from .test_densefuse import TABLE as DENSEFUSE
 from .test_dilran import TABLE as DILRAN
+from .test_emma import TABLE as EMMA
 from .test_gesenet import TABLE as GESENET
 from .test_gifnet import TABLE as GIFNET
 from .test_ifcnn import TABLE as IFCNN
 from .test_matr import TABLE as MATR
 from .test_swinfuse import TABLE as SWINFUSE
+from .test_swinfusion import TABLE as SWINFUSION
 from .test_u2fusion import PORT, TF, kernels
 
 pytest.importorskip("lightning_fabric", reason="the extra `train` is not installed")
@@ -38,17 +40,21 @@ PUBLISHED = {
     "swinfuse": SWINFUSE,
     "ifcnn": IFCNN,
     "cddfuse": CDDFUSE,
+    "emma": EMMA,
     "gifnet": GIFNET,
+    "swinfusion": SWINFUSION,
     "gesenet": GESENET,
 }
 SINGLE = ("densefuse", "dilran", "swinfuse")  # networks of one image
-HALVED = ("swinfuse", "cddfuse", "gifnet")  # stored in half precision
+HALVED = ("swinfuse", "cddfuse", "emma", "gifnet", "swinfusion")  # stored in half precision
 CASES = [
     ("densefuse", {}),
     ("dilran", {}),
     ("swinfuse", {}),
     ("cddfuse", {}),
+    ("emma", {}),
     ("gifnet", {}),
+    ("swinfusion", {}),
     ("matr", {"compat": True}),
     ("u2fusion", {}),
     ("u2fusion", {"variant": "port"}),
