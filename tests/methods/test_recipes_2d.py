@@ -110,7 +110,8 @@ def test_training_starts_from_the_network_that_a_published_file_gives(name, opti
     with torch.no_grad():
         expected, got = method.network(*given), net(*given)
     assert expected.std() > 1e-3
-    assert torch.equal(got, expected)
+    # Equal but for rounding: some methods run their network in a faster form.
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)

@@ -28,9 +28,9 @@ import sys
 from fusebench.metrics import psnr, ssim, evaluate, ranking_set
 import fusebench.metrics.fidelity
 ranking_set()
-heavy = [m for m in sys.modules if m.startswith(("fusebench.method", "fusebench.dataset", "fusebench.engine",
-         "fusebench.plugins", "fusebench.leaderboard", "monai", "timm", "torchvision",
-         "pandas", "dask", "nibabel", "lightning"))]
+heavy = [m for m in sys.modules if m == "fusebench.method" or m.startswith(("fusebench.methods",
+         "fusebench.dataset", "fusebench.engine", "fusebench.plugins", "fusebench.leaderboard", "monai",
+         "timm", "torchvision", "pandas", "dask", "nibabel", "lightning"))]
 print(heavy, psnr.info.name, ssim.info.name)
 """
 

@@ -74,9 +74,18 @@ def test_what_is_given_counts_before_what_the_run_had(run: Path) -> None:
     assert list(rows.metric) == ["ssim"] and list(rows.protocol) == ["slices"]
 
 
-def test_a_manifest_of_nonsense_is_not_taken(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("nonsense", "words"),
+    [
+        ({"metrics": "psnr"}, "no manifest of a run (options: metrics); delete it and run again"),
+        ({"data_dir": 7, "cases": [1]}, "pairs: give one of data_dir"),
+    ],
+)
+def test_a_manifest_of_nonsense_is_not_taken(
+    nonsense: dict[str, object], words: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     manifest = json.loads((run / "manifest.json").read_text())
-    manifest["options"] |= {"data_dir": 7, "metrics": "psnr", "cases": [1]}
+    manifest["options"] |= nonsense
     (run / "manifest.json").write_text(json.dumps(manifest))
     assert main(["score", "--results-dir", "theirs", "--out", "out"]) == 2
-    assert "pairs: give one of data_dir" in capsys.readouterr().err
+    assert words in capsys.readouterr().err
