@@ -1,4 +1,4 @@
-"""Two phantom slices (val split) through the five learned 2D methods with their shipped weights.
+"""A phantom slice (val split) through the learned methods beside DCFB, with their shipped weights.
 
 PYTHONPATH=. python benchmarks/networks_figure.py docs/networks.png
 """
@@ -12,26 +12,28 @@ from matplotlib.figure import Figure
 
 import fusebench
 
-METHODS = ("densefuse", "u2fusion", "matr", "dilran", "swinfuse")
-SLICES = (60, 75)
+METHODS = ("densefuse", "u2fusion", "matr", "dilran", "swinfuse", "ifcnn")
+METHODS += ("gesenet", "cddfuse", "emma", "gifnet", "swinfusion", "cnn3d")
+SLICE = 70
+REACH = 8  # slices on either side, which only the 3D network looks at
+COLUMNS = 7
 
 
 def main(path: str) -> None:
     pair = fusebench.create_dataset("phantom").cases("val")[0].pair
-    methods = {name: fusebench.create_method(name) for name in METHODS}
-    figure = Figure(figsize=(14, 4.3))
-    axes = figure.subplots(len(SLICES), 2 + len(METHODS))
-    for number, z in enumerate(SLICES):
-        a, b = (torch.from_numpy(volume.data[z : z + 1].copy()) for volume in (pair.a, pair.b))
-        images = {"MRI": a, "PET": b}
-        for name, method in methods.items():
-            method.setup("cpu")
-            images[name] = method.fuse(a, b)
-        for axis, (title, image) in zip(axes[number], images.items(), strict=True):
-            axis.imshow(image[0], cmap="gray", vmin=0, vmax=1, origin="lower")
-            axis.axis("off")
-            if number == 0:
-                axis.set_title(title)
+    a, b = (torch.from_numpy(v.data[SLICE - REACH : SLICE + REACH + 1].copy()) for v in (pair.a, pair.b))
+    images = {"MRI": a[REACH], "PET": b[REACH]}
+    for name in METHODS:
+        method = fusebench.create_method(name)
+        method.setup("cpu")
+        flat = method.info.dims == 2
+        part = slice(REACH, REACH + 1) if flat else slice(None)
+        images[name] = method.fuse(a[part], b[part])[0 if flat else REACH]
+    figure = Figure(figsize=(14, 4.6))
+    for axis, (title, image) in zip(figure.subplots(2, COLUMNS).flat, images.items(), strict=True):
+        axis.imshow(image, cmap="gray", vmin=0, vmax=1, origin="lower")
+        axis.axis("off")
+        axis.set_title(title)
     figure.tight_layout()
     figure.savefig(path, dpi=70)
 

@@ -19,8 +19,8 @@ from fusebench.cli import main as command
 from fusebench.images.colour import DEFAULT_MAP, chroma_of
 from fusebench.images.sheet import View, sheet
 
-METHODS = "average,max,laplacian,dwt,conditional@1,conditional@2,blend@0.35,source-mri,source-pet,noise"
-SHOWN = "conditional@1"
+METHODS = "dcfb,conditional@1,conditional@2,max,laplacian,dwt,average,blend@0.35,source-mri,source-pet,noise"
+SHOWN = "dcfb"
 LIMIT = 240_000  # bytes of a picture
 
 
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/pictures"), help="run folder; it resumes")
     parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
     parser.add_argument("--cases", type=int, default=4)
-    parser.add_argument("--size", type=int, default=80, help="voxels along each axis")
+    parser.add_argument("--size", type=int, default=128, help="voxels along each axis")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

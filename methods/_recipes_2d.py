@@ -39,6 +39,15 @@ class SliceRecipe(Recipe):
         return AUGMENT(sample, rng)
 
 
+def one_sided(sample: Sample, key: str, rng: np.random.Generator) -> Sample:
+    """`sample` with image `key` black on one side of a random line, as a PET is beyond the brain."""
+    height, width = sample[key].shape[-2:]
+    angle, place = rng.uniform(0, 2 * np.pi), rng.uniform(-0.4, 0.4)
+    rows = torch.linspace(-1, 1, height)[:, None] * float(np.sin(angle))
+    columns = torch.linspace(-1, 1, width) * float(np.cos(angle))
+    return {**sample, key: sample[key] * (rows + columns > place)}
+
+
 class DenseFuseRecipe(SliceRecipe):
     """Auto-encoder on single images: pixel loss and SSIM."""
 

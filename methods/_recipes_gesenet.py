@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ._recipes_2d import Losses, SliceRecipe
+from ._recipes_2d import Losses, SliceRecipe, one_sided
 from .gesenet import GeSeNet, GeSeNetNet
 from .training import losses
 from .training.recipe import Batch, Hyperparameters
@@ -43,11 +43,7 @@ class GeSeNetRecipe(SliceRecipe):
             return {**sample, key: sample[other]}
         if kind > 2 / 3:
             return sample
-        height, width = sample[key].shape[-2:]
-        angle, place = rng.uniform(0, 2 * np.pi), rng.uniform(-0.4, 0.4)
-        rows = torch.linspace(-1, 1, height)[:, None] * float(np.sin(angle))
-        columns = torch.linspace(-1, 1, width) * float(np.cos(angle))
-        return {**sample, key: sample[key] * (rows + columns > place)}
+        return one_sided(sample, key, rng)
 
     def loss(self, model: nn.Module, batch: Batch) -> Losses:
         model.draw_masks(model.training and bool(torch.rand(()) < 0.5))  # type: ignore[operator]

@@ -19,7 +19,7 @@ class IFCNNRecipe(SliceRecipe):
     """The image before parts of it were blurred: pixel loss and SSIM."""
 
     layouts = IFCNN.layouts
-    defaults = Hyperparameters(steps=700, batch=2, lr=2e-3, warmup=30, val_every=70)
+    defaults = Hyperparameters(steps=1600, batch=2, lr=2e-3, warmup=30, val_every=160)
     crop = (48, 48)
     val_batches = 6
     notes = (

@@ -63,7 +63,7 @@ class SwinFusionRecipe(SliceRecipe):
     """The larger of both images and of their gradients, and SSIM to both."""
 
     layouts = SwinFusion.layouts
-    defaults = Hyperparameters(steps=160, batch=2, lr=1e-3, warmup=15, val_every=20)
+    defaults = Hyperparameters(steps=800, batch=2, lr=1e-3, warmup=20, val_every=80)
     crop = (32, 32)
     val_batches = 4
     notes = (
