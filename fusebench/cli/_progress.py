@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..engine.request import Observer
+from ..method_info import is_standard
 from ..text import plural
 from ._live import LiveBoard
 
@@ -117,7 +118,9 @@ def how_long(planned: Planned) -> str:
     total, (dearest, most) = sum(work.values()), next(iter(work.items()))
     if len(work) > 1 and most > total / 4:
         line += f"; {dearest} takes {most / total:.0%} of it (--exclude {dearest})"
-    return f"{line}; --methods standard leaves out the dearest, --methods fast takes two minutes"
+    if not all(is_standard(task.method.info) for task in planned.tasks):
+        line += "; --methods standard leaves out the dearest"
+    return f"{line}; --methods fast takes two minutes"
 
 
 def duration(seconds: float) -> str:
