@@ -7,7 +7,8 @@ Each run is the command a user types, timed from its start to its end, on a mach
 The phantoms are in the cache beforehand.  What workers do in load, fuse and score is taken from the rows:
 
     useful   = fuse + score of every task + load of every worker's first case
-               (later cases are loaded in the background of tasks that are counted already)
+               (later cases are loaded in the background of tasks that are counted already);
+               a task fuses once more with findings, and once more without its lesion where it has one
     overhead = wall time x workers - useful
 
 so that overhead holds the start of all processes, imports, planning, checks of what methods return, stored
@@ -43,9 +44,12 @@ def useful_seconds(rows: pd.DataFrame, jobs: int) -> dict[str, float]:
     tasks = rows.drop_duplicates(["method", "case", "protocol"])
     fused = tasks.drop_duplicates(["method", "case"])
     first = fused.drop_duplicates("case").head(jobs)
+    # Rows hold the time of the plain fusion; what else is fused of a case takes a classical method as long.
+    again = rows[rows.metric.isin(["reading", "lesion_contrast"]) & (rows.status == "ok")]
+    times = pd.concat([fused["fuse_seconds"], again["fuse_seconds"]])
     return {
         "load": float(first["load_seconds"].sum()),
-        "fuse": float(fused["fuse_seconds"].sum()),
+        "fuse": float(times.sum()),
         "score": float(tasks["score_seconds"].sum()),
     }
 

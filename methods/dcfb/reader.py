@@ -64,7 +64,7 @@ class Look:
 
     gain: float = 7.5
     strict: float = 1.5
-    broad: float = 0.5
+    broad: float = 1.0
     contrast: float = 1.1
     shade: float = 0.85
 
