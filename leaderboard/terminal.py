@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
@@ -61,6 +61,8 @@ def print_board(board: Board, console: Console, *, wide: bool = False) -> None:
     names = _Field("method", [x.label for x in board.lines], [])
     places = _Field("#", [x.place() for x in board.lines], [])
     fields = _wide(board) if wide else _narrow(board)
+    if not wide and _total([places, names, *fields]) > width:
+        fields = [replace(f, head=f.head.replace("_", "\n")) for f in fields]
     if not wide and _total([places, names, *fields]) > width:
         fields = [f for f in fields if f.head != _WORST_HEAD]  # the readings beside it say the same
     while fields:
@@ -126,7 +128,9 @@ def _heading(column: Column) -> str:
 def _table(board: Board, fields: Sequence[_Field]) -> Table:
     table = Table(header_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for i, field in enumerate(fields):
-        table.add_column(escape(field.head), justify="left" if i == 1 else "right", no_wrap=True)
+        table.add_column(
+            escape(field.head), justify="left" if i == 1 else "right", vertical="bottom", no_wrap=True
+        )
     for i, x in enumerate(board.lines):
         if x.control and x is board.controls[0]:
             table.add_row()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,16 @@ def test_one_table_of_at_most_100_columns_comes_last(board: Any, width: int) -> 
         assert text in table[2].split()
     # A number is whole: every line has as many fields as the first.
     assert len({len(line.split()) for line in table[2 : 2 + len(board.methods)]} - {14, 15}) == 0
+
+
+def test_where_names_are_long_headings_are_broken_before_a_reading_is_left_out(board: Any) -> None:
+    spare = 100 - max(map(len, printed(board, 100)[-len(board.lines) - 3 :]))
+    widest = max(board.lines, key=lambda line: len(line.label))
+    named = replace(widest, method=widest.method + "x" * (spare + 3))
+    lines = printed(replace(board, lines=tuple(named if x is widest else x for x in board.lines)), 100)
+    (head,) = (i for i, line in enumerate(lines) if line.lstrip().startswith("# method"))
+    assert "worst" in lines[head - 1] and lines[head - 2].split() == ["cho", "cho"]
+    assert max(map(len, lines[head - 2 :])) <= 100
 
 
 def test_a_narrow_terminal_continues_below(board: Any) -> None:
