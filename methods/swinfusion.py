@@ -196,7 +196,7 @@ class SwinFusion(LearnedSliceMethod):
         trained_splits=("phantom/train",),
         weights=Weights(
             file="weights/swinfusion.safetensors",
-            sha256="3acb735279dbcd999b92c483d14bda92f80c7154461e03396f41dc2c91e19211",
+            sha256="b17a8ed782724a49cffeda4d6d9ad57e15f8c2d3086204157c27a47806893f7c",
         ),
         params=965_251,
         cost=90.0,
