@@ -163,7 +163,7 @@ class EMMA(LearnedSliceMethod):
         trained_splits=("phantom/train",),
         weights=Weights(
             file="weights/emma.safetensors",
-            sha256="a8fa44bf06d18b95c7c7f769c0db2d4e9fac1e18d3fd27b993044af9804881a6",
+            sha256="0fc5aeeb4cead8f6fb9fbf4b079d6ab6a2fdf25b65fac4d8cb831a348557e472",
         ),
         params=1_517_657,
         cost=4.6,
