@@ -127,7 +127,7 @@ def test_commands(page, user, capfd):
             assert words[0] == "python", line
             ran += 1
             if words[1] == "run_bench.py":
-                plain = words[2] in PLAIN
+                plain = words[2:3] and words[2] in PLAIN
                 code = main(words[2:] if plain else with_options(words[2:], options))
             else:
                 environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
