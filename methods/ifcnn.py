@@ -157,7 +157,7 @@ class IFCNN(LearnedSliceMethod):
         trained_splits=("phantom/train",),
         weights=Weights(
             file="weights/ifcnn.safetensors",
-            sha256="da020c6c2c511dda363c7c530a3b00f5ac1d27fafe15f60ade0ab6f5dba0dc60",
+            sha256="9558eda6bfc13b4965487297ee1eebb27c6ad7ced5ba7418211cd84370641b55",
         ),
         params=83_587,
         cost=0.9,
