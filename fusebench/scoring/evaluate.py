@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..case import Case, Pair
 from ..errors import InputError
 from ..metric import Metric, MetricFault, MetricId
+from ..parameters import as_list
 from .select import metric_registry, ranking_set
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def _evaluate(
     """Values ``(N,)`` by id.  Metrics of a family follow each other, so that what they share is at hand."""
     import torch
 
-    texts = ranking_set() if metrics is None else listed(metrics)
+    texts = ranking_set() if metrics is None else as_list(metrics)
     out: dict[str, Tensor | Exception] = {}
     asked: dict[str, tuple[MetricId, Metric]] = {}
     columns: dict[str, list[Tensor]] = {}
@@ -235,11 +236,6 @@ def _evaluate(
     for text in columns.keys() - out.keys():
         out[text] = torch.cat(columns[text]).mean(0, keepdim=True)
     return {text: out[text] for text in texts}
-
-
-def listed(metrics: str | Sequence[str]) -> list[str]:
-    """Metric ids one by one, of a sequence or of ``"psnr,ssim"``."""
-    return [m.strip() for m in metrics.split(",") if m.strip()] if isinstance(metrics, str) else list(metrics)
 
 
 def _find(text: str, plugins: Plugins | None) -> tuple[MetricId, Metric]:

@@ -25,8 +25,9 @@ from ..arrays import plain
 from ..case import Case, Pair, Volume
 from ..errors import InputError
 from ..metric import MetricId, MetricInfo
+from ..parameters import as_list
 from ..plugins import Plugins
-from .evaluate import Begin, evaluate_slices, listed, score
+from .evaluate import Begin, evaluate_slices, score
 from .select import metric_infos, metric_registry, ranking_set
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def evaluate_case(
         why = "reads a second fusion: fusebench.run(...)" if found else "is not known"
         raise InputError(f"protocol {protocol!r} {why}; a fused image is scored by {known}")
     registry = plugins.metrics if plugins else metric_registry()
-    asked = ranking_set(registry) if metrics is None else listed(metrics)
+    asked = ranking_set(registry) if metrics is None else as_list(metrics)
     infos = metric_infos(registry, asked).values()
     if truth is None and isinstance(case, Case) and any(info.needs_truth for info in infos):
         truth = case.truth
