@@ -8,6 +8,7 @@ function startStudy(info) {
   const board = document.getElementById("study");
   const canvases = [...board.querySelectorAll("canvas")];
   const answers = [];
+  let kept = 0; // answers that are in a file, or that start was pressed again for
   const added = [];
   let trials = [];
   let current = null;
@@ -155,6 +156,12 @@ function startStudy(info) {
   }
 
   control("start").addEventListener("click", () => {
+    if (kept < answers.length) {
+      kept = answers.length;
+      control("status").textContent = "The answers so far are not saved as CSV. Save them, or press start again to drop them.";
+      return;
+    }
+    kept = 0;
     const chosen = control("method").value;
     const images = info.volumes.filter((v) => v.with && (!chosen || v.id === chosen));
     answers.length = 0;
@@ -177,6 +184,7 @@ function startStudy(info) {
     link.href = URL.createObjectURL(new Blob([toCsv()], { type: "text/csv" }));
     link.download = "answers.csv";
     link.click();
+    kept = answers.length;
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   });
   control("add").addEventListener("change", async (event) => {
