@@ -100,9 +100,9 @@ def board_notes(
     errors = [x.cells[_ERROR].mean for x in lines if not x.control and _ERROR in x.cells]
     errors = [e for e in errors if math.isfinite(e)]
     if errors:
+        span = " to ".join(dict.fromkeys(f"{error:.2f}" for error in (min(errors), max(errors))))
         notes.append(
-            f"Standard error of one case's reading over its findings: {min(errors):.2f} to {max(errors):.2f} "
-            f"(mean of each method; {_ERROR})."
+            f"Standard error of one case's reading over its findings: {span} (mean of each method; {_ERROR})."
         )
     if any(x.dims == 2 for x in lines):
         notes.append("(2D): fuses slice by slice.")

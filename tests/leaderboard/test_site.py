@@ -320,6 +320,7 @@ def test_two_picture_test_asks_saves_and_scores(both: Any, tmp_path: Path) -> No
     rows = page.eval_on_selector_all(
         "#study-table tbody tr", "rows => rows.map(r => [...r.cells].map(c => c.textContent))"
     )
+    assert {r[1] for r in rows} <= {"both kinds", "in the MRI", "in the PET"} and len(rows) > 1
     both_kinds = next(r for r in rows if r[1] == "both kinds")
     assert both_kinds[0] == "net" and both_kinds[2] == "6" and int(both_kinds[3]) >= 4
     right = int(both_kinds[3])

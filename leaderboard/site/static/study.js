@@ -4,6 +4,7 @@ function startStudy(info) {
   const HALF = 24; // mm from the middle of a picture to its edge
   const COLUMNS = ["reader", "case", "image", "kind", "sign", "with", "without", "side", "answer", "right", "seconds"];
   const { shape: [D, H, W], spacing, flat, upright } = info;
+  const KINDS = { structural: `in the ${info.roles[0]}`, functional: `in the ${info.roles[1]}` }; // what both are called here
   const control = (name) => document.getElementById(`study-${name}`);
   const board = document.getElementById("study");
   const canvases = [...board.querySelectorAll("canvas")];
@@ -125,7 +126,8 @@ function startStudy(info) {
     body.replaceChildren(...[...groups].sort().map(([key, [right, count]]) => {
       const row = document.createElement("tr");
       const [low, high] = wilson(right, count);
-      const cells = [...key.split("\t"), count, right, (right / count).toFixed(2), `${low.toFixed(2)} to ${high.toFixed(2)}`];
+      const [image, kind] = key.split("\t");
+      const cells = [image, KINDS[kind] || kind, count, right, (right / count).toFixed(2), `${low.toFixed(2)} to ${high.toFixed(2)}`];
       cells.forEach((text, i) => { const cell = row.insertCell(); cell.textContent = text; if (!i) cell.className = "name"; });
       return row;
     }));
