@@ -19,6 +19,7 @@ from .engine.request import Observer, Request
 from .engine.run import Outcome, Planned, execute, first_workers, plan_run
 from .errors import InputError
 from .method_info import DEFAULT_SET
+from .parameters import as_list, create
 from .store.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Run:
         return found
 
     def board(
-        self, protocol: str | None = None, metrics: Sequence[str] | None = None, *, rank_by: str = ""
+        self, protocol: str | None = None, metrics: str | Sequence[str] | None = None, *, rank_by: str = ""
     ) -> Board:
         """The leaderboard of one protocol.
 
@@ -123,7 +124,9 @@ class Run:
         name = name if name in own else own[0]  # the readings, on the board that they joined
         if metrics is None and not rank_by:
             return self.boards[name]
-        return publish.boards(RunFolder(self.folder), self.rows, metrics or (), rank_by=rank_by)[name]
+        return publish.boards(RunFolder(self.folder), self.rows, as_list(metrics or ()), rank_by=rank_by)[
+            name
+        ]
 
     def publish(self) -> list[Path]:
         """Write the boards and the contact sheet into the folder; returns the paths of all its files."""
@@ -189,16 +192,18 @@ def run(
     >>> import fusebench
     >>> fusebench.run(["average", "dwt"], cases=2).board().to_markdown()  # doctest: +SKIP
     """
-    request = Request(
-        methods=_listed(methods),
-        dataset=dataset,
-        cases=cases,
-        protocols=_listed(protocols),
-        metrics=_listed(metrics),
-        data_dir=None if data_dir is None else Path(data_dir),
-        out=None if out is None else Path(out),
+    given = {
+        "methods": as_list(methods),
+        "dataset": dataset,
+        "cases": cases,
+        "protocols": as_list(protocols),
+        "metrics": as_list(metrics),
+        "data_dir": None if data_dir is None else Path(data_dir),
+        "out": None if out is None else Path(out),
         **options,
-    )
+    }
+    given |= {name: as_list(options[name]) for name in ("exclude", "plugins") if name in options}
+    request = create("run", Request, given)
     observer = progress if isinstance(progress, Observer) else _Lines(progress)
     return run_request(request, observer)
 
@@ -238,17 +243,18 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     return found
 
 
-def fuse(a: Any, b: Any = None, method: str = "average", *, device: str = "cpu", **parameters: Any) -> Any:
+def fuse(a: Any, b: Any = None, method: Any = "average", *, device: str = "cpu", **parameters: Any) -> Any:
     """Fuse one pair.
 
     Parameters
     ----------
     a, b : array, tensor or Volume, shape (D, H, W) or (H, W), values in [0, 1]
         Structural and functional image; or `a` a `Case` and `b` left out.
-    method : str
-        Name or ``name@variant``; behind a case it may stand second: ``fuse(case, "dwt")``.
+    method : str or Method
+        Name or ``name@variant``, or what `create_method` made; behind a case it may stand second:
+        ``fuse(case, "dwt")``.
     **parameters
-        Of the method.
+        Of the method called by name.
 
     Returns
     -------
@@ -265,14 +271,17 @@ def fuse(a: Any, b: Any = None, method: str = "average", *, device: str = "cpu",
     from .arrays import plain
     from .case import Case, Pair, Volume
     from .engine.fusing import fuse as fuse_pair
+    from .method import Method
     from .plugins import find_plugins, make_method
 
     if isinstance(a, (Case, Pair)):
-        if isinstance(b, str):
+        if isinstance(b, (str, Method)):
             method, b = b, None
         a, b = a.a.data, a.b.data
     if b is None:
         raise InputError("fuse needs two images, or a case")
+    if any(isinstance(x, (str, os.PathLike)) for x in (a, b)):
+        raise InputError("fuse takes images, not the names of files: fuse(load_case(mri, pet), method)")
     images = [x.data if isinstance(x, Volume) else x for x in (a, b)]
     first, second = (np.asarray(plain(x, n), np.float32) for x, n in zip(images, "ab", strict=True))
     if first.shape != second.shape or first.ndim not in (2, 3):
@@ -280,9 +289,16 @@ def fuse(a: Any, b: Any = None, method: str = "average", *, device: str = "cpu",
             f"two images (D, H, W) or (H, W) of one shape are needed, got {first.shape} and {second.shape}"
         )
     for name, image in (("a", first), ("b", second)):
-        if not (np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1):
+        if not np.isfinite(image).all():
+            raise InputError(f"image {name} has values that are NaN or infinite; replace them first")
+        if not (image.min() >= 0 and image.max() <= 1):
             raise InputError(f"image {name} has values outside [0, 1]; scale it first")
-    made = make_method(find_plugins(), method, parameters)
+    if isinstance(method, Method):
+        if parameters:
+            raise InputError("parameters belong to a method called by name; this one is made already")
+        made = method
+    else:
+        made = make_method(find_plugins(), method, parameters)
     made.setup(device)
     shape = first.shape if first.ndim == 3 else (1, *first.shape)
     fused, _ = fuse_pair(made, first.reshape(shape), second.reshape(shape))
@@ -316,8 +332,10 @@ def load_case(
 
     from .plugins import create_dataset
 
-    case: Case = create_dataset("pairs", mri=Path(mri), pet=Path(pet), **options).every_case()[0]
-    return case if id is None else replace(case, id=id)
+    found: Case = create_dataset("pairs", mri=Path(mri), pet=Path(pet), **options).every_case()[0]
+    case = found if id is None else replace(found, id=id)
+    _ = case.pair  # read now, so that what is wrong is said here
+    return case
 
 
 class _Lines(Observer):
@@ -332,8 +350,3 @@ class _Lines(Observer):
     def finished(self, task: Any, rows: Sequence[Any]) -> None:
         bad = dict.fromkeys(f"{r.status}: {r.reason}" for r in rows if r.status not in ("ok", "skip"))
         self.tell("; ".join([task.label, *bad]))
-
-
-def _listed(texts: str | Sequence[str]) -> tuple[str, ...]:
-    several = [texts] if isinstance(texts, str) else texts
-    return tuple(part.strip() for text in several for part in text.split(",") if part.strip())

@@ -73,8 +73,8 @@ def show(
     Parameters
     ----------
     case : Case or Pair
-    *fused : str, array, or mapping of name to array
-        Names of methods, which are fused on the spot (``"dwt"``, ``"blend@0.35"``), or fused images
+    *fused : str, Method, array, or mapping of name to array
+        Methods, which are fused on the spot (``"dwt"``, ``"blend@0.35"``, `create_method`), or fused images
         (D, H, W) in [0, 1].
     difference : bool or {"a", "b"}
         Beside each fused image, how it differs from the structural image (``"a"``), the functional one, or
@@ -109,6 +109,8 @@ def show(
     >>> case = fusebench.create_dataset("phantom").cases("test")[0]
     >>> fusebench.show(case, "laplacian", "dwt", difference="a").savefig("fused.png")  # doctest: +SKIP
     """
+    if not isinstance(case, (Case, Pair)):
+        raise InputError("show needs a case, as load_case(mri, pet) or a dataset gives it, then fused images")
     pair = case.pair if isinstance(case, Case) else case
     a, b, marks = _with_findings(case) if findings else (pair.a.data, pair.b.data, ())
     images = list(_named(fused, a, b))
@@ -134,13 +136,14 @@ def show(
 def _named(fused: Sequence[Any], a: Array, b: Array) -> Iterator[tuple[str, Array]]:
     """Name and voxels of every fused image; methods fuse here."""
     from .api import fuse
+    from .method import Method
 
     count = 0
     for given in fused:
         if isinstance(given, Mapping):
             items = list(given.items())
-        elif isinstance(given, str):
-            items = [(given, fuse(a, b, given))]
+        elif isinstance(given, (str, Method)):
+            items = [(given if isinstance(given, str) else given.info.name, fuse(a, b, given))]
         else:
             count += 1
             items = [("fused" if count == 1 else f"fused {count}", given)]

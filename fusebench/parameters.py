@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -103,6 +103,12 @@ def create(name: str, make: Callable[..., T], given: Mapping[str, Any]) -> T:
         return make(**given)
     except (TypeError, ValueError) as error:  # how foreign code refuses a value
         raise InputError(f"{name}: {error}") from error
+
+
+def as_list(texts: str | Iterable[str]) -> list[str]:
+    """Names one by one: of a sequence, or of one string that may hold several, ``"dwt, max"``."""
+    several = [texts] if isinstance(texts, str) else texts
+    return [part.strip() for text in several for part in text.split(",") if part.strip()]
 
 
 def user_path(text: str | os.PathLike[str]) -> Path:

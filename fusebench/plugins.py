@@ -16,7 +16,7 @@ from .errors import InputError
 from .files import plugin_folder
 from .method_info import MethodInfo, is_fast, is_standard
 from .metric import MetricInfo
-from .parameters import create, user_path
+from .parameters import as_list, create, user_path
 from .registry import Registry
 
 if TYPE_CHECKING:  # torch
@@ -102,10 +102,14 @@ def require_plugins(found: Plugins, paths: Iterable[str]) -> None:
 
 
 def create_method(name: str, **params: Any) -> Any:
-    """Make the fusion method called `name`, or ``name@variant``; call ``setup(device)`` next."""
-    plugins = find_plugins()
-    variant, cls = plugins.methods.entry(name).variant, plugins.methods.load(name)
-    return cls(**{**(cls.variants[variant] if variant else {}), **params})
+    """Make the fusion method called `name`, or ``name@variant``; call ``setup(device)`` next.
+
+    Raises
+    ------
+    InputError
+        No such method, variant or parameter, or a value that it refuses.
+    """
+    return make_method(find_plugins(), name, params)
 
 
 def make_method(plugins: Plugins, name: str, given: Mapping[str, Any]) -> Method:
@@ -123,7 +127,7 @@ def make_method(plugins: Plugins, name: str, given: Mapping[str, Any]) -> Method
 
 def create_dataset(name: str, **params: Any) -> Dataset:
     """Make the dataset called `name` (``data_dir=...`` where it needs one)."""
-    return find_plugins().datasets.load(name)(**params)
+    return create(name, find_plugins().datasets.load(name), params)
 
 
 def create_metric(name: str) -> Any:
@@ -131,16 +135,16 @@ def create_metric(name: str) -> Any:
     return find_plugins().metrics.load(name)
 
 
-def list_methods(patterns: Sequence[str] = ("all",), exclude: Sequence[str] = ()) -> list[str]:
+def list_methods(patterns: str | Sequence[str] = ("all",), exclude: str | Sequence[str] = ()) -> list[str]:
     """Names of fusion methods; shell wildcards allowed."""
-    return find_plugins().methods.select(patterns, exclude)
+    return find_plugins().methods.select(as_list(patterns), as_list(exclude))
 
 
-def list_datasets(patterns: Sequence[str] = ("all",)) -> list[str]:
+def list_datasets(patterns: str | Sequence[str] = ("all",)) -> list[str]:
     """Names of datasets."""
-    return find_plugins().datasets.select(patterns)
+    return find_plugins().datasets.select(as_list(patterns))
 
 
-def list_metrics(patterns: Sequence[str] = ("all",)) -> list[str]:
+def list_metrics(patterns: str | Sequence[str] = ("all",)) -> list[str]:
     """Names of metrics."""
-    return find_plugins().metrics.select(patterns)
+    return find_plugins().metrics.select(as_list(patterns))

@@ -33,17 +33,26 @@ def reasons(rows: pd.DataFrame, info: Mapping[str, Any]) -> tuple[str, ...]:
     valued = set(rows.loc[rows["status"] == "ok", "case"])
     counted = []
     for (status, reason), some in bad.groupby(["status", "reason"], observed=True):
-        names = dict.fromkeys(some["metric"].dropna().astype(str))
-        cases = set(some["case"])
-        which = f" ({shortened(list(names))})" if status == "skip" or cases & valued else ""
         text = " ".join(str(reason).split()) or "no reason given"
-        counted.append((len(cases), f"{status} in {plural(len(cases), 'case')}{which}: {text[:200]}"))
+        for cases, names in _by_cases(some, apart=status == "skip").items():
+            which = f" ({shortened(names)})" if status == "skip" or cases & valued else ""
+            counted.append((len(cases), f"{status} in {plural(len(cases), 'case')}{which}: {text[:200]}"))
     found = [text for _, text in sorted(counted, key=lambda x: -x[0])]
     if not found and info.get("broken"):
         found.append(str(info["broken"]))
     if not found and not len(rows):
         found.append("not run yet")
     return tuple(found)
+
+
+def _by_cases(rows: pd.DataFrame, *, apart: bool) -> dict[frozenset[str], list[str]]:
+    """The metrics of rows, by the cases that these have; all under all cases if not `apart`."""
+    if not apart:
+        return {frozenset(rows["case"]): list(dict.fromkeys(rows["metric"].dropna().astype(str)))}
+    found: dict[frozenset[str], list[str]] = {}
+    for name, some in rows.groupby(rows["metric"].astype(str), sort=False):
+        found.setdefault(frozenset(some["case"]), []).append(str(name))
+    return found
 
 
 def shortened(names: Sequence[str], most: int = 6) -> str:
@@ -91,9 +100,9 @@ def board_notes(
     errors = [x.cells[_ERROR].mean for x in lines if not x.control and _ERROR in x.cells]
     errors = [e for e in errors if math.isfinite(e)]
     if errors:
+        span = " to ".join(dict.fromkeys(f"{error:.2f}" for error in (min(errors), max(errors))))
         notes.append(
-            f"Standard error of one case's reading over its findings: {min(errors):.2f} to {max(errors):.2f} "
-            f"(mean of each method; {_ERROR})."
+            f"Standard error of one case's reading over its findings: {span} (mean of each method; {_ERROR})."
         )
     if any(x.dims == 2 for x in lines):
         notes.append("(2D): fuses slice by slice.")

@@ -116,7 +116,8 @@ class Pages:
         for dataset in self.found.datasets:
             facts = self.found.manifest_of(dataset).get("dataset", {})
             split = f", {facts['split']} split" if facts.get("split") else ""
-            said = [f"Dataset {facts.get('name') or dataset}{split}", str(facts.get("summary") or "")]
+            summary = str(facts.get("summary") or "")
+            said = [f"Dataset {facts.get('name') or dataset}{split}", summary[:1].upper() + summary[1:]]
             said += [
                 f"{k.capitalize()} {facts[k]}" for k in ("licence", "citation", "fingerprint") if facts.get(k)
             ]

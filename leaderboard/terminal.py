@@ -10,6 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from fusebench.metric import ARROWS
 
@@ -56,7 +57,8 @@ def print_board(board: Board, console: Console, *, wide: bool = False) -> None:
     console.print(board.title, style="bold", markup=False, highlight=False)
     columns = board.shown if wide else _chosen(board)
     for note in (*board.footnotes(), *board.legend(columns)):
-        console.print(f"  {note}", style="dim", markup=False, highlight=False)
+        for line in _wrapped(note, console):
+            console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
     width = console.width if wide else min(console.width, MOST_COLUMNS)
     names = _Field("method", [x.label for x in board.lines], [])
     places = _Field("#", [x.place() for x in board.lines], [])
@@ -72,6 +74,12 @@ def print_board(board: Board, console: Console, *, wide: bool = False) -> None:
             count += 1
         console.print(_table(board, [places, names, *fields[:count]]))
         fields = fields[count:]
+
+
+def _wrapped(note: str, console: Console) -> list[str]:
+    """A note in lines; those after its first begin further in, so that notes are told apart."""
+    lines = Text(note).wrap(console, max(20, console.width - 4))
+    return [f"{'    ' if i else '  '}{line.plain.rstrip()}" for i, line in enumerate(lines)]
 
 
 def _total(fields: Sequence[_Field]) -> int:

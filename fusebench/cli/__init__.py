@@ -1,7 +1,7 @@
 """The command line: one file per subcommand, each with ``add(subparsers)``.
 
 Exit codes: 0 done, 1 some cases failed (the leaderboard is still complete), 2 usage or input error,
-130 interrupted.
+130 interrupted (143 by SIGTERM, 129 by SIGHUP).
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from ..errors import FuseBenchError, InputError
 from ..parameters import user_path
 from ..text import printable
 from ._console import tolerant_streams
+from ._signals import ending_like_ctrl_c
 
 PROGRAM = "run_bench.py"
+INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
@@ -68,8 +70,10 @@ def _commands() -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    with tolerant_streams() as out, _safe_path():
+    with tolerant_streams() as out, _safe_path(), ending_like_ctrl_c() as signals:
         code = _main(list(sys.argv[1:] if arguments is None else arguments))
+        if code == INTERRUPTED and signals:
+            code = 128 + signals[0]
         out.flush()
         if out.problem:
             print(f"{PROGRAM}: error: standard output cannot be written ({out.problem})", file=sys.stderr)
@@ -93,7 +97,7 @@ def _main(given: list[str]) -> int:
         return _failed(args, str(error))
     except KeyboardInterrupt:
         print(f"\n{PROGRAM}: interrupted; {args.again}", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _failed(args, f"{where}{error.strerror or error} ({args.again})")

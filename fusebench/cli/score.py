@@ -22,7 +22,7 @@ from ..errors import FuseBenchError, InputError
 from ..images.raw import EXTENSIONS, folder_images, stem
 from ..metric import ARROWS, MetricId
 from ..parameters import user_path
-from ..scoring.protocol import PROTOCOLS, READERS, ScoredImages
+from ..scoring.protocol import PROTOCOLS, READERS, ScoredImages, is_reading, require_scored
 from ..scoring.select import select_metrics
 from ..store.folder import RunFolder
 from ..text import cell
@@ -136,13 +136,16 @@ def run(args: argparse.Namespace) -> int:
     if not (args.mri and args.pet and args.fused):
         raise InputError("give --mri, --pet and --fused; or --results-dir with --dataset")
     plugins = plugins_of(args)
-    chosen = select_metrics(plugins.metrics, split_commas([args.metrics]), with_truth=False)
+    named = split_commas([args.metrics])
+    chosen = select_metrics(plugins.metrics, named, with_truth=False)
     protocol = PROTOCOLS[args.protocol or "volume"]
-    if protocol.name == READERS:
+    readings = [f"metric {name}" for name in named if is_reading(name)]
+    if protocol.name == READERS or readings:
         raise InputError(
-            f"--protocol {READERS} reads a second image, made of sources with findings; use --results-dir "
-            "with --dataset, which takes <case>+findings beside <case>"
+            f"{readings[0] if readings else f'--protocol {READERS}'} reads a second image, made of sources "
+            "with findings; use --results-dir with --dataset, which takes <case>+findings beside <case>"
         )
+    require_scored([protocol.name], named)
     ids = protocol.metrics(chosen)
     items = list(_items(args))
     console = make_console()

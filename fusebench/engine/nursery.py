@@ -152,6 +152,9 @@ class _Keeper:
         pid = os.fork()
         if not pid:
             os.setpgid(0, 0)
+            for ended in (signal.SIGTERM, signal.SIGHUP):  # only the worker passes them over
+                if callable(signal.getsignal(ended)):
+                    signal.signal(ended, signal.SIG_DFL)
             prctl(_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != mine:
                 os._exit(1)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..dataset import Dataset
+from ..errors import InputError
 from ..method_info import DEFAULT_SET
 from ..store.rows import Row
 from .spec import Choice, Task
@@ -107,6 +108,12 @@ class Request:
     rank_by: Literal["", "reading", "similarity", "all"] = ""
     radiological: bool = False
     command: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for name, least in (("cases", 1), ("jobs", 0), ("threads", 1), ("repeats", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"{name}={value}: it must be {least} or more")
 
     @property
     def limit(self) -> float | None:

@@ -18,7 +18,7 @@ from ..dataset import Dataset
 from ..errors import InputError, WorkerDied
 from ..names import check_file_name
 from ..plugins import Plugins, find_plugins, require_plugins
-from ..scoring.protocol import PROTOCOLS, default_protocols
+from ..scoring.protocol import PROTOCOLS, default_protocols, require_scored
 from ..store.folder import RunFolder
 from ..store.rows import IDENTITY, Row, RunStore, as_table
 from .current import Outdated, method_source
@@ -154,10 +154,12 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
     observer = observer or Observer()
     plugins = find_plugins(tuple(request.plugins))
     require_plugins(plugins, request.plugins)
-    protocols = tuple(request.protocols) or default_protocols(request.metrics)
+    protocols = tuple(request.protocols) or default_protocols(request.metrics, plugins.metrics.names())
     for protocol in protocols:
         if protocol not in PROTOCOLS:
             raise InputError(f"no protocol is called {protocol!r}; there are {', '.join(PROTOCOLS)}")
+    if not request.results_dir:  # metrics that a run had by default come with its protocols
+        require_scored(protocols, request.metrics)
     choices = [] if request.results_dir else _choices(plugins, request)
     dataset = request.dataset
     if isinstance(dataset, str):

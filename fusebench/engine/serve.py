@@ -6,7 +6,6 @@ import contextlib
 import gc
 import os
 import pickle
-import signal
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -68,7 +67,6 @@ def main(fd: int, note_fd: int, threads: int) -> None:
     from .nursery import die_with_parent
 
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     os.dup2(2, 1)  # what a plugin prints must not mix with the parent's output
     for number in (fd, note_fd):
         os.set_inheritable(number, False)

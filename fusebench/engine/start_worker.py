@@ -1,10 +1,18 @@
 """Starts a worker: imports this package from where it lies, whatever the path and the working folder hold."""
 
-import importlib.util
+import signal
 import sys
-from pathlib import Path
 
 if __name__ == "__main__":
+    # To end is the parent's to handle. Before all else is imported, since a signal may come meanwhile.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for ended in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ended) is signal.SIG_DFL:  # a function: no program inherits it
+            signal.signal(ended, lambda *_: None)
+
+    import importlib.util
+    from pathlib import Path
+
     package = Path(__file__).resolve().parents[1]
     spec = importlib.util.spec_from_file_location(
         "fusebench", package / "__init__.py", submodule_search_locations=[str(package)]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..case import Case, Pair
 from ..errors import InputError
 from ..metric import Metric, MetricFault, MetricId
+from ..parameters import as_list
 from .select import metric_registry, ranking_set
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ _NO_MASK = (
 def evaluate(
     a: Case | Pair,
     b: Any,
-    fused: Sequence[str] | None = None,
-    metrics: Sequence[str] | None = None,
+    fused: str | Sequence[str] | None = None,
+    metrics: str | Sequence[str] | None = None,
     *,
     truth: Mapping[str, Any] | None = None,
     protocol: str = "volume",
@@ -49,7 +50,7 @@ def evaluate(
     a: Any,
     b: Any,
     fused: Any,
-    metrics: Sequence[str] | None = None,
+    metrics: str | Sequence[str] | None = None,
     *,
     mask: Any = None,
     spacing: Sequence[float] | None = None,
@@ -63,7 +64,7 @@ def evaluate(
     a: Any,
     b: Any,
     fused: Any = None,
-    metrics: Sequence[str] | None = None,
+    metrics: str | Sequence[str] | None = None,
     *,
     mask: Any = None,
     spacing: Sequence[float] | None = None,
@@ -82,8 +83,8 @@ def evaluate(
         As in `Metric.__call__`; or `a` a `Case` and `b` the fused image, where mask, voxel size and ground
         truth are the case's.  (D, H, W) with D > 1 is scored in 3D.
     metrics : sequence of str, optional
-        Ids: ``psnr``, ``psnr.a``, ``ssim.worst``, ``mi@cddfuse``.  None: the default ranking set, or what
-        the protocol prescribes.
+        Ids: ``psnr``, ``psnr.a``, ``ssim.worst``, ``mi@cddfuse``; or one string, ``"psnr,qabf"``.  None: the
+        default ranking set, or what the protocol prescribes.
     protocol : {"volume", "slices", "paper"}
         How a case is scored, as of a run; see `Protocol`.
     on_error : {"raise", "keep"}
@@ -136,7 +137,7 @@ def score(
     a: Any,
     b: Any,
     fused: Any,
-    metrics: Sequence[str] | None = None,
+    metrics: str | Sequence[str] | None = None,
     *,
     mask: Any = None,
     spacing: Sequence[float] | None = None,
@@ -157,7 +158,7 @@ def evaluate_slices(
     a: Any,
     b: Any,
     fused: Any,
-    metrics: Sequence[str] | None = None,
+    metrics: str | Sequence[str] | None = None,
     *,
     mask: Any = None,
     truth: Mapping[str, Any] | None = None,
@@ -196,12 +197,12 @@ def evaluate_slices(
 
 
 def _evaluate(
-    triple: Triple, metrics: Sequence[str] | None, on_error: str, plugins: Plugins | None, begin: Begin
+    triple: Triple, metrics: str | Sequence[str] | None, on_error: str, plugins: Plugins | None, begin: Begin
 ) -> dict[str, Tensor | Exception]:
     """Values ``(N,)`` by id.  Metrics of a family follow each other, so that what they share is at hand."""
     import torch
 
-    texts = ranking_set() if metrics is None else metrics
+    texts = ranking_set() if metrics is None else as_list(metrics)
     out: dict[str, Tensor | Exception] = {}
     asked: dict[str, tuple[MetricId, Metric]] = {}
     columns: dict[str, list[Tensor]] = {}

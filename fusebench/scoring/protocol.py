@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from ..arrays import plain
 from ..case import Case, Pair, Volume
 from ..errors import InputError
 from ..metric import MetricId, MetricInfo
+from ..parameters import as_list
 from ..plugins import Plugins
 from .evaluate import Begin, evaluate_slices, score
 from .select import metric_infos, metric_registry, ranking_set
@@ -146,7 +148,7 @@ PROTOCOLS = {
 def evaluate_case(
     case: Case | Pair,
     fused: Any,
-    metrics: Sequence[str] | None = None,
+    metrics: str | Sequence[str] | None = None,
     truth: Truth = None,
     protocol: str = "volume",
     plugins: Plugins | None = None,
@@ -169,7 +171,7 @@ def evaluate_case(
         why = "reads a second fusion: fusebench.run(...)" if found else "is not known"
         raise InputError(f"protocol {protocol!r} {why}; a fused image is scored by {known}")
     registry = plugins.metrics if plugins else metric_registry()
-    asked = ranking_set(registry) if metrics is None else metrics
+    asked = ranking_set(registry) if metrics is None else as_list(metrics)
     infos = metric_infos(registry, asked).values()
     if truth is None and isinstance(case, Case) and any(info.needs_truth for info in infos):
         truth = case.truth
@@ -187,14 +189,46 @@ def evaluate_case(
     return found.score(images, found.fixed or asked, truth, plugins)
 
 
-def default_protocols(metrics: Sequence[str]) -> tuple[str, ...]:
-    """Protocols where none is asked for: ``volume`` and ``readers``, or those that score the `metrics`."""
+def default_protocols(metrics: Sequence[str], names: Sequence[str] = ()) -> tuple[str, ...]:
+    """Protocols where none is asked for: ``volume`` and ``readers``, or those that score the `metrics`.
+
+    Parameters
+    ----------
+    metrics : sequence of str
+        Ids and wildcards, as asked for.
+    names : sequence of str
+        Of all metrics that there are, for the wildcards.
+    """
     if not metrics or "all" in metrics:
         return "volume", READERS
-    reads = [is_reading(text) for text in metrics]
-    return (*([] if all(reads) else ["volume"]), *([READERS] if any(reads) else []))
+    meant = ((_is_pattern(text) and fnmatch.filter(names, text)) or [text] for text in metrics)
+    reads = [is_reading(name) for some in meant for name in some]
+    return (*([] if reads and all(reads) else ["volume"]), *([READERS] if any(reads) else []))
 
 
 def is_reading(metric: str) -> bool:
     """True if a metric id is one that the protocol ``readers`` prescribes."""
     return re.split(r"[.@]", metric)[0] in {MetricId.parse(m).name for m in READINGS}
+
+
+def _is_pattern(text: str) -> bool:
+    return text == "all" or bool(set(text) & set("*?["))
+
+
+def require_scored(protocols: Sequence[str], metrics: Sequence[str]) -> None:
+    """Refuse metrics that were asked for by name and that none of the `protocols` scores.
+
+    Raises
+    ------
+    InputError
+        With the protocol that scores them.
+    """
+    scored = {False: [p for p in protocols if not PROTOCOLS[p].fixed], True: {READERS} & {*protocols}}
+    fixed = {m for p in protocols for m in PROTOCOLS[p].fixed}
+    for name in metrics:
+        if not _is_pattern(name) and name not in fixed and not scored[is_reading(name)]:
+            where = READERS if is_reading(name) else "volume or slices"
+            raise InputError(
+                f"metric {name} is not scored in protocol {', '.join(protocols)}; leave it out, or add "
+                f"protocol {where}"
+            )

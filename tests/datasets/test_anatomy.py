@@ -138,7 +138,7 @@ def test_board_and_report_say_what_the_sources_are_and_hold_no_images(
     assert "keep it to yourself" in (tmp_path / "report" / "index.html").read_text()
     (case,) = (tmp_path / "report" / "cases").glob("*.html")
     labels = re.findall(r"difference from (\w+)<", case.read_text())
-    assert labels == ["MR", "CT"]
+    assert labels == ["MR", "CT"] and "functional image" not in case.read_text()
 
 
 def test_terms_are_those_of_the_dataset_whatever_a_manifest_says(

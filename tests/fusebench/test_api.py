@@ -194,7 +194,7 @@ def test_fuse_takes_pictures_and_volumes_of_any_array() -> None:
         (np.zeros((4, 4)), np.zeros((4, 5)), "of one shape are needed"),
         (np.zeros(4), np.zeros(4), "of one shape are needed"),
         (np.zeros((4, 4)), np.full((4, 4), 255), "image b has values outside"),
-        (np.full((4, 4), np.nan), np.zeros((4, 4)), "image a has values outside"),
+        (np.full((4, 4), np.nan), np.zeros((4, 4)), "image a has values that are NaN"),
         (np.zeros((4, 4)), None, "two images, or a case"),
     ],
 )
@@ -218,3 +218,37 @@ def test_the_package_lists_its_public_names_and_little_else() -> None:
     assert {"run", "load_run", "fuse", "load_case", "evaluate", "Run"} <= set(dir(fusebench))
     for name in fusebench.__all__:
         assert getattr(fusebench, name) is not None
+
+
+A = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: fusebench.fuse("a.nii", "b.nii"), "load_case"),
+        (lambda: fusebench.fuse(A * np.nan, A), "NaN or infinite"),
+        (lambda: fusebench.fuse(A, A, fusebench.create_method("dwt"), levels=2), "made already"),
+        (lambda: fusebench.load_case("no.nii", "b.nii"), "no.nii: no such file"),
+        (lambda: fusebench.show(A, A), "needs a case"),
+        (lambda: fusebench.run("average", foo=1), "no parameter 'foo'"),
+        (lambda: fusebench.run("average", cases=0), "cases=0: it must be 1 or more"),
+        (lambda: fusebench.run("average", cases="2"), "not a whole number"),
+        (lambda: fusebench.create_method("dwt", levels="x"), "not a whole number"),
+        (lambda: fusebench.create_method("dwt", lvl=1), "no parameter 'lvl'"),
+        (lambda: fusebench.create_dataset("phantom", size="x"), "not a whole number"),
+    ],
+)
+def test_what_a_notebook_may_get_wrong_is_said_in_one_line(call, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        call()
+
+
+def test_a_made_method_fuses_as_its_name_does() -> None:
+    made = fusebench.create_method("blend@0.20")
+    assert np.array_equal(fusebench.fuse(A, A[:, ::-1], made), fusebench.fuse(A, A[:, ::-1], "blend@0.20"))
+
+
+def test_names_may_be_one_string() -> None:
+    several = fusebench.list_methods(["dwt", "ma*"], ["matr*"])
+    assert fusebench.list_methods("dwt, ma*", exclude="matr*") == several and "max" in several

@@ -320,11 +320,15 @@ def test_two_picture_test_asks_saves_and_scores(both: Any, tmp_path: Path) -> No
     rows = page.eval_on_selector_all(
         "#study-table tbody tr", "rows => rows.map(r => [...r.cells].map(c => c.textContent))"
     )
+    assert {r[1] for r in rows} <= {"both kinds", "in the MRI", "in the PET"} and len(rows) > 1
     both_kinds = next(r for r in rows if r[1] == "both kinds")
     assert both_kinds[0] == "net" and both_kinds[2] == "6" and int(both_kinds[3]) >= 4
     right = int(both_kinds[3])
     low, high = stats.binomtest(right, 6).proportion_ci(0.95, "wilson")
     assert both_kinds[5] == f"{low:.2f} to {high:.2f}"
+    page.click("#study-start")
+    assert "not saved" in page.text_content("#study-status")
+    assert page.locator("#study-table tbody tr").count() == len(rows)
     with page.expect_download() as download:
         page.click("#study-save")
     path = tmp_path / "answers.csv"
@@ -682,13 +686,14 @@ def test_an_infinite_value_is_shown_as_on_the_board(tmp_path: Path) -> None:
 def test_pages_show_a_column_with_equal_decimals_and_the_data_in_words(tmp_path: Path) -> None:
     rows, manifest = make_run({"a": 1.0, "b": 0.0}, cases=2, metrics=["psnr"])
     rows["value"] = [14.1, 17.74, 15.0, 16.123]
+    manifest["dataset"]["summary"] = "made-up heads"
     out = report.write(write_run(tmp_path / "run", rows, manifest), tmp_path / "out", figures=False)[0].parent
     case = next((out / "cases").glob("*case-000*")).read_text(encoding="utf-8")
     assert re.findall(r"""data-value="[^"]*">(1\d\.\d+)</td>""", case) == ["14.10", "15.00"]
     method = (out / "methods" / "a.html").read_text(encoding="utf-8")
     assert {len(x) for x in re.findall(r"1\d\.\d+(?=</td>| to )", method)} == {5}
     text = (out / "index.html").read_text(encoding="utf-8")
-    assert "Dataset phantom, test split. Licence MIT. Fingerprint abcd." in text
+    assert "Dataset phantom, test split. Made-up heads. Licence MIT. Fingerprint abcd." in text
 
 
 @pytest.mark.parametrize(

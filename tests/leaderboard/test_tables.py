@@ -61,6 +61,19 @@ def test_a_reason_names_the_metrics_that_have_no_value(small_run: Any) -> None:
     assert f"- {skip} (all methods)" in board.to_markdown().replace("\\_", "_")
 
 
+def test_a_reason_counts_the_cases_of_each_metric(small_run: Any) -> None:
+    rows, manifest = small_run
+    for metric, cases in (("mi", ["case-000"]), ("qabf", ["case-000", "case-001"]), ("en", ["case-000"])):
+        some = rows["case"].isin(cases) & (rows["metric"] == metric)
+        rows.loc[some, ["value", "status", "reason"]] = [None, "skip", "not defined for this case"]
+    board = tables.build(rows, manifest, "volume")
+    skips = {
+        "skip in 2 cases (qabf): not defined for this case",
+        "skip in 1 case (en, mi): not defined for this case",
+    }
+    assert {text.replace("(mi, en)", "(en, mi)") for text in line(board, "good").reasons} == skips
+
+
 def test_a_broken_or_silent_method_is_a_row(small_run: Any) -> None:
     rows, manifest = small_run
     manifest["methods"]["broken"] = {

@@ -88,6 +88,19 @@ def test_wide_has_all_columns_with_intervals(board: Any) -> None:
     assert board.lines[0].standing.text in text and "[" in board.lines[0].standing.text
 
 
+def test_lines_of_a_note_after_its_first_begin_further_in() -> None:
+    rows, manifest = make_run(EFFECTS, cases=6, metrics=["psnr", "mi"])
+    board = tables.build(rows, manifest, "volume")
+    out = io.StringIO()
+    board.to_terminal(Console(file=out, width=60))
+    lines = [x for x in out.getvalue().splitlines() if x.startswith("  ") and x[2:].strip()]
+    said = [*board.footnotes(), *board.legend(board.shown)]
+    begun = [x for x in lines if any(note.startswith(x.strip()) for note in said)]
+    assert len(begun) >= len(board.footnotes()) and not any(x.startswith("   ") for x in begun)
+    further = [x for x in lines if x.startswith("    ") and any(x.strip() in note for note in said)]
+    assert further and all(x == x.rstrip() for x in further)
+
+
 def test_equal_reasons_are_one_line() -> None:
     rows, manifest = make_run(EFFECTS, cases=6, metrics=["psnr", "mi"])
     four = (rows["metric"] == "mi") & rows["case"].isin([f"case-{i:03d}" for i in range(4)])

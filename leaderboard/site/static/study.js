@@ -4,10 +4,12 @@ function startStudy(info) {
   const HALF = 24; // mm from the middle of a picture to its edge
   const COLUMNS = ["reader", "case", "image", "kind", "sign", "with", "without", "side", "answer", "right", "seconds"];
   const { shape: [D, H, W], spacing, flat, upright } = info;
+  const KINDS = { structural: `in the ${info.roles[0]}`, functional: `in the ${info.roles[1]}` }; // what both are called here
   const control = (name) => document.getElementById(`study-${name}`);
   const board = document.getElementById("study");
   const canvases = [...board.querySelectorAll("canvas")];
   const answers = [];
+  let kept = 0; // answers that are in a file, or that start was pressed again for
   const added = [];
   let trials = [];
   let current = null;
@@ -124,7 +126,8 @@ function startStudy(info) {
     body.replaceChildren(...[...groups].sort().map(([key, [right, count]]) => {
       const row = document.createElement("tr");
       const [low, high] = wilson(right, count);
-      const cells = [...key.split("\t"), count, right, (right / count).toFixed(2), `${low.toFixed(2)} to ${high.toFixed(2)}`];
+      const [image, kind] = key.split("\t");
+      const cells = [image, KINDS[kind] || kind, count, right, (right / count).toFixed(2), `${low.toFixed(2)} to ${high.toFixed(2)}`];
       cells.forEach((text, i) => { const cell = row.insertCell(); cell.textContent = text; if (!i) cell.className = "name"; });
       return row;
     }));
@@ -155,6 +158,12 @@ function startStudy(info) {
   }
 
   control("start").addEventListener("click", () => {
+    if (kept < answers.length) {
+      kept = answers.length;
+      control("status").textContent = "The answers so far are not saved as CSV. Save them, or press start again to drop them.";
+      return;
+    }
+    kept = 0;
     const chosen = control("method").value;
     const images = info.volumes.filter((v) => v.with && (!chosen || v.id === chosen));
     answers.length = 0;
@@ -177,6 +186,7 @@ function startStudy(info) {
     link.href = URL.createObjectURL(new Blob([toCsv()], { type: "text/csv" }));
     link.download = "answers.csv";
     link.click();
+    kept = answers.length;
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   });
   control("add").addEventListener("change", async (event) => {

@@ -81,7 +81,8 @@ def test_durations_are_as_exact_as_forecasts() -> None:
     ]
 
 
-def test_an_interrupted_run_ends_with_the_board_of_what_is_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("to_all", [False, True])
+def test_an_interrupted_run_ends_with_the_board_of_what_is_there(tmp_path: Path, to_all: bool) -> None:
     options = ["--methods", "average,max,dwt", "--cases", "40", "--data-option", "subjects=40"]
     options += ["--data-option", "size=16", "--metrics", "psnr", "--protocol", "volume", "--jobs", "1"]
     command = [
@@ -93,15 +94,20 @@ def test_an_interrupted_run_ends_with_the_board_of_what_is_there(tmp_path: Path)
         "--force",
     ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    run = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, **pipes)
+    own = {"env": {**os.environ, "PYTHONPATH": str(ROOT)}, "start_new_session": True}
+    run = subprocess.Popen(command, cwd=tmp_path, **own, **pipes)
     log = tmp_path / "run" / "rows.jsonl"
     begin = time.monotonic()
     while not (log.exists() and log.read_text().count("\n") > 5):
         assert run.poll() is None and time.monotonic() - begin < 120
         time.sleep(0.02)
-    run.send_signal(signal.SIGINT)
+    if to_all:  # as `timeout` and batch systems do
+        os.killpg(run.pid, signal.SIGTERM)
+    else:
+        run.send_signal(signal.SIGINT)
     out, err = run.communicate(timeout=60)
-    assert run.returncode == 130, err
+    assert run.returncode == (143 if to_all else 130), err
+    assert "SIGTERM" not in log.read_text()
     assert "leaderboard.csv" in out and "average" in out
     assert "left; to go on: python" in err and "--force" not in err
     assert (tmp_path / "run" / "leaderboard.md").is_file()

@@ -124,3 +124,11 @@ def test_a_name_without_a_results_folder_is_refused(sources, tmp_path, capsys):
     save("f.png", FUSED, tmp_path)
     assert main(["score", *FILES, "--fused", "f.png", "--name", "net"]) == 2
     assert "--name" in capsys.readouterr().err
+
+
+def test_a_reading_cannot_be_scored_from_files(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["score", "--mri", "a.nii", "--pet", "b.nii", "--fused", "f.nii", "--metrics", "psnr,outline"])
+        == 2
+    )
+    assert "metric outline reads a second image" in capsys.readouterr().err

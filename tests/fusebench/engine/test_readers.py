@@ -49,6 +49,10 @@ def test_protocols_follow_what_is_asked_for() -> None:
     assert default_protocols(()) == default_protocols(["all"]) == ("volume", "readers")
     assert default_protocols(["psnr", "ssim.*"]) == ("volume",)
     assert default_protocols(["reading", "cho_auc.a"]) == ("readers",)
+    names = ["cho_auc", "mi", "psnr", "reading", "viff"]
+    assert default_protocols(["cho*"], names) == ("readers",)
+    assert default_protocols(["*i*"], names) == ("volume", "readers")
+    assert default_protocols(["cho*", "ssim.*"], names) == ("volume", "readers")
 
 
 def test_every_way_gives_the_same_numbers(made: Any, tmp_path: Path) -> None:

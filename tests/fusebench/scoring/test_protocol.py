@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from fusebench.case import Case, Pair, Volume
+from fusebench.errors import InputError
 from fusebench.metrics import evaluate
 from fusebench.plugins import find_plugins
-from fusebench.scoring.protocol import PROTOCOLS, ScoredImages
+from fusebench.scoring.protocol import PROTOCOLS, ScoredImages, require_scored
 
 RNG = np.random.default_rng(1)
 A, B, F = RNG.random((3, 6, 24, 28), dtype=np.float32)
@@ -43,3 +44,26 @@ def test_a_failing_metric_costs_only_itself() -> None:
     values = scored("volume", "psnr", "no_such_metric")
     assert isinstance(values["psnr"], float)
     assert "no_such_metric" in str(values["no_such_metric"])
+
+
+@pytest.mark.parametrize(
+    ("protocols", "metrics", "add"),
+    [
+        (["volume", "slices"], ["psnr", "uptake_r2"], "add protocol readers"),
+        (["readers"], ["psnr"], "add protocol volume"),
+        (["paper"], ["psnr"], "add protocol volume"),
+    ],
+)
+def test_a_named_metric_that_no_protocol_scores_is_refused(protocols, metrics, add) -> None:
+    with pytest.raises(InputError, match=f"metric {metrics[-1]} is not scored in protocol .*{add}"):
+        require_scored(protocols, metrics)
+
+
+def test_metrics_that_some_protocol_scores_and_wildcards_pass() -> None:
+    require_scored(["volume", "readers"], ["psnr", "cho_auc", "all"])
+    require_scored(["paper"], ["psnr@paper", "ssim*"])
+
+
+def test_metrics_may_be_one_string() -> None:
+    a, b = np.zeros((16, 16)), np.ones((16, 16))
+    assert list(evaluate(a, b, (a + b) / 2, "psnr, rmse")) == ["psnr", "rmse"]

@@ -1,0 +1,65 @@
+"""A request to end is taken as Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from fusebench.cli._signals import _ECHO, ASKED, ending_like_ctrl_c
+
+
+@pytest.mark.parametrize("number", ASKED)
+def test_a_request_to_end_interrupts_once(number: int) -> None:
+    before = signal.getsignal(number)
+    with ending_like_ctrl_c() as came:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)  # `timeout` sends a second one at once
+    assert came == [number, number] and signal.getsignal(number) is before
+
+
+def test_asked_again_later_it_interrupts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with ending_like_ctrl_c():
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGTERM)
+            now[0] += 2 * _ECHO
+
+
+def test_an_ignored_signal_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` has it
+    try:
+        with ending_like_ctrl_c() as came:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert came == [] and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_outside_the_main_thread_nothing_is_taken() -> None:
+    seen = []
+
+    def body() -> None:
+        with ending_like_ctrl_c() as came:
+            seen.append(came)
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    assert seen == [[]]
+
+
+def test_the_exit_code_names_the_signal() -> None:
+    code = (
+        "import os, signal, sys, fusebench.cli as cli\n"
+        "cli._check_folder = lambda: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.exit(cli.main(['list', 'methods']))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (143, "") and "interrupted" in run.stderr
