@@ -19,6 +19,7 @@ from ..metric import Metric, MetricId, Trial
 from ..plugins import find_plugins
 from ..scoring.protocol import PROTOCOLS, ScoredImages, Truth
 from ..store.rows import Row
+from ..text import describe
 from .from_files import MISSING, fused_image
 from .fusing import (
     CopiedPair,
@@ -27,7 +28,6 @@ from .fusing import (
     Here,
     Image,
     MethodFault,
-    describe,
     fuse_again,
     fuse_twin,
     status_of,

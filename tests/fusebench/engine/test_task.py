@@ -12,7 +12,7 @@ from torch import Tensor
 
 import fusebench.engine.volumes
 from fusebench.case import Case, Pair, Volume
-from fusebench.engine.fusing import CopiedPair, Here, MethodFault, describe, fuse, fuse_twin
+from fusebench.engine.fusing import CopiedPair, Here, MethodFault, fuse, fuse_twin
 from fusebench.engine.plan import Options, make_plan
 from fusebench.engine.spec import Choice, method_specs
 from fusebench.engine.task import TaskRunner
@@ -21,6 +21,7 @@ from fusebench.method import MethodInfo, SliceMethod
 from fusebench.plugins import find_plugins
 from fusebench.scoring.select import metric_infos
 from fusebench.store.folder import RunFolder
+from fusebench.text import describe
 
 from ..conftest import Bench
 
