@@ -1,7 +1,7 @@
 """The command line: one file per subcommand, each with ``add(subparsers)``.
 
 Exit codes: 0 done, 1 some cases failed (the leaderboard is still complete), 2 usage or input error,
-130 interrupted.
+130 interrupted by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ..errors import FuseBenchError, InputError
 from ..parameters import user_path
 from ..text import printable
 from ._console import tolerant_streams
+from ._signals import CTRL_C, like_ctrl_c
 
 PROGRAM = "run_bench.py"
 
@@ -68,8 +69,8 @@ def _commands() -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    with tolerant_streams() as out, _safe_path():
-        code = _main(list(sys.argv[1:] if arguments is None else arguments))
+    with tolerant_streams() as out, _safe_path(), like_ctrl_c() as exit_code:
+        code = exit_code(_main(list(sys.argv[1:] if arguments is None else arguments)))
         out.flush()
         if out.problem:
             print(f"{PROGRAM}: error: standard output cannot be written ({out.problem})", file=sys.stderr)
@@ -93,7 +94,7 @@ def _main(given: list[str]) -> int:
         return _failed(args, str(error))
     except KeyboardInterrupt:
         print(f"\n{PROGRAM}: interrupted; {args.again}", file=sys.stderr)
-        return 130
+        return CTRL_C
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _failed(args, f"{where}{error.strerror or error} ({args.again})")

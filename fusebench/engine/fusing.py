@@ -43,6 +43,10 @@ class TaskEnded(FuseBenchError):
         return type(self), (self.status, str(self))
 
 
+class Killed(TaskEnded):
+    """Another process killed the one of the task, which may be no fault of the method."""
+
+
 @dataclass(frozen=True)
 class Cost:
     """Time and memory that fusing took.
