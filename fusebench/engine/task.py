@@ -146,15 +146,17 @@ class TaskRunner:
         """Fuse, store where that is asked for, and score; what is scored by then stands in `rows`."""
         with self._lent(task, memory_mb) as fuser:
             fused, stored = self._fused(task, fuser, timing)
+            scored: list[Row] = []
             try:
                 for protocol in dict.fromkeys(s.protocol for s in wanted):
                     self.stage("score")
                     metrics = [s.metric for s in wanted if s.protocol == protocol]
-                    rows += self._score(task, protocol, metrics, fused, fuser, timing)
+                    scored += self._score(task, protocol, metrics, fused, fuser, timing)
             finally:
                 if stored is not None:
                     self.stage("store")
                     stored.result()  # a full disk is said in every row
+                rows += scored
 
     # -- fusing ----------------------------------------------------------------------------------
 
