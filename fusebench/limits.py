@@ -35,6 +35,20 @@ def usable_memory_mb(root: Path = _CGROUP) -> float:
     return min(limits) / 2**20
 
 
+def oom_kills(root: Path = _CGROUP, system: Path = Path("/proc/vmstat")) -> int:
+    """How many processes Linux has killed so far for lack of memory, here or in this process's cgroups."""
+    files = [
+        folder / n for folder in _groups(root, "memory") for n in ("memory.events", "memory.oom_control")
+    ]
+    count = 0
+    for file in (*files, system):
+        with contextlib.suppress(OSError, ValueError):
+            for line in file.read_text().splitlines():
+                if line.startswith("oom_kill "):
+                    count += int(line.split()[1])
+    return count
+
+
 def _quotas(root: Path) -> Iterator[float]:
     for folder in _groups(root, "cpu"):
         found = _numbers(folder / "cpu.max")  # version 2: quota and period, or "max" and period

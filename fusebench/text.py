@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
+from pathlib import Path
+
+from .errors import FuseBenchError
 
 # Control, format (right-to-left marks among them), lone surrogates, line and paragraph separators.
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
@@ -33,6 +36,27 @@ def cell(text: str) -> str:
 def csv_value(value: object) -> object:
     """`value` for a cell of a CSV file: a text as `cell` gives it, anything else as it is."""
     return cell(value) if isinstance(value, str) else value
+
+
+def describe(error: BaseException) -> str:
+    """One line for a row: our own errors as they are, others with their type and place."""
+    text = printable(" ".join(message_of(error).split()))[:300]
+    if isinstance(error, FuseBenchError):
+        return text
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        place = f" ({printable(Path(code.co_filename).name)}:{trace.tb_lineno})"
+        trace = trace.tb_next
+    return f"{type(error).__name__}: {text}{place}"
+
+
+def message_of(error: BaseException) -> str:
+    """What an error says of itself."""
+    try:
+        return str(error)
+    except Exception:  # an error of a plugin's own may fail even at this
+        return "its message cannot be read"
 
 
 def _is_number(text: str) -> bool:

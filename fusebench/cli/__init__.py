@@ -25,10 +25,9 @@ from ..errors import FuseBenchError, InputError
 from ..parameters import user_path
 from ..text import printable
 from ._console import tolerant_streams
-from ._signals import ending_like_ctrl_c
+from ._signals import CTRL_C, ending_like_ctrl_c
 
 PROGRAM = "run_bench.py"
-INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
@@ -72,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     with tolerant_streams() as out, _safe_path(), ending_like_ctrl_c() as signals:
         code = _main(list(sys.argv[1:] if arguments is None else arguments))
-        if code == INTERRUPTED and signals:
+        if code == CTRL_C and signals:
             code = 128 + signals[0]
         out.flush()
         if out.problem:
@@ -97,7 +96,7 @@ def _main(given: list[str]) -> int:
         return _failed(args, str(error))
     except KeyboardInterrupt:
         print(f"\n{PROGRAM}: interrupted; {args.again}", file=sys.stderr)
-        return INTERRUPTED
+        return CTRL_C
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _failed(args, f"{where}{error.strerror or error} ({args.again})")

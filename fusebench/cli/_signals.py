@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 ASKED = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+CTRL_C = 128 + signal.SIGINT  # exit code
 # ``timeout`` and batch systems send to the process and then to its group; the second says nothing new.
 _ECHO = 1.0
 

@@ -28,6 +28,7 @@ from ._options import (
     settings_of,
     split_commas,
 )
+from ._signals import CTRL_C
 
 if TYPE_CHECKING:
     from ..api import Run
@@ -184,7 +185,7 @@ def show(result: Run, console: Console, *, wide: bool = False) -> int:
     if result.unfinished:
         left = plural(result.unfinished, "fusion")
         print(f"interrupted, {left} left; to go on: {_command()}", file=sys.stderr)
-        return 130
+        return CTRL_C
     return int(not result.failures.empty)
 
 

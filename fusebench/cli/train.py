@@ -24,6 +24,7 @@ from ._options import (
     plugins_of,
     weights_path,
 )
+from ._signals import CTRL_C
 
 
 def add(subparsers: Any) -> None:
@@ -183,7 +184,7 @@ def run_train(args: argparse.Namespace) -> int:
         raise
     if outcome.reason == "interrupted":
         print(f"interrupted at step {outcome.step}; the same command with --resume goes on from there")
-        return 130
+        return CTRL_C
     if outcome.weights is not None:
         print(f"{outcome.reason} at step {outcome.step} of {hyper.steps}")
         print(f"weights {outcome.weights}  sha256 {outcome.sha256}")

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 
+from ..limits import oom_kills
 from ..text import printable
 from .child import live, write_all
-from .fusing import Cost, Fuser, Image, TaskEnded, in_range
+from .fusing import Cost, Fuser, Image, Killed, TaskEnded, in_range
 from .link import Garbled
 from .nursery import Nursery
-from .worker import how_it_ended, stage_seconds
+from .worker import KILLED, how_it_ended, stage_seconds
 
 if TYPE_CHECKING:
     from ..store.rows import Status
@@ -130,6 +131,7 @@ class Child:
 
     def __init__(self, nursery: Nursery, limits: Limits, base_mb: float) -> None:
         self._nursery, self._limits, self._base_mb = nursery, limits, base_mb
+        self._kills = oom_kills()
         self.pid, self._link = nursery.child()
         self._ended = False
 
@@ -180,11 +182,10 @@ class Child:
         while not (died := _is_dead(self.pid)) and time.monotonic() < end:
             time.sleep(0.005)
         code = self.end()
-        return (
-            TaskEnded(*how_it_ended(code))
-            if died
-            else TaskEnded("error", "the worker closed its pipe and hung")
-        )
+        if not died:
+            return TaskEnded("error", "the worker closed its pipe and hung")
+        status, reason = how_it_ended(code, self._kills)
+        return (Killed if reason == KILLED else TaskEnded)(status, reason)
 
     def _check(self, stage: str, since: float, repeats: int) -> None:
         limit = self._limits.fuse if stage == "fuse" else self._limits.other

@@ -20,7 +20,8 @@ import torch
 from ..errors import FuseBenchError
 from ..files import installed_roots
 from ..plugins import find_plugins
-from .fusing import Here, Image, describe, status_of, warm_up
+from ..text import describe
+from .fusing import Here, Image, status_of, warm_up
 from .link import Link
 from .spec import MethodSpec, check_source
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..store.rows import Row
+from ..text import describe
 from .pace import Pace
 from .pool import Result
 from .spec import Task
@@ -121,8 +122,6 @@ def _rows(future: Any, task: Task) -> list[Row]:
     if future.status == "finished":
         rows: list[Row] = future.result()
         return rows
-    from .fusing import describe  # imports torch, which a run without such a failure need not wait for
-
     return task.failed("error", f"Dask gave the task up: {describe(future.exception())}")
 
 

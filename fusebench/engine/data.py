@@ -105,14 +105,14 @@ def left_out(dataset: Dataset) -> str:
 
 
 def dataset_facts(
-    dataset: Dataset, split: str, cases: Sequence[Case], count: int, options: Mapping[str, Any] | None = None
+    dataset: Dataset, split: str, cases: Sequence[Case], lost: str, options: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The manifest's entry on the data: `cases` of the split, of which `count` are run, under `options`."""
+    """The manifest's entry on the data: `cases` of the split under `options`; `lost` as `left_out` says."""
     return {
         "parameters": dict(options or {}),
         "split": split,
         "fingerprint": cases_key(cases),
-        "cases": count,
-        "left_out": left_out(dataset),
+        "cases": len(cases),
+        "left_out": lost,
         **asdict(dataset.describe()),
     }

@@ -7,7 +7,6 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +18,7 @@ from ..case import Case
 from ..errors import FuseBenchError
 from ..method import Method, SliceMethod
 from ..store.rows import Status
-from ..text import printable
+from ..text import message_of
 from .memory import PeakMemory
 
 RANGE_TOLERANCE = 1e-3
@@ -42,6 +41,10 @@ class TaskEnded(FuseBenchError):
 
     def __reduce__(self) -> tuple[type[TaskEnded], tuple[Status, str]]:
         return type(self), (self.status, str(self))
+
+
+class Killed(TaskEnded):
+    """Another process killed the one of the task, which may be no fault of the method."""
 
 
 @dataclass(frozen=True)
@@ -267,26 +270,6 @@ def status_of(error: BaseException) -> Status:
     if isinstance(error, TaskEnded):
         return error.status
     out_of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and "allocate memory" in _text(error)
+        isinstance(error, RuntimeError) and "allocate memory" in message_of(error)
     )
     return "oom" if out_of_memory else "error"
-
-
-def describe(error: BaseException) -> str:
-    """One line for a row: our own errors as they are, others with their type and place."""
-    text = printable(" ".join(_text(error).split()))[:300]
-    if isinstance(error, FuseBenchError):
-        return text
-    place, trace = "", error.__traceback__
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        place = f" ({printable(Path(code.co_filename).name)}:{trace.tb_lineno})"
-        trace = trace.tb_next
-    return f"{type(error).__name__}: {text}{place}"
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # an error of a plugin's own may fail even at this
-        return "its message cannot be read"

@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..case import Case
 from ..dataset import Dataset
-from ..errors import InputError, WorkerDied
+from ..errors import FuseBenchError, InputError, WorkerDied
 from ..names import check_file_name
 from ..plugins import Plugins, find_plugins, require_plugins
 from ..scoring.protocol import PROTOCOLS, default_protocols, require_scored
 from ..store.folder import RunFolder
 from ..store.rows import IDENTITY, Row, RunStore, as_table
+from ..text import printable
 from .current import Outdated, method_source
 from .data import check_split, dataset_facts, left_out, open_dataset, split_cases
+from .deadline import asking_dataset, listing_seconds
 from .manifest import (
     add_to_manifest,
     describe_run,
@@ -161,13 +163,16 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
     if not request.results_dir:  # metrics that a run had by default come with its protocols
         require_scored(protocols, request.metrics)
     choices = [] if request.results_dir else _choices(plugins, request)
-    dataset = request.dataset
+    dataset, patience = request.dataset, listing_seconds(request.limit)
     if isinstance(dataset, str):
-        dataset = open_dataset(plugins, dataset, request.data_dir, request.data_options)
+        with asking_dataset(dataset, "opening it", patience):
+            dataset = open_dataset(plugins, dataset, request.data_dir, request.data_options)
     check_split(dataset, request.split)
-    listed = split_cases(dataset, request.split)
+    with asking_dataset(dataset.info.name, "listing its cases", patience):
+        listed = split_cases(dataset, request.split)
+        lost = left_out(dataset)
+        facts = dataset_facts(dataset, request.split, listed, lost, request.data_options)
     cases = listed[: request.cases]
-    lost = left_out(dataset)
     if lost:
         observer.note(f"note: {lost}")
     folder = RunFolder(request.out or Path("runs") / f"{dataset.info.name}-{request.split}")
@@ -229,7 +234,7 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
         },
         methods=found.methods,
         metrics=found.infos,
-        dataset=dataset_facts(dataset, request.split, listed, len(cases), request.data_options),
+        dataset={**facts, "cases": len(cases)},
         hardware=found.hardware,
         git=git,
     )
@@ -305,12 +310,22 @@ def execute(planned: Planned, pool: LocalPool, observer: Observer | None = None)
         if table.empty:
             raise InputError(" ".join([f"{folder.path}: no stored rows of these data.", *store.outdated]))
         # Cases were loaded by now, so that their voxels have been looked at.
-        doubts = [] if interrupted else list(planned.dataset.doubts(planned.listed[: request.cases]))
+        doubts = [] if interrupted else _doubts(planned)
         add_to_manifest(folder.path, "dataset", {"doubts": doubts})
         for doubt in doubts:
             observer.note(f"warning: {doubt}")
         notes = (*planned.notes, *store.outdated)
         return Outcome(planned, table, notes, len(missing) if interrupted else 0)
+
+
+def _doubts(planned: Planned) -> list[str]:
+    """What the dataset doubts of its cases; where it cannot say, that: the rows are there all the same."""
+    request, name = planned.request, planned.dataset.info.name
+    try:
+        with asking_dataset(name, "looking at its cases", listing_seconds(request.limit)):
+            return [printable(str(doubt)) for doubt in planned.dataset.doubts(planned.cases)]
+    except (FuseBenchError, OSError) as error:
+        return [str(error)]
 
 
 def _choices(plugins: Plugins, request: Request) -> list[Choice]:

@@ -6,7 +6,7 @@ import contextlib
 import statistics
 import time
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from ..metric import Metric, MetricId, Trial
 from ..plugins import find_plugins
 from ..scoring.protocol import PROTOCOLS, ScoredImages, Truth
 from ..store.rows import Row
+from ..text import describe
 from .from_files import MISSING, fused_image
 from .fusing import (
     CopiedPair,
@@ -26,15 +27,15 @@ from .fusing import (
     Fuser,
     Here,
     Image,
+    Killed,
     MethodFault,
-    describe,
     fuse_again,
     fuse_twin,
     status_of,
     warm_up,
 )
 from .plan import metric_source
-from .spec import Task, check_source
+from .spec import Score, Task, check_source
 from .volumes import read_stored, save_findings, save_fused
 from .world import Settings, Unrestored, World
 
@@ -115,21 +116,14 @@ class TaskRunner:
             case = task.case
             _ = case.pair
             timing["load_seconds"] = load_seconds or time.perf_counter() - begin
-            with self._lent(task, memory_mb) as fuser:
-                fused, stored = self._fused(task, fuser, timing)
-                scored: list[Row] = []
-                try:
-                    for protocol in dict.fromkeys(s.protocol for s in wanted):
-                        self.stage("score")
-                        scores = [s for s in wanted if s.protocol == protocol]
-                        scored += self._score(
-                            task, protocol, [s.metric for s in scores], fused, fuser, timing
-                        )
-                finally:
-                    if stored is not None:
-                        self.stage("store")
-                        stored.result()  # a full disk is said in every row
-                    rows += scored
+            scored: list[Row] = []
+            try:
+                self._fuse_and_score(task, wanted, timing, memory_mb, scored)
+            except Killed:  # by a method in another worker, say: once, it is run again
+                scored.clear()
+                self._fuse_and_score(task, wanted, timing, memory_mb, scored)
+            finally:
+                rows += scored
         # Whatever a plugin or a reader raises becomes rows; only the row says what went wrong.
         except (Exception, SystemExit) as error:
             self.spoilt |= isinstance(error, Unrestored)
@@ -140,6 +134,29 @@ class TaskRunner:
                 if (s.protocol, s.metric) not in done
             ]
         return rows
+
+    def _fuse_and_score(
+        self,
+        task: Task,
+        wanted: Sequence[Score],
+        timing: dict[str, Any],
+        memory_mb: float | None,
+        rows: list[Row],
+    ) -> None:
+        """Fuse, store where that is asked for, and score; what is scored by then stands in `rows`."""
+        with self._lent(task, memory_mb) as fuser:
+            fused, stored = self._fused(task, fuser, timing)
+            scored: list[Row] = []
+            try:
+                for protocol in dict.fromkeys(s.protocol for s in wanted):
+                    self.stage("score")
+                    metrics = [s.metric for s in wanted if s.protocol == protocol]
+                    scored += self._score(task, protocol, metrics, fused, fuser, timing)
+            finally:
+                if stored is not None:
+                    self.stage("store")
+                    stored.result()  # a full disk is said in every row
+                rows += scored
 
     # -- fusing ----------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 import psutil
 
 from ..errors import FuseBenchError, WorkerDied
+from ..limits import oom_kills
 from ..loading import module_from_path, module_name
 from ..text import printable
 from .link import Garbled, Link
@@ -39,6 +40,7 @@ START_SECONDS = 300.0  # for a worker to import torch, on a busy machine with a 
 STOP_SECONDS = 5.0  # for the processes of a worker to end with it
 LEAST_SECONDS = 10.0  # for a stage that is not a fuse, however short --timeout is
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+KILLED = "the worker was killed (SIGKILL) by another process"  # where memory was not what lacked
 LEFT_OUT = 3  # of a task, metrics that end the worker one after the other
 # Stages, and what a row says of those that take too long.  A child ("apart") is timed by its worker; the
 # parent's limit is for a worker that does not get to it.
@@ -87,6 +89,7 @@ class IsolatedWorker:
         self._ready = False
         self._patience: float | None = None
         self._asked = 0  # messages sent, by which answers are known
+        self._kills = 0
 
     def ask(self, question: Callable[[], Any], seconds: float | None = None) -> Link:
         """Have the worker find out what `question` returns; `answer` is due when the link is readable.
@@ -178,6 +181,7 @@ class IsolatedWorker:
 
     def _send(self, *message: Any) -> None:
         self.start()
+        self._kills = oom_kills()
         self._asked += 1
         # A worker that is dead already says so when it is listened to.
         with contextlib.suppress(OSError):
@@ -225,7 +229,7 @@ class IsolatedWorker:
             self.stop()
             return "error", "the worker closed its pipe and hung"
         self.stop()
-        return how_it_ended(code)
+        return how_it_ended(code, self._kills)
 
     def start(self) -> None:
         """Start the worker, unless it runs."""
@@ -292,10 +296,21 @@ def _is_of(task: Task, row: Row) -> bool:
     return (row.method, row.dataset, row.case) == (task.method.name, task.case.dataset, task.case.id)
 
 
-def how_it_ended(code: int) -> tuple[Status, str]:
-    """Status and reason of the rows of a process that ended with `code`."""
+def how_it_ended(code: int, kills: int) -> tuple[Status, str]:
+    """Status and reason of the rows of a process that ended with `code`.
+
+    Parameters
+    ----------
+    kills : int
+        `oom_kills` before.
+    """
     if code == -signal.SIGKILL:
-        return "oom", "the worker was killed (SIGKILL), most likely for lack of memory"
+        if oom_kills() == kills:  # anybody can have done it
+            return "error", KILLED
+        return (
+            "oom",
+            "the worker was killed (SIGKILL), most likely for lack of memory: the system ran out of it",
+        )
     if code < 0:
         try:
             name = signal.Signals(-code).name

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
-from ..engine.fusing import describe
 from ..errors import InputError
+from ..text import describe
 
 Status = Literal["pass", "fail", "skip", "blocked", "xfail", "xpass"]
 ExpectedFailures = Mapping[str, str]

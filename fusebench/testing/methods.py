@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..case import Case, Pair, Volume
-from ..engine.fusing import RANGE_TOLERANCE, Here, describe
+from ..engine.fusing import RANGE_TOLERANCE, Here
 from ..engine.spec import MethodSpec, Score, Task
 from ..engine.task import TaskRunner
 from ..errors import InputError
@@ -28,6 +28,7 @@ from ..files import file_sha256
 from ..method import Method, MethodInfo, SliceMethod
 from ..plugins import find_plugins
 from ..store.keys import digest, path_of
+from ..text import describe
 from . import _spawn
 from ._kit import (
     SAFE_NAME,

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 from scipy import ndimage
 
-from ..engine.fusing import describe
 from ..errors import InputError, Undefined
 from ..metric import Metric, MetricId, MetricInfo
 from ..plugins import create_dataset
+from ..text import describe
 from ..triple import Triple
 from ._kit import Check, CheckFailed, ExpectedFailures, NotApplicable, Outcome, Subject, check, check_plugin
 from .images import Image, Mask, head

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fusebench.limits import usable_cores, usable_memory_mb
+from fusebench.limits import oom_kills, usable_cores, usable_memory_mb
 
 LIMITS = "import fusebench.limits as l; print(l.usable_cores(), l.usable_memory_mb())"
 
@@ -48,3 +48,14 @@ def test_affinity_and_ulimit() -> None:
     cores, memory = done.stdout.split()
     assert cores == "1"
     assert float(memory) <= 2_000_000 / 1024
+
+
+def test_kills_for_lack_of_memory_are_counted(tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    assert oom_kills(tmp_path, nowhere) == 0
+    (tmp_path / "memory.events").write_text("oom 9\noom_kill 2\noom_group_kill 9\n")
+    system = tmp_path / "vmstat"
+    system.write_text("nr_free_pages 7\noom_kill 3\n")
+    before = oom_kills(tmp_path, nowhere)
+    assert before > 0
+    assert oom_kills(tmp_path, system) == before + 3

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from fusebench.cli import main
 from fusebench.cli._signals import _ECHO, ASKED, ending_like_ctrl_c
 
 
@@ -63,3 +64,19 @@ def test_the_exit_code_names_the_signal() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout) == (143, "") and "interrupted" in run.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_is_one_line_and_its_exit_code(
+    number: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def listed(*_: object) -> None:
+        os.kill(os.getpid(), getattr(signal, number))
+
+    monkeypatch.setattr("fusebench.engine.run.split_cases", listed)
+    options = ["--methods", "average", "--cases", "1", "--jobs", "0", "--metrics", "psnr"]
+    before = signal.getsignal(getattr(signal, number))
+    assert main(options) == code
+    assert capsys.readouterr().err.strip() == "run_bench.py: interrupted; the same command resumes"
+    assert signal.getsignal(getattr(signal, number)) == before

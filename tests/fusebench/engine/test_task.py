@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,16 +13,19 @@ import torch
 from torch import Tensor
 
 import fusebench.engine.volumes
+import fusebench.engine.worker
 from fusebench.case import Case, Pair, Volume
-from fusebench.engine.fusing import CopiedPair, Here, MethodFault, describe, fuse, fuse_twin
+from fusebench.engine.fusing import CopiedPair, Cost, Fuser, Here, Killed, MethodFault, fuse, fuse_twin
 from fusebench.engine.plan import Options, make_plan
-from fusebench.engine.spec import Choice, method_specs
+from fusebench.engine.spec import Choice, Task, method_specs
 from fusebench.engine.task import TaskRunner
+from fusebench.engine.worker import KILLED, how_it_ended
 from fusebench.errors import InputError
 from fusebench.method import MethodInfo, SliceMethod
 from fusebench.plugins import find_plugins
 from fusebench.scoring.select import metric_infos
 from fusebench.store.folder import RunFolder
+from fusebench.text import describe
 
 from ..conftest import Bench
 
@@ -238,3 +243,36 @@ def test_code_that_was_edited_after_the_plan_makes_no_rows(tmp_path: Path) -> No
     assert [row.status for row in TaskRunner().run(healthy)] == ["error", "ok"]
     plugin.write_text(text)
     assert [row.status for row in TaskRunner().run(task)] == ["ok", "ok"]
+
+
+class KilledAtFirst:
+    """Stands for `Apart`: the first of its processes is killed."""
+
+    deaths = 0
+
+    @contextlib.contextmanager
+    def method(self, task: Task, memory_mb: float | None = None) -> Iterator[Fuser]:
+        yield self  # type: ignore[misc]
+
+    def fuse(self, a: Tensor, b: Tensor, *_: int) -> tuple[object, Cost]:
+        self.deaths += 1
+        if self.deaths < 2:
+            raise Killed("error", KILLED)
+        return a, Cost([0.1])
+
+
+def test_what_a_stranger_kills_is_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugins = find_plugins(PLUGINS)
+    specs = method_specs(plugins, [Choice("healthy", "healthy", {})])
+    options = Options(run="r", metrics=("psnr",), save="none")
+    cases = plugins.datasets.load("tiny")(count=1).cases()
+    (task,) = make_plan(
+        plugins, cases, specs, metric_infos(plugins.metrics, ("psnr",)), options, RunFolder(tmp_path)
+    )
+    (row,) = TaskRunner(apart=KilledAtFirst()).run(task)  # type: ignore[arg-type]
+    assert row.status == "ok", row.reason
+    # Only the system's count says that it was for lack of memory.
+    monkeypatch.setattr(fusebench.engine.worker, "oom_kills", lambda: 7)
+    assert how_it_ended(-9, 7) == ("error", KILLED)
+    assert "memory" not in KILLED
+    assert how_it_ended(-9, 6)[0] == "oom"
