@@ -34,7 +34,7 @@ _ROOM = 110
 def add(subparsers: Any) -> None:
     parser = subparsers.add_parser("list", help="list methods, datasets or metrics")
     parser.add_argument("what", choices=["methods", "datasets", "metrics"])
-    parser.add_argument(
+    several = parser.add_argument(
         "patterns", nargs="*", default=["all"], help="names or wildcards; their parameters are listed too"
     )
     parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN")
@@ -42,7 +42,7 @@ def add(subparsers: Any) -> None:
     form.add_argument("--names", action="store_true", help="names only, one per line")
     form.add_argument("--json", action="store_true", help="all facts, as JSON")
     add_plugin_option(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, several=several)
 
 
 def run(args: argparse.Namespace) -> int:
