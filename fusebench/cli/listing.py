@@ -22,6 +22,7 @@ from ..method_info import REFERENCE
 from ..metric import ARROWS
 from ..parameters import signature
 from ..registry import Registry
+from ..text import plural
 from ._console import make_console
 from ._options import add_plugin_option, plugins_of, split_commas
 
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
             table.add_row(f"[red]{name}[/red]", *[""] * (len(shown) - 1), f"[red]{escape(place)}[/red]")
     console.print(table)
     note = f", {broken} cannot be loaded" if broken else ""
-    console.print(f"{len(names)} {args.what}{note}")
+    console.print(f"{plural(len(names), args.what[:-1])}{note}")
     if args.what == "methods":
         console.print(
             f"s/Mvoxel: seconds to fuse a million voxels, {REFERENCE}", markup=False, highlight=False

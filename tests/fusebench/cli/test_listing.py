@@ -89,3 +89,8 @@ def test_an_unknown_option_is_still_refused(capsys: pytest.CaptureFixture[str]) 
         with pytest.raises(SystemExit):
             main(words)
         assert "unrecognized arguments: --n" in capsys.readouterr().err
+
+
+def test_one_is_counted_as_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "methods", "dwt"]) == 0
+    assert "1 method\n" in capsys.readouterr().out
