@@ -135,7 +135,8 @@ class OpenNeuro(PairDataset):
             return super()._nothing(split)
         return (
             f"{self.root}: none of the files of {self.facts.name} is here; fetch them with `prepare "
-            f"--dataset openneuro --data-option accession={self.facts.name} --download`, or give a copy with --data-dir"
+            f"--dataset openneuro --data-option accession={self.facts.name} --download`, or give a copy with "
+            "--data-dir"
         )
 
     def download(self, say: Callable[[str], None]) -> None:
