@@ -80,7 +80,10 @@ class Pairs(PairDataset):
             if (one is None) != (other is None):
                 raise InputError(f"pairs: give both {names}")
         if sum(x is not None for x in (data_dir, csv, mri_dir, mri)) != 1:
-            raise InputError("pairs: give one of data_dir, csv, mri_dir with pet_dir, or mri with pet")
+            raise InputError(
+                "pairs: give one of data_dir, csv, mri_dir with pet_dir, or mri with pet; as options "
+                "--data-dir PATH, or --data-option mri=FILE --data-option pet=FILE"
+            )
         self.folders = (
             None if mri_dir is None or pet_dir is None else (user_path(mri_dir), user_path(pet_dir))
         )

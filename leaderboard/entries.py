@@ -112,6 +112,8 @@ def _files(folder: Path) -> list[Path]:
     """Files of an entry, each plain, small enough and of a name that belongs there."""
     if folder.is_symlink() or not folder.is_dir():
         raise InputError(f"{folder}: no folder of an entry; `submit RUN --out FOLDER` makes one")
+    if not (folder / "entry.toml").exists():
+        raise InputError(f"{folder}: no entry, it holds no entry.toml; `submit RUN --out FOLDER` makes one")
     found = []
     for path in sorted(folder.iterdir()):
         kind = path.lstat().st_mode

@@ -18,7 +18,9 @@ _LOCAL = {"127.0.0.1", "::1", "localhost", "0.0.0.0", ""}
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of the session's own, shared by its worker processes."""
-    folder = tmp_path_factory.getbasetemp().parent / "fusebench-cache"
+    base = tmp_path_factory.getbasetemp()
+    # A worker of xdist has a folder inside the session's; without xdist the parent is that of all sessions.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "fusebench-cache"
     folder.mkdir(exist_ok=True)
     os.environ["FUSEBENCH_CACHE"] = str(folder)
     return folder

@@ -130,6 +130,15 @@ class OpenNeuro(PairDataset):
             notes=a.note,
         )
 
+    def _nothing(self, split: str) -> str:
+        if any((self.root / file.path).exists() for file in self.files):
+            return super()._nothing(split)
+        return (
+            f"{self.root}: none of the files of {self.facts.name} is here; fetch them with `prepare "
+            f"--dataset openneuro --data-option accession={self.facts.name} --download`, or give a copy with "
+            "--data-dir"
+        )
+
     def download(self, say: Callable[[str], None]) -> None:
         assert self.data_dir is not None
         a = self.facts

@@ -142,7 +142,8 @@ class PairDataset(Dataset):
                 "try --data-option split=all-test"
             )
         where = self.data_dir or "the given folders"
-        message = f"{where}: no MRI-PET pair was found; expected: {self.expected}"
+        roles = " and ".join(self.describe().roles)
+        message = f"{where}: no pair of {roles} was found; expected: {self.expected}"
         if not left_out:
             return message
         folder = "" if self.data_dir is None else f" --data-dir {shlex.quote(str(self.data_dir))}"

@@ -62,6 +62,19 @@ def build_parser(command: str = "") -> argparse.ArgumentParser:
     return parser
 
 
+def _parse(parser: argparse.ArgumentParser, given: list[str]) -> argparse.Namespace:
+    """Parse `given`; names that stand behind an option join those before it, which argparse refuses."""
+    args, rest = parser.parse_known_args(given)
+    several: argparse.Action | None = getattr(args, "several", None)
+    if rest and (several is None or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest and several is not None:
+        before = getattr(args, several.dest)
+        after = [user_path(word) if several.type is Path else word for word in rest]
+        setattr(args, several.dest, after if before is several.default else [*before, *after])
+    return args
+
+
 def _commands() -> list[str]:
     names = [m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")]
     return sorted(names, key=lambda n: (n != "run", n))
@@ -84,7 +97,7 @@ def _main(given: list[str]) -> int:
     if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help", "--version")):
         given.insert(0, "run")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # tables make small products, that threads slow down
-    args = build_parser(given[0]).parse_args(given)
+    args = _parse(build_parser(given[0]), given)
     if not faulthandler.is_enabled():
         with contextlib.suppress(OSError, ValueError):  # where stderr is no file
             faulthandler.enable()  # names the plugin whose compiled code ends this process

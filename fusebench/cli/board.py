@@ -19,7 +19,7 @@ def add(subparsers: Any) -> None:
         description="Check every entry (as submit --check does) and write one page: places, badges, entries "
         "of older metric versions in grey, and below it those that are refused, with the reason.",
     )
-    merge.add_argument(
+    several = merge.add_argument(
         "entries", nargs="+", type=Path, metavar="ENTRY", help="an entry, or a folder of entries"
     )
     merge.add_argument("--out", type=Path, required=True, help="folder of the page")
@@ -38,7 +38,7 @@ def add(subparsers: Any) -> None:
         metavar="FOLDER",
         help="verdicts that your machine wrote with submit --verdict",
     )
-    merge.set_defaults(run=run)
+    merge.set_defaults(several=several, run=run)
 
 
 def run(args: argparse.Namespace) -> int:

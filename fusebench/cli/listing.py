@@ -22,6 +22,7 @@ from ..method_info import REFERENCE
 from ..metric import ARROWS
 from ..parameters import signature
 from ..registry import Registry
+from ..text import plural
 from ._console import make_console
 from ._options import add_plugin_option, plugins_of, split_commas
 
@@ -34,7 +35,7 @@ _ROOM = 110
 def add(subparsers: Any) -> None:
     parser = subparsers.add_parser("list", help="list methods, datasets or metrics")
     parser.add_argument("what", choices=["methods", "datasets", "metrics"])
-    parser.add_argument(
+    several = parser.add_argument(
         "patterns", nargs="*", default=["all"], help="names or wildcards; their parameters are listed too"
     )
     parser.add_argument("--exclude", action="append", default=[], metavar="PATTERN")
@@ -42,7 +43,7 @@ def add(subparsers: Any) -> None:
     form.add_argument("--names", action="store_true", help="names only, one per line")
     form.add_argument("--json", action="store_true", help="all facts, as JSON")
     add_plugin_option(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, several=several)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
             table.add_row(f"[red]{name}[/red]", *[""] * (len(shown) - 1), f"[red]{escape(place)}[/red]")
     console.print(table)
     note = f", {broken} cannot be loaded" if broken else ""
-    console.print(f"{len(names)} {args.what}{note}")
+    console.print(f"{plural(len(names), args.what[:-1])}{note}")
     if args.what == "methods":
         console.print(
             f"s/Mvoxel: seconds to fuse a million voxels, {REFERENCE}", markup=False, highlight=False

@@ -19,7 +19,7 @@ def add(subparsers: Any) -> None:
         description="Write tables (CSV, Markdown, LaTeX), figures (PNG, SVG) and an HTML site that opens "
         "from disk, from one or more run folders. Of equal rows the later folder's counts.",
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
+    several = parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
     parser.add_argument("--out", type=Path, help="where to write (default: RUN/report of the last RUN)")
     parser.add_argument("--metrics", action="append", metavar="IDS", help="show and rank on these metric ids")
     parser.add_argument(
@@ -50,7 +50,7 @@ def add(subparsers: Any) -> None:
         "yourself only",
     )
     parser.add_argument("--no-figures", action="store_true", help="tables and pages only; much quicker")
-    parser.set_defaults(run=run)
+    parser.set_defaults(several=several, run=run)
 
 
 def run(args: argparse.Namespace) -> int:

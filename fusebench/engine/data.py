@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -38,6 +39,11 @@ def open_dataset(
     if data_dir is not None:
         if not data_dir.exists():
             raise InputError(f"--data-dir {data_dir}: no such folder")
+        if "data_dir" not in (parameters := signature(cls))[0] and not parameters[1]:
+            raise InputError(
+                f"--data-dir: dataset {name} reads no folder; leave it out, or name a dataset that does, "
+                "such as --dataset pairs"
+            )
         given["data_dir"] = data_dir.resolve()  # workers may run in another folder
     elif cls.info.needs_dir and not given:
         raise InputError(f"dataset {name} needs --data-dir PATH. {cls.info.obtain}".strip())
@@ -101,7 +107,10 @@ def left_out(dataset: Dataset) -> str:
     if not found:
         return ""
     first = found[0] + (", ..." if len(found) > 1 else "")
-    return f"{len(found)} left out ({first}); `prepare --dataset {dataset.info.name} --report` says why"
+    where = getattr(dataset, "data_dir", None)
+    folder = "" if where is None else f" --data-dir {shlex.quote(str(where))}"
+    command = f"prepare --dataset {dataset.info.name}{folder} --report"
+    return f"{len(found)} left out ({first}); `{command}` says why"
 
 
 def dataset_facts(

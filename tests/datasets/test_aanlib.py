@@ -132,7 +132,7 @@ def test_wrong_options_and_sizes(tmp_path):
     for options in ({"modality": "x"}, {"pet": "x"}):
         with pytest.raises(InputError, match="aanlib"):
             fusebench.create_dataset("aanlib", data_dir=tmp_path, **options)
-    with pytest.raises(InputError, match="no MRI-PET pair"):
+    with pytest.raises(InputError, match="no pair of MRI and PET"):
         fusebench.create_dataset("aanlib", data_dir=tmp_path).cases()
     save_picture(tmp_path / "MRI" / "1.png", grey(1))
     save_picture(tmp_path / "PET" / "1.png", grey(1, (16, 16)))

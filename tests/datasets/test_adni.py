@@ -331,7 +331,7 @@ def test_wrong_tracer_and_missing_partners(tmp_path):
     assert "tracer AV45, not FDG" in reasons(dataset)
     assert "no usable FDG-PET" in reasons(dataset, "_I1.")
     assert "no usable T1 MRI of this subject" in reasons(dataset, "_I3.")
-    with pytest.raises(InputError, match="no MRI-PET pair was found"):
+    with pytest.raises(InputError, match="no pair of MRI and PET was found"):
         dataset.cases()
 
 

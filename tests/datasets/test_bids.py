@@ -111,7 +111,7 @@ def test_reconstructions_and_tracers(tmp_path):
     assert any("not attenuation corrected" in r for r in reasons)
     assert any("same session was chosen" in r for r in reasons)
     other = fusebench.create_dataset("bids", data_dir=tmp_path, tracer="18FAV45")
-    with pytest.raises(InputError, match="no MRI-PET pair"):
+    with pytest.raises(InputError, match="no pair of MRI and PET"):
         other.cases()
 
 
@@ -159,7 +159,7 @@ def test_sidecar_is_part_of_the_content_key(tmp_path):
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(InputError, match=r"no MRI-PET pair was found; expected: sub-\*/"):
+    with pytest.raises(InputError, match=r"no pair of MRI and PET was found; expected: sub-\*/"):
         fusebench.create_dataset("bids", data_dir=tmp_path).cases()
 
 

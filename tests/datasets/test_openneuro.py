@@ -370,3 +370,10 @@ def test_other_datasets_say_that_they_cannot_be_downloaded(
 ) -> None:
     assert main(["prepare", "--dataset", "adni", "--data-dir", str(tmp_path), "--download"]) == 2
     assert "cannot be downloaded by a program: apply at ida.loni.usc.edu" in capfd.readouterr().err
+
+
+def test_without_any_file_the_command_that_fetches_them_is_all_that_is_said(tmp_path: Path) -> None:
+    dataset = create_dataset("openneuro", accession="ds004513", data_dir=tmp_path)
+    with pytest.raises(InputError, match="none of the files of ds004513 is here; fetch them with") as error:
+        dataset.every_case()
+    assert "accession=ds004513 --download" in str(error.value) and "left out" not in str(error.value)

@@ -112,7 +112,7 @@ def test_a_run_says_what_was_left_out(tmp_path, capsys):
     assert main([*command, "--jobs", "0", "--out", str(tmp_path / "run")]) == 0
     line = f"1 left out ({data / '2_mri.png'}: no PET of this name)"
     text = capsys.readouterr().out
-    assert line in text and "`prepare --dataset pairs --report`" in text
+    assert line in text and f"`prepare --dataset pairs --data-dir {data} --report`" in text
     assert line in json.loads((tmp_path / "run" / "manifest.json").read_text())["dataset"]["left_out"]
     assert "1 left out" in (tmp_path / "run" / "leaderboard.md").read_text()
     picture(tmp_path / "theirs" / "0.png")

@@ -128,7 +128,8 @@ def test_an_empty_folder_is_an_error_that_names_the_layout(tmp_path, capsys, dat
     for command in (["prepare", "--report"], ["run", "--methods", "average", "--jobs", "0"]):
         assert main([*command, *options]) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert f"{folder}: no MRI-PET pair was found; expected: " in line and expected in line
+        assert line.startswith(f"run_bench.py: error: {folder}: no pair of MRI and PET")
+        assert "was found; expected: " in line and expected in line
 
 
 def test_where_files_are_left_out_the_command_that_lists_them_is_whole(tmp_path, capsys):

@@ -450,3 +450,9 @@ def test_the_hidden_test_is_fused_without_the_secret(tmp_path: Path) -> None:
     assert np.isfinite(
         float(re.search(r"entry.*?,psnr,([\d.]+)", (folders[2] / "scored" / "rows.csv").read_text())[1])
     )  # type: ignore[index]
+
+
+def test_a_folder_that_is_no_entry_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()  # as in a run folder
+    with pytest.raises(InputError, match=r"no entry, it holds no entry\.toml; `submit RUN"):
+        read_entry(tmp_path)

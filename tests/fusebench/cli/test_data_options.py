@@ -89,3 +89,10 @@ def test_a_manifest_of_nonsense_is_not_taken(
     (run / "manifest.json").write_text(json.dumps(manifest))
     assert main(["score", "--results-dir", "theirs", "--out", "out"]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_folder_for_a_dataset_that_reads_none_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--data-dir", str(tmp_path), "--dataset", "phantom", "--dry-run", "--jobs", "0"]) == 2
+    assert "--data-dir: dataset phantom reads no folder" in capsys.readouterr().err

@@ -76,3 +76,21 @@ def test_a_metric_has_its_name_beside_its_id(capsys: pytest.CaptureFixture[str],
     assert any(line.startswith("qabf") and line.endswith("Edge preservation Q^AB/F") for line in lines)
     assert any(line.startswith(r"psnr: 10\,\log_{10}") for line in lines)
     assert any(line.startswith("psnr@tang: images scaled to [0, 1]") for line in lines)
+
+
+@pytest.mark.parametrize("words", [["dwt", "--names", "max"], ["--names", "dwt", "max"]])
+def test_names_may_stand_behind_options(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "methods", *words]) == 0
+    assert capsys.readouterr().out.split() == ["dwt", "max"]
+
+
+def test_an_unknown_option_is_still_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["list", "methods", "dwt", "--nmaes"], ["run", "--names", "max"]):
+        with pytest.raises(SystemExit):
+            main(words)
+        assert "unrecognized arguments: --n" in capsys.readouterr().err
+
+
+def test_one_is_counted_as_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "methods", "dwt"]) == 0
+    assert "1 method\n" in capsys.readouterr().out

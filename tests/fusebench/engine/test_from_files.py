@@ -51,14 +51,14 @@ def test_files_score_as_arrays_in_memory(cases, tmp_path):
 @pytest.mark.parametrize("protocol", ["volume", "slices", "paper"])
 def test_score_of_saved_images_is_that_of_their_run(protocol, cases, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    command = ["run", "--methods", "max", "--metrics", "psnr,ssim,qabf", "--protocol", protocol]
+    asked = ["--protocol", protocol, *([] if protocol == "paper" else ["--metrics", "psnr,ssim,qabf"])]
+    command = ["run", "--methods", "max", *asked]
     assert main([*command, "--save-fused", *OPTIONS, "--cases", "1", "--jobs", "0", "--out", "run"]) == 0
     folder = tmp_path / "run" / "fused" / "phantom" / cases[0].id
     save(cases[0], cases[0].mask.astype(np.uint8), tmp_path / "mask.nii")
     images = ["--mri", f"{folder}/sources/mri.nii.gz", "--pet", f"{folder}/sources/pet.nii.gz"]
     images += ["--fused", f"{folder}/max.nii.gz", "--mask", "mask.nii"]
-    options = ["--metrics", "psnr,ssim,qabf", "--protocol", protocol, "--csv", "scores.csv"]
-    assert main(["score", *images, *options]) == 0
+    assert main(["score", *images, *asked, "--csv", "scores.csv"]) == 0
     scores = pd.read_csv("scores.csv").loc[0].drop(["method", "case"])
     rows = pd.read_csv("run/rows.csv").set_index("metric")["value"]
     assert set(scores.index) == set(rows.index) and len(rows) > 2
