@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -136,6 +136,19 @@ class Case:
         return self.loader()
 
     @property
+    def is_loaded(self) -> bool:
+        """`pair` has been read."""
+        return "pair" in self.__dict__
+
+    @property
+    def is_foreign(self) -> bool:
+        """A plugin that does not come with FuseBench loads it."""
+        loader: Any = self.loader
+        while isinstance(loader, partial):
+            loader = loader.func
+        return not str(getattr(loader, "__module__", "")).startswith("fusebench.")
+
+    @property
     def a(self) -> Volume:
         """Structural image (MRI, CT)."""
         return self.pair.a
@@ -173,7 +186,7 @@ class Case:
     def __repr__(self) -> str:
         """Short, and without reading the images: what was read already is said."""
         subject = f" of {self.group}" if self.group not in ("", self.id) else ""
-        read = f": {self.a!r}" if "pair" in self.__dict__ else ""
+        read = f": {self.a!r}" if self.is_loaded else ""
         return f"<case {self.id}{subject}, dataset {self.dataset}{read}>"
 
     def __getstate__(self) -> dict[str, Any]:

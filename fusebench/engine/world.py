@@ -195,7 +195,10 @@ class World:
         new = {
             name: module
             for name, module in list(sys.modules.items())
-            if name not in self._modules and (name in _WATCHED or name.startswith(_TREES))
+            if name not in self._modules
+            and (name in _WATCHED or name.startswith(_TREES))
+            # Another thread is still importing it: what it holds is not its last word.
+            and not getattr(getattr(module, "__spec__", None), "_initializing", False)
         }
         self._modules.update(new)
         for name, module in new.items():
