@@ -35,9 +35,10 @@ from .fusing import (
     warm_up,
 )
 from .plan import metric_source
+from .settings import Settings
 from .spec import Score, Task, check_source
 from .volumes import read_stored, save_findings, save_fused
-from .world import Settings, Unrestored, World
+from .world import Unrestored, World
 
 if TYPE_CHECKING:
     from .apart import Apart

@@ -15,7 +15,8 @@ import torch
 
 import fusebench.engine.survey
 import fusebench.engine.worker
-from fusebench.engine.world import _SETTINGS, Unrestored, World, read_settings
+from fusebench.engine.settings import _SETTINGS, read_settings
+from fusebench.engine.world import Unrestored, World
 
 from ..conftest import Bench
 
