@@ -114,7 +114,7 @@ class Case:
     Raises
     ------
     InputError
-        `id` or `dataset` cannot name a file, or `group` cannot be printed.
+        `id` or `dataset` cannot name a file, or `group` or `fingerprint` is no text that can be printed.
     """
 
     id: str
@@ -130,6 +130,7 @@ class Case:
         check_file_name(self.id, f"dataset {shown(self.dataset)}: the case id")
         check_file_name(self.dataset, "dataset")
         check_text(self.group, f"case {self.id}: the group")
+        check_text(self.fingerprint, f"case {self.id}: the fingerprint")
 
     @cached_property
     def pair(self) -> Pair:
