@@ -60,7 +60,7 @@ class Settings(_Hostile):
             del sys.modules[name]
         warnings.simplefilter("error")
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        signal.setitimer(signal.ITIMER_REAL, 60)
         random.seed(1)
         np.set_printoptions(precision=1)
         np.seterrcall(lambda *_: None)
