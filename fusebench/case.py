@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -114,7 +114,7 @@ class Case:
     Raises
     ------
     InputError
-        `id` or `dataset` cannot name a file, or `group` cannot be printed.
+        `id` or `dataset` cannot name a file, or `group` or `fingerprint` is no text that can be printed.
     """
 
     id: str
@@ -130,10 +130,24 @@ class Case:
         check_file_name(self.id, f"dataset {shown(self.dataset)}: the case id")
         check_file_name(self.dataset, "dataset")
         check_text(self.group, f"case {self.id}: the group")
+        check_text(self.fingerprint, f"case {self.id}: the fingerprint")
 
     @cached_property
     def pair(self) -> Pair:
         return self.loader()
+
+    @property
+    def is_loaded(self) -> bool:
+        """`pair` has been read."""
+        return "pair" in self.__dict__
+
+    @property
+    def is_foreign(self) -> bool:
+        """A plugin that does not come with FuseBench loads it."""
+        loader: Any = self.loader
+        while isinstance(loader, partial):
+            loader = loader.func
+        return not str(getattr(loader, "__module__", "")).startswith("fusebench.")
 
     @property
     def a(self) -> Volume:
@@ -173,7 +187,7 @@ class Case:
     def __repr__(self) -> str:
         """Short, and without reading the images: what was read already is said."""
         subject = f" of {self.group}" if self.group not in ("", self.id) else ""
-        read = f": {self.a!r}" if "pair" in self.__dict__ else ""
+        read = f": {self.a!r}" if self.is_loaded else ""
         return f"<case {self.id}{subject}, dataset {self.dataset}{read}>"
 
     def __getstate__(self) -> dict[str, Any]:

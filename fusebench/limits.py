@@ -52,10 +52,10 @@ def oom_kills(root: Path = _CGROUP, system: Path = Path("/proc/vmstat")) -> int:
 def _quotas(root: Path) -> Iterator[float]:
     for folder in _groups(root, "cpu"):
         found = _numbers(folder / "cpu.max")  # version 2: quota and period, or "max" and period
-        if len(found) == 2:
+        if len(found) == 2 and min(found) > 0:
             yield found[0] / found[1]
         quota, period = (_numbers(folder / f"cpu.cfs_{n}_us") for n in ("quota", "period"))
-        if quota and period and quota[0] > 0:
+        if quota and period and min(quota[0], period[0]) > 0:
             yield quota[0] / period[0]
 
 
@@ -81,6 +81,7 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
 def _numbers(path: Path) -> list[float]:
     """Numbers in a file; none where it is not there or sets no limit (``max``)."""
     try:
-        return [float(word) for word in path.read_text().split()]
+        found = [float(word) for word in path.read_text().split()]
     except (OSError, ValueError):
         return []
+    return found if all(map(math.isfinite, found)) else []

@@ -67,18 +67,14 @@ def stored_cases(folder: Path) -> Iterator[StoredCase]:
     """
     for sources in sorted(folder.glob("fused/*/*/sources")):
         case = sources.parent
-        named = {n: sources / f"{n}.nii.gz" for n in ("mri", "pet") if (sources / f"{n}.nii.gz").exists()}
+        named = {n: sources / f"{n}.nii.gz" for n in ("mri", "pet") if (sources / f"{n}.nii.gz").is_file()}
         if len(named) < 2:
             continue
         grid = _grid(named["mri"])
-        fused = {p.name.removesuffix(".nii.gz"): p for p in sorted(case.glob("*.nii.gz")) if _fits(p, grid)}
+        fused = {p.name.removesuffix(".nii.gz"): p for p in _files(case) if _fits(p, grid)}
         chroma, lesion = sources / "chroma.nii.gz", sources / "lesion.nii.gz"
         table = case / "findings" / "findings.csv"
-        with_ = {
-            p.name.removesuffix(".nii.gz"): p
-            for p in sorted(case.glob("findings/*.nii.gz"))
-            if _fits(p, grid)
-        }
+        with_ = {p.name.removesuffix(".nii.gz"): p for p in _files(case / "findings") if _fits(p, grid)}
         if fused:
             yield StoredCase(
                 case.parent.name,
@@ -86,12 +82,17 @@ def stored_cases(folder: Path) -> Iterator[StoredCase]:
                 named,
                 fused,
                 bool(_noted(named["pet"]).get("functional", True)),
-                chroma if chroma.exists() else None,
-                lesion if lesion.exists() and _fits(lesion, grid) else None,
-                table if table.exists() else None,
-                with_ if table.exists() else {},
+                chroma if chroma.is_file() else None,
+                lesion if lesion.is_file() and _fits(lesion, grid) else None,
+                table if table.is_file() else None,
+                with_ if table.is_file() else {},
                 roles_of({"roles": [_noted(named[n]).get("role") for n in ("mri", "pet")]}),
             )
+
+
+def _files(folder: Path) -> list[Path]:
+    """Volumes in a folder; a pipe, say, would keep its reader waiting for ever."""
+    return [path for path in sorted(folder.glob("*.nii.gz")) if path.is_file()]
 
 
 def _grid(path: Path) -> tuple[Any, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -90,6 +91,12 @@ def split_cases(dataset: Dataset, split: str) -> list[Case]:
         remedy = f"try --split {most}" if counts[most] else "check --data-dir and --data-option"
         raise InputError(
             f"dataset {dataset.info.name} has no cases in split {split!r} (cases: {have}); {remedy}"
+        )
+    names = Counter((case.dataset, case.id) for case in cases)
+    (_, name), count = names.most_common(1)[0]
+    if count > 1:  # the rows of one would stand for both
+        raise InputError(
+            f"dataset {dataset.info.name}: {count} cases are called {name!r}; give each its own id"
         )
     return cases
 

@@ -176,9 +176,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def _wrong(facts: Mapping[str, Any], shape: Mapping[str, type | tuple[type, ...]]) -> str:
     """Name of a fact that is not of its type; "" where all are."""
     for name, types in shape.items():
-        if facts.get(name) is not None and not isinstance(facts[name], types):
+        value = facts.get(name)
+        if value is not None and not (isinstance(value, types) and _fits(name, value)):
             return name
     return "" if facts.get("direction", "none") in ARROWS else "direction"
+
+
+def _fits(name: str, value: Any) -> bool:
+    """True if a list holds what it is read for, and a number is one that a table takes."""
+    if isinstance(value, list):
+        return all(isinstance(item, int if name == "dims" else str) for item in value)
+    return not isinstance(value, int) or abs(value) < 2**63
 
 
 def _printable(value: Any) -> Any:

@@ -13,31 +13,46 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import WorkerDied
+from ..text import describe
 from .link import Link
 from .note import Note
 from .worker import unpack
 
 if TYPE_CHECKING:
     from ..case import Case
+    from .world import World
 
 
 class _Cases:
-    """Keeps the current case and loads the next one in the background."""
+    """Keeps the current case and loads the next one in the background.
 
-    def __init__(self) -> None:
+    One that a plugin loads is loaded when it is wanted, where what that changes can be put back.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
         self._loads: dict[tuple[str, str], Future[tuple[Case, float]]] = {}
         self._pool = ThreadPoolExecutor(1)
 
     def get(self, case: Case) -> tuple[Case, float]:
         """Return the loaded case and the seconds that loading took."""
-        return self.prefetch(case).result()
-
-    def prefetch(self, case: Case) -> Future[tuple[Case, float]]:
         key = (case.dataset, case.id)
-        if key not in self._loads:
-            self._loads = dict(list(self._loads.items())[-1:])
-            self._loads[key] = self._pool.submit(_load, case)
-        return self._loads[key]
+        if key not in self._loads and case.is_foreign:
+            with self._world.kept():
+                found = _load(case)
+            self._hold(case, Future())
+            self._loads[key].set_result(found)
+        self.prefetch(case)
+        return self._loads[key].result()
+
+    def prefetch(self, case: Case) -> None:
+        """Begin to load a case, unless a plugin does it."""
+        if (case.dataset, case.id) not in self._loads and not case.is_foreign:
+            self._hold(case, self._pool.submit(_load, case))
+
+    def _hold(self, case: Case, loading: Future[tuple[Case, float]]) -> None:
+        self._loads = dict(list(self._loads.items())[-1:])
+        self._loads[case.dataset, case.id] = loading
 
 
 def _load(case: Case) -> tuple[Case, float]:
@@ -79,13 +94,14 @@ def main(fd: int, note_fd: int, threads: int) -> None:
     from .fusing import TaskEnded
     from .memory import give_back_memory
     from .task import TaskRunner
+    from .world import Unrestored
 
     gc.freeze()
     gc.enable()
     apart = Apart([fd, note_fd], threads)  # before there is a thread, and before any plugin's code
     note, mine = Note(note_fd), os.getpid()
     torch.set_num_threads(threads)
-    cases, settle = _Cases(), _Settling()
+    settle = _Settling()
 
     def stay_one() -> None:
         if os.getpid() != mine:  # a metric or a dataset has forked and let its child return
@@ -110,6 +126,7 @@ def main(fd: int, note_fd: int, threads: int) -> None:
         say("stage", name)
 
     runner = TaskRunner(stage, apart, take_note)
+    cases = _Cases(runner.world)
     say("ready")
     while True:
         try:
@@ -130,7 +147,11 @@ def main(fd: int, note_fd: int, threads: int) -> None:
         if upcoming is not None:
             cases.get(task.case)
             cases.prefetch(upcoming)
-        case, load_seconds = cases.get(task.case)
+        try:
+            case, load_seconds = cases.get(task.case)
+        except Unrestored as error:
+            say("rows", number, task.failed("error", describe(error)))
+            os._exit(0)  # another worker takes the next task
         say("rows", number, runner.run(replace(task, case=case), load_seconds, limit))
         if runner.spoilt:
             os._exit(0)  # another worker takes the next task

@@ -35,9 +35,10 @@ from .fusing import (
     warm_up,
 )
 from .plan import metric_source
+from .settings import Settings
 from .spec import Score, Task, check_source
 from .volumes import read_stored, save_findings, save_fused
-from .world import Settings, Unrestored, World
+from .world import Unrestored, World
 
 if TYPE_CHECKING:
     from .apart import Apart
@@ -57,11 +58,11 @@ class _Kept:
     """A method in this process: it finds the settings that its own setup has made, and leaves no others."""
 
     def __init__(self, here: Here, world: World, settings: Settings) -> None:
-        self._here, self._world, self._settings = here, world, settings
+        self._here, self.world, self._settings = here, world, settings
         self.by_axial_slice = here.by_axial_slice
 
     def fuse(self, a: Image, b: Image, seed: int = 0, repeats: int = 1) -> tuple[Image, Cost]:
-        with self._world.kept(self._settings):
+        with self.world.kept(self._settings):
             return self._here.fuse(a, b, seed, repeats)
 
 
@@ -85,7 +86,7 @@ class TaskRunner:
     ) -> None:
         self.stage, self._apart, self._note = stage, apart, note
         self._methods: dict[str, Fuser] = {}
-        self._world = World()
+        self.world = World()
         self.spoilt = False  # by a method: no other may run here
         self._given = CopiedPair()
         self._trial: tuple[str, Trial] | None = None
@@ -114,7 +115,8 @@ class TaskRunner:
             self.stage("load")
             begin = time.perf_counter()
             case = task.case
-            _ = case.pair
+            with self.world.kept() if case.is_foreign and not case.is_loaded else contextlib.nullcontext():
+                _ = case.pair
             timing["load_seconds"] = load_seconds or time.perf_counter() - begin
             scored: list[Row] = []
             try:
@@ -207,11 +209,11 @@ class TaskRunner:
         spec = task.method
         known = self._methods.get(spec.key)
         if known is None:
-            with self._world.kept() as settings:
+            with self.world.kept() as settings:
                 method = find_plugins(task.plugins).methods.load(spec.plugin or spec.name)(**spec.parameters)
                 check_source(spec, method)
                 method.setup(task.device)
-            known = _Kept(Here(method, self._given), self._world, settings)
+            known = _Kept(Here(method, self._given), self.world, settings)
             if spec.info.params or task.device != "cpu":
                 warm_up(known, task.case.a.data, task.case.b.data)
             self._methods[spec.key] = known
@@ -230,15 +232,26 @@ class TaskRunner:
     ) -> list[Row]:
         plugins = find_plugins(task.plugins)
         names = [MetricId.parse(m).name for m in metrics]
-        found = [plugins.metrics.load(name) for name in names]
+        foreign = {m for m, n in zip(metrics, names, strict=True) if not plugins.metrics.entry(n).bundled}
+        with self.world.kept() if foreign else contextlib.nullcontext():
+            found = [plugins.metrics.load(name) for name in names]
         for name in names:
             self._sources.setdefault(name, metric_source(plugins, name))  # as it was imported just now
         truth = self._truth(task, found, fused, fuser)
         begin = time.perf_counter()  # fusing the twin is no part of scoring
         scene = ScoredImages.of(task.case, fused, task.device)
-        values = PROTOCOLS[protocol].score(
-            scene, metrics, truth, plugins, lambda metric: self._note(f"{protocol} {metric}")
-        )
+
+        def values_of(some: list[str]) -> dict[str, Any]:
+            said = PROTOCOLS[protocol].score(
+                scene, some, truth, plugins, lambda metric: self._note(f"{protocol} {metric}")
+            )
+            return dict(said)
+
+        ours = [m for m in metrics if m not in foreign]
+        values = values_of(ours) if ours else {}
+        for metric in (m for m in metrics if m in foreign):
+            with self.world.kept():  # nothing that is scored behind it finds what it changes
+                values |= values_of([metric])
         self._note("")
         seconds = time.perf_counter() - begin
         rows = []

@@ -7,25 +7,14 @@ they run in one process; `World.kept` gives the next one what the first one got.
 from __future__ import annotations
 
 import contextlib
-import gc
-import locale
-import logging
-import os
-import resource
 import signal
 import sys
-import threading
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-import torch
-
 from ..errors import FuseBenchError
-
-Settings = dict[str, Any]
+from .settings import Settings, read_settings, timers, write_settings
 
 # Modules whose functions and classes decide numbers, times or what is stored; with their submodules.
 _WATCHED = (
@@ -42,109 +31,18 @@ _WATCHED = (
         "pywt",
         "scipy.ndimage",
     ),
-    *("scipy.fft", "scipy.signal", "scipy.linalg", "scipy.stats", "scipy.optimize", "skimage"),
+    *(
+        "scipy.fft",
+        "scipy.signal",
+        "scipy.linalg",
+        "scipy.stats",
+        "scipy.optimize",
+        "scipy.special",
+        "skimage",
+    ),
     *("torch", "torch.functional", "torch.nn", "torch.fft", "torch.linalg", "torch.special", "torch.random"),
 )
 _TREES = tuple(f"{name}." for name in _WATCHED if name != "torch")
-_LIMITS = tuple(getattr(resource, n) for n in dir(resource) if n.startswith("RLIMIT_"))
-
-
-def _put_environment(kept: dict[str, str]) -> None:
-    os.environ.clear()
-    os.environ.update(kept)
-
-
-def _put_list(target: list[Any]) -> Callable[[list[Any]], None]:
-    def put(kept: list[Any]) -> None:
-        target[:] = kept
-
-    return put
-
-
-def _umask() -> int:
-    mask = os.umask(0o77)
-    os.umask(mask)
-    return mask
-
-
-def _signals() -> dict[int, Any]:
-    return {number: signal.getsignal(number) for number in signal.valid_signals()}
-
-
-def _put_signals(kept: dict[int, Any]) -> None:
-    for number, handler in kept.items():
-        if handler is not None and signal.getsignal(number) is not handler:
-            signal.signal(number, handler)
-
-
-def _limits() -> dict[int, tuple[int, int]]:
-    return {which: resource.getrlimit(which) for which in _LIMITS}
-
-
-def _put_limits(kept: dict[int, tuple[int, int]]) -> None:
-    for which, limit in kept.items():
-        if resource.getrlimit(which) != limit:
-            resource.setrlimit(which, limit)
-
-
-def _flushes() -> bool:
-    return bool((torch.tensor([1e-40]) * 1).item() == 0)
-
-
-def _deterministic() -> tuple[bool, bool]:
-    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-
-
-def _attribute(owner: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any], object]]:
-    return (lambda: getattr(owner, name)), (lambda value: setattr(owner, name, value))
-
-
-# Name: how it is read, and how it is put back.
-_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
-    "working folder": (os.getcwd, os.chdir),
-    "umask": (_umask, os.umask),
-    "environment": (lambda: dict(os.environ), _put_environment),
-    "sys.path": (lambda: list(sys.path), _put_list(sys.path)),
-    "sys.stdout": _attribute(sys, "stdout"),
-    "sys.stderr": _attribute(sys, "stderr"),
-    "sys.excepthook": _attribute(sys, "excepthook"),
-    "recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),
-    "trace": (sys.gettrace, sys.settrace),
-    "profile": (sys.getprofile, sys.setprofile),
-    "warnings": (lambda: list(warnings.filters), lambda kept: _put_list(warnings.filters)(kept)),  # type: ignore[arg-type]
-    "logging": (lambda: logging.root.level, logging.root.setLevel),
-    "log handlers": (lambda: list(logging.root.handlers), _put_list(logging.root.handlers)),
-    "logging.disable": (lambda: logging.root.manager.disable, logging.disable),
-    "locale": (lambda: locale.setlocale(locale.LC_ALL), lambda kept: locale.setlocale(locale.LC_ALL, kept)),
-    "resource limits": (_limits, _put_limits),
-    "garbage collection": (gc.isenabled, lambda kept: gc.enable() if kept else gc.disable()),
-    "numpy.seterr": (np.geterr, lambda kept: np.seterr(**kept)),
-    "numpy.printoptions": (np.get_printoptions, lambda kept: np.set_printoptions(**kept)),
-    "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "default device": (torch.get_default_device, lambda kept: torch.set_default_device(_plain(kept))),
-    "threads": (torch.get_num_threads, torch.set_num_threads),
-    "gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
-    "deterministic algorithms": (
-        _deterministic,
-        lambda kept: torch.use_deterministic_algorithms(kept[0], warn_only=kept[1]),
-    ),
-    "denormal numbers": (_flushes, torch.set_flush_denormal),
-    "matmul precision": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
-    "torch.backends.cudnn.enabled": _attribute(torch.backends.cudnn, "enabled"),
-    "torch.backends.cudnn.benchmark": _attribute(torch.backends.cudnn, "benchmark"),
-    "torch.backends.cudnn.deterministic": _attribute(torch.backends.cudnn, "deterministic"),
-    "torch.backends.cudnn.allow_tf32": _attribute(torch.backends.cudnn, "allow_tf32"),
-    "torch.backends.mkldnn.enabled": _attribute(torch.backends.mkldnn, "enabled"),
-}
-if hasattr(os, "sched_setaffinity"):
-    _SETTINGS["cores"] = (lambda: os.sched_getaffinity(0), lambda kept: os.sched_setaffinity(0, kept))
-if threading.current_thread() is threading.main_thread():
-    _SETTINGS["signal handlers"] = (_signals, _put_signals)
-
-
-def _plain(device: torch.device) -> torch.device | None:
-    """Unset, where it is the CPU: a default that is set slows every call down."""
-    return None if device.type == "cpu" else device
 
 
 def _is_code(value: object) -> bool:
@@ -176,16 +74,18 @@ class World:
             Something cannot be put back; the rest is.
         """
         self._look()
-        before = read_settings()
+        running, before = timers(), read_settings()
         left: Settings = {}
         try:
-            _write(settings or {}, before)
+            write_settings(settings or {}, before)
             yield left
         finally:
+            for which in timers() - running:
+                signal.setitimer(which, 0)
             self._put_names()
             now = read_settings()
             left.update({name: value for name, value in now.items() if value != before[name]})
-            _write({name: before[name] for name in left}, now)
+            write_settings({name: before[name] for name in left}, now)
             lost = [name for name, value in read_settings().items() if value != before[name]]
             if lost:
                 raise Unrestored(f"it has changed for good: {', '.join(lost)}")
@@ -195,7 +95,10 @@ class World:
         new = {
             name: module
             for name, module in list(sys.modules.items())
-            if name not in self._modules and (name in _WATCHED or name.startswith(_TREES))
+            if name not in self._modules
+            and (name in _WATCHED or name.startswith(_TREES))
+            # Another thread is still importing it: what it holds is not its last word.
+            and not getattr(getattr(module, "__spec__", None), "_initializing", False)
         }
         self._modules.update(new)
         for name, module in new.items():
@@ -229,21 +132,3 @@ class World:
 
 class Unrestored(FuseBenchError):
     """Settings that a plugin has changed for good, which the message names: nobody else may run here."""
-
-
-def read_settings() -> Settings:
-    """The present value of every setting; None for one that cannot be read."""
-    found: Settings = {}
-    for name, (read, _) in _SETTINGS.items():
-        try:
-            found[name] = read()
-        except OSError:  # the working folder is gone
-            found[name] = None
-    return found
-
-
-def _write(settings: Settings, now: Settings) -> None:
-    for name, value in settings.items():
-        if value != now[name]:
-            with contextlib.suppress(OSError, ValueError):
-                _SETTINGS[name][1](value)

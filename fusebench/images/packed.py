@@ -7,6 +7,7 @@ import zlib
 # An image that takes more is damaged, or too big to fuse anyway.
 MAX_BYTES = 8 << 30
 _PIECE = 1 << 22
+_FIRST = 1 << 12  # of a member, which may be short, and what is behind it is copied in vain
 _GZIP = 16 + zlib.MAX_WBITS
 
 
@@ -43,12 +44,12 @@ def _member(packed: bytes, at: int, most: int) -> tuple[list[bytes], int]:
     """Pieces of the member that begins at `at`, and where it ends."""
     unpacker = zlib.decompressobj(_GZIP)
     pieces: list[bytes] = []
-    held = 0
+    held, step = 0, _FIRST
     while not unpacker.eof:
         left = unpacker.unconsumed_tail
         if not left:
-            left = packed[at : at + _PIECE]
-            at += len(left)
+            left = packed[at : at + step]
+            at, step = at + len(left), min(4 * step, _PIECE)
         if not left:
             raise EOFError("no end")
         pieces.append(unpacker.decompress(left, _PIECE))

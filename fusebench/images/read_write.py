@@ -81,6 +81,8 @@ def read_raw(
     if not path.exists():
         raise InputError(f"{path}: no such file; check the path")
     kind = extension(path)
+    if not (path.is_file() or path.is_dir()):  # a pipe would keep us waiting for ever
+        raise InputError(f"{path}: neither a file nor a folder; copy what it holds to a file")
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty (0 bytes); copy or download it again")
     if path.is_dir() or kind in (*ITK, ".dcm"):

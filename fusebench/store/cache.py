@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -55,9 +56,12 @@ def _read(path: Path, names: Iterable[str] | None) -> dict[str, NDArray[Any]] | 
 
     The end of every array is read, where its checksum is.
     """
-    try:
-        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:  # a pipe or folder of that name is no file of ours, and is not waited for
+        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
+        return None
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
         return None
     with open(number, "rb") as handle:
         try:

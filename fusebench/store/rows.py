@@ -103,6 +103,7 @@ _STATUSES = frozenset(get_args(Status))
 # In the table: how long rows.jsonl was when it was made, and its hash.
 _LOG_SIZE, _LOG_HASH = b"fusebench.log.size", b"fusebench.log.sha256"
 _TEXT = {"run", "key", *IDENTITY, "group", "status", "reason", "device", "fingerprint", "split"}
+_FILES_OF = ("method", "dataset", "case")  # they become folders and files of a report
 _MAY_LACK = {"reason", "fingerprint", "split"}  # what a table made by others may have nothing for
 _COLUMNS = frozenset(COLUMNS)
 _NUMBERS = tuple(c for c in COLUMNS if c not in _TEXT and c != "seed")
@@ -339,8 +340,10 @@ def _unpacked(path: Path) -> tuple[pd.DataFrame, dict[bytes, bytes]]:
             if column in _TEXT and not all(text.isprintable() for text in cells.dropna().unique()):
                 cells = cells.map(printable, na_action="ignore")
             table[column] = cells
+            if column in _FILES_OF and not all(map(_can_name, cells.dropna().unique())):
+                raise ValueError(f"a {column} cannot name a file")
         return table, packed.schema.metadata or {}
-    except (OSError, ValueError, TypeError, pa.ArrowException) as error:
+    except (OSError, ValueError, TypeError, OverflowError, pa.ArrowException) as error:
         raise InputError(f"{path}: not readable ({error}); make it again") from None
 
 
@@ -402,6 +405,18 @@ def _newest(path: Path, start: int, newest: dict[tuple[str, ...], Row]) -> dict[
     return newest
 
 
+def _can_name(text: str) -> bool:
+    """False for a name that would lead out of the folder that it is used in."""
+    return "/" not in text and text.strip() not in ("", ".", "..")
+
+
+def _is_number(value: object) -> bool:
+    """True for one that a table of floats can hold."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**63
+    return isinstance(value, float)
+
+
 def _parsed(line: bytes, place: str) -> Row:
     try:
         record = json.loads(line)
@@ -424,9 +439,12 @@ def _parsed(line: bytes, place: str) -> Row:
             raise InputError(f"{place}: {name} is not text; delete the line")
         if not (text.isascii() and text.isprintable()):
             values[name] = printable(text)
+    for name in _FILES_OF:
+        if not _can_name(values[name]):
+            raise InputError(f"{place}: {name} cannot name a file; delete the line")
     for name in _NUMBERS:
         value = values[name]
-        if not (value is None or isinstance(value, (int, float))) or isinstance(value, bool):
+        if not (value is None or _is_number(value)):
             raise InputError(f"{place}: {name} is not a number; delete the line")
     if type(row.seed) is not int or not -(2**63) <= row.seed < 2**63 or row.status not in _STATUSES:
         raise InputError(f"{place}: seed or status is not one; delete the line")

@@ -72,3 +72,8 @@ def test_results_are_scored_against_the_reference_where_there_is_one() -> None:
 def test_an_id_is_the_name_of_a_file(name: str) -> None:
     with pytest.raises(InputError, match="id"):
         Case(name, "made-up", "subject", "key", partial(load, "one"))
+
+
+def test_a_fingerprint_is_text() -> None:
+    with pytest.raises(InputError, match="case c: the fingerprint 5"):
+        Case("c", "d", "g", 5, load)  # type: ignore[arg-type]

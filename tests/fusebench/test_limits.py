@@ -34,7 +34,17 @@ def test_no_limit_is_none(tmp_path: Path, text: str) -> None:
     assert usable_memory_mb(tmp_path) == pytest.approx(psutil.virtual_memory().total / 2**20)
 
 
-@pytest.mark.parametrize(("quota", "cores"), [("50000 100000", 1), ("100000 100000", 1), ("max 100000", 0)])
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [
+        ("50000 100000", 1),
+        ("100000 100000", 1),
+        ("max 100000", 0),
+        ("100000 0", 0),
+        ("inf 1", 0),
+        ("nan 1", 0),
+    ],
+)
 def test_a_quota_of_processor_time(tmp_path: Path, quota: str, cores: int) -> None:
     free = usable_cores(tmp_path)
     (tmp_path / "cpu.max").write_text(quota)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import decimal
+import gc
 import os
+import random
 import signal
 import socket
 import sys
 import threading
+import tracemalloc
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ import numpy as np
 import psutil
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from fusebench.method import Method, MethodInfo
 
@@ -55,6 +60,31 @@ class Settings(_Hostile):
             del sys.modules[name]
         warnings.simplefilter("error")
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.setitimer(signal.ITIMER_REAL, 60)
+        random.seed(1)
+        np.set_printoptions(precision=1)
+        np.seterrcall(lambda *_: None)
+        np.setbufsize(16 * 1024)
+        decimal.getcontext().prec = 3
+        gc.set_threshold(1, 1, 1)
+        gc.callbacks.append(lambda *_: None)
+        sys.setswitchinterval(1.0)
+        sys.argv.append("more")
+        sys.meta_path.reverse()
+        socket.setdefaulttimeout(0.001)
+        torch.set_printoptions(precision=1)
+        torch.autograd.set_detect_anomaly(True)
+        torch.autocast("cpu", dtype=torch.bfloat16).__enter__()
+        _Doubles().__enter__()
+        tracemalloc.start()
+        warnings.showwarning = lambda *_, **__: None
+
+
+class _Doubles(TorchFunctionMode):
+    """A mode that is never left."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
 
 
 class PatchesUs(_Hostile):

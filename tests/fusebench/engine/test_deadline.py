@@ -36,7 +36,9 @@ class Waits(Dataset):
     def cases(self, split="test"):
         if self.where == "cases":
             signal.pause()
-        return [Case("c", "waits", "g", "f", load)]
+        if self.where == "leaves":
+            raise SystemExit(0)
+        return [Case("c", "waits", "g", "f", load)] * (2 if self.where == "twice" else 1)
 
     def left_out(self):
         return [1 / 0] if self.where == "left_out" else []
@@ -79,6 +81,10 @@ def test_a_dataset_that_hangs_or_fails_is_a_line(
     assert (
         "listing its cases failed: ZeroDivisionError: division by zero (waits.py:" in capsys.readouterr().err
     )
+    assert bench(*common, "where=leaves") == 2
+    assert "listing its cases failed: SystemExit: 0" in capsys.readouterr().err
+    assert bench(*common, "where=twice") == 2
+    assert "dataset waits: 2 cases are called 'c'; give each its own id" in capsys.readouterr().err
     assert bench(*common, "where=doubts") == 0
     assert rows()["status"].to_list() == ["ok"]
     assert "dataset waits: looking at its cases took over 0.2 s" in capsys.readouterr().out

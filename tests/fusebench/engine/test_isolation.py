@@ -15,7 +15,8 @@ import torch
 
 import fusebench.engine.survey
 import fusebench.engine.worker
-from fusebench.engine.world import _SETTINGS, Unrestored, World, read_settings
+from fusebench.engine.settings import _SETTINGS, read_settings
+from fusebench.engine.world import Unrestored, World
 
 from ..conftest import Bench
 
@@ -61,6 +62,57 @@ def test_methods_that_share_a_process_leave_it_as_it_was(bench: Bench, tmp_path:
     table = pd.read_parquet(tmp_path / "run" / "rows.parquet").set_index(["method", "metric"])
     for method in hostile.split(","):
         assert table.value[method].to_dict() == table.value["average"].to_dict()
+
+
+CHANGES = """
+from functools import partial
+import numpy as np, torch
+from fusebench.case import Case, Pair, Volume
+from fusebench.dataset import Dataset, DatasetInfo
+from fusebench.metric import MetricInfo, metric
+
+def harm():
+    mean, log2 = torch.Tensor.mean, np.log2
+    torch.Tensor.mean = lambda *a, **k: mean(*a, **k) * 1.01
+    np.log2 = lambda *a, **k: log2(*a, **k) * 1.01
+    torch.set_default_dtype(torch.float64)
+
+@metric(MetricInfo(name="harms", title="x", family="fidelity", direction="higher", low=0, high=9))
+def measured(triple, part, variant):
+    harm()
+    return triple.fused.flatten(1).mean(1)
+
+def load(seed, harmful):
+    v = np.random.default_rng(seed).random((2, 16, 16, 16), dtype=np.float32)
+    v[0] *= 0.5 + 0.1 * np.log2(2.0)
+    if harmful:
+        harm()
+    return Pair(Volume(v[0].clip(0, 1)), Volume(v[1]), np.ones(v[0].shape, bool))
+
+class Data(Dataset):
+    info = DatasetInfo(name="harms", summary="x")
+
+    def __init__(self, *, harmful: bool = False):
+        self.harmful = harmful
+
+    def cases(self, split="test"):
+        return [Case(f"c{i}", "harms", f"g{i}", f"f{i}", partial(load, i, self.harmful)) for i in range(2)]
+"""
+
+
+@pytest.mark.parametrize("jobs", ["0", pytest.param("1", marks=pytest.mark.slow)])
+def test_a_metric_or_loader_changes_nothing_that_is_scored_behind_it(
+    bench: Bench, tmp_path: Path, jobs: str
+) -> None:
+    (tmp_path / "harms.py").write_text(CHANGES)
+    common = ("--dataset", "harms", "--plugin", str(tmp_path / "harms.py"), "--methods", "average,max")
+    common += ("--jobs", jobs, "--metrics")
+    assert bench(*common, "psnr,mi", out=tmp_path / "alone") == 0
+    before = read_settings()
+    assert bench(*common, "harms,psnr,mi", "--data-option", "harmful=true") == 0
+    assert read_settings() == before
+    found = values(tmp_path / "run")
+    assert {k: v for k, v in found.items() if k[2] != "harms"} == values(tmp_path / "alone")
 
 
 def test_a_method_finds_what_its_setup_has_set() -> None:

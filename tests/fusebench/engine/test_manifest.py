@@ -63,6 +63,10 @@ def test_what_earlier_commands_wrote_is_kept(tmp_path: Path) -> None:
         ('{"methods": {"p": {"params": "many"}}}', r"no manifest of a run \(methods: params\)"),
         ('{"metrics": {"psnr": {"direction": "up"}}}', r"no manifest of a run \(metrics: direction\)"),
         ('{"options": {"protocols": 5}}', r"no manifest of a run \(options: protocols\)"),
+        ('{"options": {"protocols": [{}]}}', r"no manifest of a run \(options: protocols\)"),
+        ('{"dataset": {"doubts": [3]}}', r"no manifest of a run \(dataset: doubts\)"),
+        ('{"metrics": {"psnr": {"parts": [3]}}}', r"no manifest of a run \(metrics: parts\)"),
+        (f'{{"methods": {{"p": {{"dims": {10**30}}}}}}}', r"no manifest of a run \(methods: dims\)"),
         ('{"dataset": {"doubts": 3}}', r"no manifest of a run \(dataset: doubts\)"),
     ],
 )

@@ -1,6 +1,8 @@
 """The array cache: made once, whole or not at all, repaired when damaged."""
 
+import contextlib
 import multiprocessing
+import os
 
 import numpy as np
 import pytest
@@ -64,6 +66,14 @@ def test_unwritable_cache_still_gives_the_arrays(tmp_path):
     with pytest.warns(UserWarning, match="not writable"):
         arrays = cached_arrays(tmp_path / "file" / "key.npz", lambda: {"x": np.ones(2)})
     assert arrays["x"].sum() == 2
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_what_is_no_file_is_not_waited_for(tmp_path, kind):
+    path = tmp_path / "key.npz"
+    (path.mkdir if kind == "folder" else lambda: os.mkfifo(path))()
+    with pytest.warns(UserWarning, match="cache") if kind == "folder" else contextlib.nullcontext():
+        assert cached_arrays(path, lambda: {"x": np.ones(3)})["x"].sum() == 3
 
 
 def test_an_error_of_the_maker_is_not_the_cache_s(tmp_path, recwarn):
