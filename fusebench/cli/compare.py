@@ -51,7 +51,10 @@ def add(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare, print the Markdown summary, and return 1 on a loss."""
+    """Compare, print the summary (in Markdown where no person reads it), and return 1 on a loss."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+
     from ..leaderboard import regression, runs
     from ._options import writing
 
@@ -73,7 +76,10 @@ def run(args: argparse.Namespace) -> int:
         gate_costs=args.gate_costs,
     )
     text = result.to_markdown()
-    sys.stdout.write(text)
+    if sys.stdout.isatty():
+        Console().print(Markdown(text))
+    else:
+        sys.stdout.write(text)
     for path, content in ((args.markdown, text), (args.json, result.to_json())):
         if path is not None:
             with writing(path):

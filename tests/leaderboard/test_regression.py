@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,18 @@ def test_command_line_exit_codes_and_files(
     assert main(["compare", str(one), str(tmp_path / "none")]) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert "none" in message and "run folder" in message
+
+
+def test_a_person_sees_a_table_and_a_pipe_gets_markdown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, manifest = make_run({"my_method": 1.0, "y": 0.0}, cases=3)
+    one = write_run(tmp_path / "one", rows, manifest)
+    two = write_run(tmp_path / "two", planted(rows, "my_method", "psnr", -1.0), manifest)
+    for person in (False, True):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda person=person: person, raising=False)
+        assert main(["compare", str(one), str(two)]) == 1
+        assert ("my_method" in (out := capsys.readouterr().out)) == person, out
 
 
 def test_a_history_store_serves_as_base(base: Any, tmp_path: Path) -> None:
