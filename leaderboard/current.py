@@ -18,7 +18,7 @@ def current(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> tuple[pd.DataFra
     rows : DataFrame
         With a column ``split`` where rows state theirs; "" says nothing.
     manifest : mapping
-        ``dataset`` with its ``split``, ``options`` with the ``seed``.
+        ``dataset`` with its ``split``, ``options`` with the ``seed``, ``run`` with whether it ``ended``.
 
     Returns
     -------
@@ -27,6 +27,11 @@ def current(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> tuple[pd.DataFra
         How many rows were left out, and what is mixed in those that were kept.
     """
     notes = []
+    if manifest.get("run", {}).get("ended") is False:  # killed, or going on
+        notes.append(
+            "The run in this folder has not ended: rows that it was to replace may be among these. The same "
+            "command goes on."
+        )
     split = str(manifest.get("dataset", {}).get("split") or "")
     if split and "split" in rows:
         theirs = rows["split"].astype(object).where(rows["split"].notna(), "")

@@ -60,6 +60,7 @@ def describe_run(
             "id": run,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": list(command),
+            "ended": False,  # until what it replaces is gone from the rows
         },
         "options": dict(options),
         "git": dict(git),

@@ -164,6 +164,14 @@ def test_metrics_that_a_control_wins_leave_the_similarity_rank_and_stay_on_the_b
     assert tables.build(rows, manifest, "volume", THREE).ranking.metrics == tuple(THREE)
 
 
+def test_a_run_that_did_not_end_is_said() -> None:
+    rows, manifest = make_run({"a": 1.0, "b": 0.0}, cases=4, metrics=["psnr"])
+    for ended in (None, True, False):
+        manifest["run"] = {**manifest["run"], "ended": ended}
+        board = tables.build(rows, manifest, "volume")
+        assert any("has not ended" in note for note in board.notes) == (ended is False)
+
+
 def test_rows_of_another_split_are_left_out_and_counted() -> None:
     rows, manifest = make_run({"a": 1.0, "b": 0.0}, cases=4, metrics=["psnr"])
     other = rows.assign(split="val", case=rows["case"] + "-v", value=99.0)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import fusebench
 from fusebench.store.rows import RunStore
 
 from ..conftest import PLUGINS, Bench
@@ -57,6 +58,7 @@ def test_killed_ten_times_equals_uninterrupted(bench: Bench, tmp_path: Path) -> 
         again = set(fused(log)[len(fused_before) :]) & known
         assert not again, f"fused although stored: {again}"
     known, fused_before = stored(out), fused(log)
+    assert any("has not ended" in note for note in fusebench.load_run(out).board().notes)
     assert 0 < len(known) < 2 * CASES, "the kills must come in the middle of the work"
     assert (
         subprocess.run([*command, "1"], env=environment, stdout=subprocess.DEVNULL, check=False).returncode

@@ -48,7 +48,7 @@ def test_board_files_and_manifest(
         p.name for p in out.iterdir()
     }
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["dataset"]["name"] == "tiny"
+    assert manifest["dataset"]["name"] == "tiny" and manifest["run"]["ended"]
     assert set(manifest["methods"]) == {"healthy", "other"}
     assert manifest["metrics"]["psnr"]["direction"] == "higher"
     assert list((out / "figures").glob("*.png"))
