@@ -19,7 +19,7 @@ from fusebench.cli import main as command
 from fusebench.images.colour import DEFAULT_MAP, chroma_of
 from fusebench.images.sheet import View, sheet
 
-METHODS = "dcfb,conditional@1,conditional@2,max,laplacian,dwt,average,blend@0.35,source-mri,source-pet,noise"
+METHODS = "dcfb,conditional@1,max,laplacian,dwt,average,blend@0.35,source-mri,source-pet,noise"
 SHOWN = "dcfb"
 LIMIT = 240_000  # bytes of a picture
 

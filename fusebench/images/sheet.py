@@ -86,7 +86,7 @@ def sheet(
     rows = [(plane, False) for plane in (PLANES if sides else PLANES[:1])]
     rows += [("axial", True)] if chroma is not None else []
     groups = [[x for x in volumes if x[0] not in controls], [x for x in volumes if x[0] in controls]]
-    bands = [g[i : i + PER_BAND] for g in groups for i in range(0, len(g), PER_BAND)]
+    bands = [band for group in groups for band in bands_of(group)]
     across = max(len(band) for band in bands)
     drawn = []
     for band in bands:
@@ -109,6 +109,13 @@ def sheet(
     with atomic_path(path) as temporary:
         page.save(temporary, "png", dpi=(150, 150), pnginfo=about, optimize=True)
     return path
+
+
+def bands_of(group: Sequence[Any]) -> list[Sequence[Any]]:
+    """Parts of at most `PER_BAND`, about as long as one another."""
+    count = -(-len(group) // PER_BAND)
+    length = -(-len(group) // max(1, count))
+    return [group[i * length : (i + 1) * length] for i in range(count)]
 
 
 def _band(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
 from fusebench.images.colour import tint
-from fusebench.images.sheet import GAP, LABEL, WIDTH, View, sheet, slice_of
+from fusebench.images.sheet import GAP, LABEL, PER_BAND, WIDTH, View, bands_of, sheet, slice_of
 
 
 def first_panel(path: Path) -> NDArray[np.uint8]:
@@ -80,3 +81,10 @@ def test_controls_stand_below_the_methods(tmp_path: Path) -> None:
     plain = Image.open(sheet(images, tmp_path / "a.png"))
     apart = Image.open(sheet(images, tmp_path / "b.png", controls={"noise"}))
     assert apart.width == plain.width - WIDTH - GAP and apart.height > 1.5 * plain.height
+
+
+@pytest.mark.parametrize("count", [0, 1, PER_BAND, PER_BAND + 1, 3 * PER_BAND - 1])
+def test_bands_are_about_as_long_as_one_another(count: int) -> None:
+    lengths = [len(band) for band in bands_of(range(count))]
+    assert sum(lengths) == count and max(lengths, default=0) <= PER_BAND
+    assert len(lengths) == -(-count // PER_BAND) and max(lengths, default=0) - min(lengths, default=0) <= 2
