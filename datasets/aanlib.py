@@ -161,31 +161,34 @@ class Aanlib(PairDataset):
     def _slices(self, sources: list[PairSource]) -> Case:
         first = sources[0]
         plane = str(first.meta["fused_plane"])
-        key = content_key(
-            {
-                "files": [[file_hash(s.mri), file_hash(s.pet)] for s in sources],
-                "plane": plane,
-                "stack": len(sources),
-                "code": read_key(),
-            },
-            [Path(__file__)],
-        )
+        files = [[file_hash(s.mri), file_hash(s.pet)] for s in sources]
+        origin = content_key({"files": files, "plane": plane, "stack": len(sources)})
+        key = content_key({"origin": origin, "code": read_key()}, [Path(__file__)])
         if len(sources) == 1 and not self.stack:
             loader = partial(load_slice, first.mri, first.pet, plane)
             return Case(
-                first.id, self.info.name, first.group, key, loader, meta=dict(first.meta), voxels=PIXELS
+                first.id,
+                self.info.name,
+                first.group,
+                key,
+                loader,
+                meta=dict(first.meta),
+                voxels=PIXELS,
+                origin=origin,
             )
         numbers = [_number(s.mri.stem)[0] for s in sources]
-        files = [(n, s.mri, s.pet) for n, s in zip(numbers, sources, strict=True)]
+        numbered = [(n, s.mri, s.pet) for n, s in zip(numbers, sources, strict=True)]
         identity = f"{first.id}-to-{sources[-1].mri.stem}"
         meta = {
             **first.meta,
             "slices": len(sources),
             "interpolated": numbers[-1] - numbers[0] + 1 - len(numbers),
         }
-        loader = partial(load_stack, files, plane)
+        loader = partial(load_stack, numbered, plane)
         voxels = PIXELS * (numbers[-1] - numbers[0] + 1)
-        return Case(identity, self.info.name, first.group, key, loader, meta=meta, voxels=voxels)
+        return Case(
+            identity, self.info.name, first.group, key, loader, meta=meta, voxels=voxels, origin=origin
+        )
 
 
 def _role(modality: str) -> str:

@@ -110,11 +110,14 @@ class Case:
         Anything worth a column: plane, diagnosis, colour handling.
     voxels : int, optional
         Of an image, where that is known unread: for the time that a run will take.
+    origin : str
+        Content key of what the case is made from, without the code that reads it: seeds what is drawn for a
+        case, which a changed reader or library must not move.  "" where `fingerprint` has to do.
 
     Raises
     ------
     InputError
-        `id` or `dataset` cannot name a file, or `group` or `fingerprint` is no text that can be printed.
+        `id` or `dataset` cannot name a file, or another of the texts cannot be printed.
     """
 
     id: str
@@ -125,12 +128,14 @@ class Case:
     truth_loader: Callable[[], Mapping[str, NDArray[Any]]] | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
     voxels: int | None = None
+    origin: str = ""
 
     def __post_init__(self) -> None:
         check_file_name(self.id, f"dataset {shown(self.dataset)}: the case id")
         check_file_name(self.dataset, "dataset")
         check_text(self.group, f"case {self.id}: the group")
         check_text(self.fingerprint, f"case {self.id}: the fingerprint")
+        check_text(self.origin, f"case {self.id}: the origin")
 
     @cached_property
     def pair(self) -> Pair:

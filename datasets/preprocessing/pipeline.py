@@ -152,8 +152,8 @@ def read_key() -> list[Any]:
     return [source_key(Path(read_write.__file__)), minor_versions(("numpy", "scipy", "SimpleITK"))]
 
 
-def pair_key(source: PairSource, recipe: str, options: Mapping[str, Any]) -> str:
-    """Content key of a prepared pair: files, recipe, options, code and library versions."""
+def pair_keys(source: PairSource, recipe: str, options: Mapping[str, Any]) -> tuple[str, str]:
+    """Content keys of a prepared pair: of files, recipe and options; and of code and libraries as well."""
 
     def key(path: Path, files: tuple[Path, ...]) -> str:
         return _joined(map(file_hash, files)) if files else file_hash(path)
@@ -168,7 +168,7 @@ def pair_key(source: PairSource, recipe: str, options: Mapping[str, Any]) -> str
     except OSError as error:
         # An unreadable file still has a place in the plan: its rows say what is wrong.
         hashes = [f"unreadable: {error}"]
-    return content_key(
+    origin = content_key(
         {
             "files": hashes,
             "recipe": recipe,
@@ -177,9 +177,9 @@ def pair_key(source: PairSource, recipe: str, options: Mapping[str, Any]) -> str
             "bias_corrected": source.bias_corrected,
             **({} if source.functional else {"functional": False}),
             **({} if source.window is None else {"window": source.window}),
-            "code": [source_key(Path(__file__)), *read_key()],
         }
     )
+    return origin, content_key({"origin": origin, "code": [source_key(Path(__file__)), *read_key()]})
 
 
 # -- running -------------------------------------------------------------------------------------
@@ -340,7 +340,7 @@ def make_case(dataset: str, source: PairSource, recipe: str, options: Mapping[st
     """The lazy `Case` of a source.  Pictures are never resampled, whatever the recipe."""
     steps_of(recipe, **options)  # refuse a wrong option before anything runs
     as_is = recipe == "none" or source.is_picture
-    key = pair_key(source, "none" if as_is else recipe, {} if as_is else options)
+    origin, key = pair_keys(source, "none" if as_is else recipe, {} if as_is else options)
     loader = (
         partial(load_as_is, source, key)
         if as_is
@@ -348,4 +348,4 @@ def make_case(dataset: str, source: PairSource, recipe: str, options: Mapping[st
     )
     functional = {} if source.functional else {"functional": False}
     meta = {**functional, **source.meta, "recipe": "none" if as_is else recipe}
-    return Case(source.id, dataset, source.group, key, loader, meta=meta)
+    return Case(source.id, dataset, source.group, key, loader, meta=meta, origin=origin)

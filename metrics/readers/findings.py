@@ -87,9 +87,9 @@ class Findings:
     b: Sites
 
 
-def seed_of(fingerprint: str) -> int:
-    """Seed drawn from the content key of a case."""
-    return int.from_bytes(hashlib.sha256(f"findings {fingerprint}".encode()).digest()[:8], "big")
+def seed_of(origin: str) -> int:
+    """Seed drawn from the content key of what a case is made from."""
+    return int.from_bytes(hashlib.sha256(f"findings {origin}".encode()).digest()[:8], "big")
 
 
 def depths_of(ndim: int, modality: str = "") -> tuple[float, float]:

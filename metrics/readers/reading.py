@@ -358,7 +358,7 @@ class Game:
 
 
 def game_of(case: Case) -> Game:
-    """The game of a case: places from its fingerprint, depths by its modalities, truth where it has one."""
+    """The game of a case: places from its origin, depths by its modalities, truth where it has one."""
     flat = case.a.shape[0] == 1
     truth = case.truth
     reference = case.reference.data
@@ -369,7 +369,7 @@ def game_of(case: Case) -> Game:
         case.b.data,
         case.mask,
         case.a.spacing,
-        seed_of(case.fingerprint),
+        seed_of(case.origin or case.fingerprint),
         reference=reference,
         truth=truth,
         depths=depths_of(2 if flat else 3, str(case.meta.get("modality", ""))),

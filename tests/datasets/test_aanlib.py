@@ -165,16 +165,22 @@ def test_real_stack_is_the_rebuilt_volume():
     assert np.allclose(pair.a.data * 255, expected)
 
 
-def test_key_follows_the_readers(tmp_path, monkeypatch):
+@pytest.mark.parametrize("dataset", ["aanlib", "pairs"])
+def test_key_follows_the_readers_and_what_is_drawn_for_a_case_does_not(dataset, tmp_path, monkeypatch):
     from fusebench.store import sources as content
 
-    def key():
+    def made():
         content._sha256.cache_clear()
-        return fusebench.create_dataset("aanlib", data_dir=tmp_path).cases()[0].fingerprint
+        given = (
+            {"data_dir": tmp_path} if dataset == "aanlib" else dict(zip(("mri", "pet"), files, strict=True))
+        )
+        return fusebench.create_dataset(dataset, **given).cases()[0]
 
     make(tmp_path, "PET-MRI/{}", [41002])
-    before, sha256 = key(), content.file_sha256
+    files = [next(tmp_path.rglob(f"{name}/41002.png")) for name in ("MRI", "PET")]
+    before, sha256 = made(), content.file_sha256
     monkeypatch.setattr(content, "file_sha256", lambda p: "new" if p.name == "foreground.py" else sha256(p))
-    after = key()
+    after = made()
     monkeypatch.undo()
-    assert after != before == key()
+    assert after.fingerprint != before.fingerprint == made().fingerprint
+    assert after.origin == before.origin != ""

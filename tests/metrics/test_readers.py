@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -285,6 +286,11 @@ def test_twice_the_depth_reads_higher(case: Case, game: Any) -> None:
     once, twice = _read(game, _method("average")), _read(deeper, _method("average"))
     assert twice["cho_auc.a"] > once["cho_auc.a"] + 0.03
     assert twice["cho_auc.b"] > once["cho_auc.b"] + 0.03
+
+
+def test_places_come_from_the_origin_of_a_case(case: Case, game: Any) -> None:
+    other = replace(case, fingerprint="read by newer code", origin=case.fingerprint)
+    assert np.array_equal(reading.game_of(other).findings.b.places, game.findings.b.places)
 
 
 def test_the_same_number_twice(case: Case, game: Any) -> None:
