@@ -103,7 +103,7 @@ _STATUSES = frozenset(get_args(Status))
 # In the table: how long rows.jsonl was when it was made, and its hash.
 _LOG_SIZE, _LOG_HASH = b"fusebench.log.size", b"fusebench.log.sha256"
 _TEXT = {"run", "key", *IDENTITY, "group", "status", "reason", "device", "fingerprint", "split"}
-_FILES_OF = ("method", "dataset", "case")  # they become folders and files of a report
+_FILES_OF = ("method", "dataset", "case")  # they become folders and files of a run and a report
 _MAY_LACK = {"reason", "fingerprint", "split"}  # what a table made by others may have nothing for
 _COLUMNS = frozenset(COLUMNS)
 _NUMBERS = tuple(c for c in COLUMNS if c not in _TEXT and c != "seed")
@@ -340,7 +340,7 @@ def _unpacked(path: Path) -> tuple[pd.DataFrame, dict[bytes, bytes]]:
             if column in _TEXT and not all(text.isprintable() for text in cells.dropna().unique()):
                 cells = cells.map(printable, na_action="ignore")
             table[column] = cells
-            if column in _FILES_OF and not all(map(_can_name, cells.dropna().unique())):
+            if column in _FILES_OF and not all(_can_name(text) for text in cells.dropna().unique()):
                 raise ValueError(f"a {column} cannot name a file")
         return table, packed.schema.metadata or {}
     except (OSError, ValueError, TypeError, OverflowError, pa.ArrowException) as error:
@@ -407,7 +407,8 @@ def _newest(path: Path, start: int, newest: dict[tuple[str, ...], Row]) -> dict[
 
 def _can_name(text: str) -> bool:
     """False for a name that would lead out of the folder that it is used in."""
-    return "/" not in text and text.strip() not in ("", ".", "..")
+    # A history names benchmarks by file and test, and pages make names of their own.
+    return not text.startswith("/") and not any(part.strip() in (".", "..") for part in text.split("/"))
 
 
 def _is_number(value: object) -> bool:

@@ -35,7 +35,7 @@ def test_a_missing_file_is_named():
 def test_what_is_no_file_is_said(tmp_path):
     with pytest.raises(InputError, match="not a file"):
         weights.read_state(tmp_path)
-    with pytest.raises(InputError, match="the path of a file is needed"):
+    with pytest.raises(InputError, match="weights=3 is not text"):
         create_method("densefuse", weights=3)
 
 

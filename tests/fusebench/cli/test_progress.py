@@ -95,7 +95,10 @@ def test_an_interrupted_run_ends_with_the_board_of_what_is_there(tmp_path: Path,
     ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     own = {"env": {**os.environ, "PYTHONPATH": str(ROOT)}, "start_new_session": True}
+    # Where the tests run in the background of a shell, Ctrl-C is ignored, and so it would be here.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     run = subprocess.Popen(command, cwd=tmp_path, **own, **pipes)
+    signal.signal(signal.SIGINT, before)
     log = tmp_path / "run" / "rows.jsonl"
     begin = time.monotonic()
     while not (log.exists() and log.read_text().count("\n") > 5):
