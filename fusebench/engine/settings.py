@@ -175,9 +175,13 @@ _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "torch.backends.cudnn.enabled": _attribute(torch.backends.cudnn, "enabled"),
     "torch.backends.cudnn.benchmark": _attribute(torch.backends.cudnn, "benchmark"),
     "torch.backends.cudnn.deterministic": _attribute(torch.backends.cudnn, "deterministic"),
-    "torch.backends.cudnn.allow_tf32": _attribute(torch.backends.cudnn, "allow_tf32"),
     "torch.backends.mkldnn.enabled": _attribute(torch.backends.mkldnn, "enabled"),
 }
+# torch refuses to read the older switch of TF32 where anybody has set the newer one.
+if hasattr(torch.backends.cudnn, "conv"):
+    _SETTINGS["TF32 of convolutions"] = _attribute(torch.backends.cudnn.conv, "fp32_precision")
+else:
+    _SETTINGS["TF32 of convolutions"] = _attribute(torch.backends.cudnn, "allow_tf32")
 if hasattr(os, "sched_setaffinity"):
     _SETTINGS["cores"] = (lambda: os.sched_getaffinity(0), lambda kept: os.sched_setaffinity(0, kept))
 if threading.current_thread() is threading.main_thread():

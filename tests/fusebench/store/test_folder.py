@@ -27,6 +27,7 @@ def test_a_run_leaves_what_the_folder_names(tmp_path: Path) -> None:
     )
     named = [folder.rows, folder.parquet, folder.csv, folder.manifest]
     named += [folder.board().with_suffix(end) for end in (".csv", ".md", ".tex")]
+    assert list(fusebench.load_run(folder.path).failures.reason) == []
     (case,) = folder.kept_cases()
     named += [folder.fused("phantom", case.name, "average")]
     named += [folder.source("phantom", case.name, name) for name in ("mri", "pet")]
