@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from fusebench.engine import settings
 from fusebench.methods._precision import full_precision
+
+from fusebench.engine import settings
 
 
 def test_settings_can_be_read_after_a_learned_method() -> None:
