@@ -52,10 +52,10 @@ def add(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare, print the summary (in Markdown where no person reads it), and return 1 on a loss."""
-    from rich.console import Console
     from rich.markdown import Markdown
 
     from ..leaderboard import regression, runs
+    from ._console import make_console
     from ._options import writing
 
     baselines = [runs.load([p]) for p in args.baseline]
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     )
     text = result.to_markdown()
     if sys.stdout.isatty():
-        Console().print(Markdown(text))
+        make_console().print(Markdown(text))
     else:
         sys.stdout.write(text)
     for path, content in ((args.markdown, text), (args.json, result.to_json())):

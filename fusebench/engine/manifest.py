@@ -137,10 +137,11 @@ def other_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return "; ".join(found)
 
 
-def add_to_manifest(folder: Path, part: str, facts: Mapping[str, Any]) -> None:
-    """Set facts of one part of the manifest that only became known while running."""
+def add_to_manifest(folder: Path, **parts: Mapping[str, Any]) -> None:
+    """Set facts of parts of the manifest that only became known while running."""
     manifest = read_manifest(folder)
-    manifest[part] = {**manifest.get(part, {}), **facts}
+    for part, facts in parts.items():
+        manifest[part] = {**manifest.get(part, {}), **facts}
     with atomic_path(folder / "manifest.json") as temporary:
         Path(temporary).write_text(json.dumps(manifest, indent=2, default=str) + "\n", encoding="utf-8")
 

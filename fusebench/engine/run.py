@@ -311,8 +311,7 @@ def execute(planned: Planned, pool: LocalPool, observer: Observer | None = None)
             raise InputError(" ".join([f"{folder.path}: no stored rows of these data.", *store.outdated]))
         # Cases were loaded by now, so that their voxels have been looked at.
         doubts = [] if interrupted else _doubts(planned)
-        add_to_manifest(folder.path, "dataset", {"doubts": doubts})
-        add_to_manifest(folder.path, "run", {"ended": True})
+        add_to_manifest(folder.path, dataset={"doubts": doubts}, run={"ended": True})
         for doubt in doubts:
             observer.note(f"warning: {doubt}")
         notes = (*planned.notes, *store.outdated)

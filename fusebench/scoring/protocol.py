@@ -28,7 +28,7 @@ from ..metric import MetricId, MetricInfo
 from ..parameters import as_list
 from ..plugins import Plugins
 from .evaluate import Begin, evaluate_slices, score
-from .select import metric_infos, metric_registry, ranking_set
+from .select import is_pattern, metric_infos, metric_registry, ranking_set
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -201,7 +201,7 @@ def default_protocols(metrics: Sequence[str], names: Sequence[str] = ()) -> tupl
     """
     if not metrics or "all" in metrics:
         return "volume", READERS
-    meant = ((_is_pattern(text) and fnmatch.filter(names, text)) or [text] for text in metrics)
+    meant = ((is_pattern(text) and fnmatch.filter(names, text)) or [text] for text in metrics)
     reads = [is_reading(name) for some in meant for name in some]
     return (*([] if reads and all(reads) else ["volume"]), *([READERS] if any(reads) else []))
 
@@ -209,10 +209,6 @@ def default_protocols(metrics: Sequence[str], names: Sequence[str] = ()) -> tupl
 def is_reading(metric: str) -> bool:
     """True if a metric id is one that the protocol ``readers`` prescribes."""
     return re.split(r"[.@]", metric)[0] in {MetricId.parse(m).name for m in READINGS}
-
-
-def _is_pattern(text: str) -> bool:
-    return text == "all" or bool(set(text) & set("*?["))
 
 
 def require_scored(protocols: Sequence[str], metrics: Sequence[str]) -> None:
@@ -226,7 +222,7 @@ def require_scored(protocols: Sequence[str], metrics: Sequence[str]) -> None:
     scored = {False: [p for p in protocols if not PROTOCOLS[p].fixed], True: {READERS} & {*protocols}}
     fixed = {m for p in protocols for m in PROTOCOLS[p].fixed}
     for name in metrics:
-        if not _is_pattern(name) and name not in fixed and not scored[is_reading(name)]:
+        if not is_pattern(name) and name not in fixed and not scored[is_reading(name)]:
             where = READERS if is_reading(name) else "volume or slices"
             raise InputError(
                 f"metric {name} is not scored in protocol {', '.join(protocols)}; leave it out, or add "

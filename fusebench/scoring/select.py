@@ -64,7 +64,7 @@ def select_metrics(registry: Registry[Metric], asked: Sequence[str] | None, with
         return default_metrics(registry, with_truth)
     ids: list[str] = []
     for text in asked:
-        if text == "all" or set(text) & set("*?["):
+        if is_pattern(text):
             found = registry.select([text])
             infos = [registry.load(n).info for n in found]
             # Readers have a protocol of their own.
@@ -84,3 +84,8 @@ def metric_infos(registry: Registry[Metric], ids: Iterable[str]) -> dict[str, Me
         parsed.check(info)
         infos[info.name] = info
     return infos
+
+
+def is_pattern(text: str) -> bool:
+    """True for what stands for several metrics: ``all``, or a shell wildcard."""
+    return text == "all" or bool(set(text) & set("*?["))
