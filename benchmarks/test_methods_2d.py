@@ -62,34 +62,34 @@ def test_pair(benchmark, name):
     run(benchmark, method.fuse_slices, *pair(), rounds=5 if name in ("densefuse", "matr") else 2)
 
 
-@pytest.mark.parametrize("way", ["direct", "winograd"])
+@pytest.mark.parametrize("way", ["direct", "channels last"])
 def test_densefuse_addition(benchmark, way):
     net = module("densefuse").DenseFuseNet().eval()
     quick = module("_fast").FastDense((net.first, *net.dense), net.decoder, slope=0.0)
     a, b = pair()
     ways = {
         "direct": lambda: net.decode((net.encode(a) + net.encode(b)) / 2),
-        "winograd": lambda: quick.of_mean(a, b),
+        "channels last": lambda: quick.of_mean(a, b),
     }
     run(benchmark, ways[way])
 
 
-@pytest.mark.parametrize("way", ["direct", "winograd"])
+@pytest.mark.parametrize("way", ["direct", "channels last"])
 def test_u2fusion_network(benchmark, way):
     net = module("u2fusion").U2FusionNet().eval()
     quick = module("_fast").FastDense((net.first, *net.dense), net.decoder, slope=0.2)
-    ways = {"direct": net.forward, "winograd": lambda *images: quick.of_both(torch.cat(images))}
+    ways = {"direct": net.forward, "channels last": lambda *images: quick.of_both(torch.cat(images))}
     run(benchmark, ways[way], *pair())
 
 
-@pytest.mark.parametrize("way", ["direct", "three images and winograd"])
+@pytest.mark.parametrize("way", ["direct", "three images"])
 def test_dilran_network(benchmark, way):
     net = module("dilran").DILRANNet().eval()
     parts = (net.shallow, list(net.dilated), net.reduce, net.norm, net.attention, net.decoder)
     quick = module("_fast").FastDILRAN(*parts)
     ways = {
         "direct": lambda x: net.decode(net.encode(x)),
-        "three images and winograd": lambda x: quick.decode(quick.encode(x)),
+        "three images": lambda x: quick.decode(quick.encode(x)),
     }
     run(benchmark, ways[way], pair()[0])
 

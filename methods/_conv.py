@@ -1,8 +1,6 @@
-"""Helpers of the convolutional networks: reflected borders for images of any size, memory that is kept."""
+"""Helpers of the convolutional networks: reflected borders for images of any size."""
 
 from __future__ import annotations
-
-import threading
 
 import torch
 import torch.nn.functional as nnf
@@ -53,23 +51,3 @@ def pool3x3(x: Tensor) -> Tensor:
 def trains_on_gpu(x: Tensor) -> bool:
     """True if a gradient will be asked for on CUDA, where those of some torch layers vary between runs."""
     return x.is_cuda and x.requires_grad
-
-
-class Memory(threading.local):
-    """Uninitialised memory kept between calls: on a CPU, fresh pages cost as much as the arithmetic.
-
-    Each thread has its own, so that a method may be called from several.
-    """
-
-    def __init__(self) -> None:
-        self._held: dict[str, Tensor] = {}
-
-    def __reduce__(self) -> tuple[type[Memory], tuple[()]]:  # a copy begins empty
-        return Memory, ()
-
-    def take(self, name: str, *shape: int) -> Tensor:
-        """A tensor that shares its memory with whatever was last taken by this name."""
-        size = torch.Size(shape).numel()
-        if name not in self._held or self._held[name].numel() < size:
-            self._held[name] = torch.empty(size)
-        return self._held[name][:size].view(shape)

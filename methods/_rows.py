@@ -5,7 +5,7 @@ Images are (H, W, C), which the processor's libraries convolve and multiply fast
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as nnf
@@ -16,7 +16,7 @@ _NUMBERS = 1 << 17
 
 
 def windows(
-    make: Callable[[int, int], Tensor], shape: torch.Size, reflect: bool
+    make: Callable[[int, int], Tensor], shape: Sequence[int], reflect: bool, numbers: int = _NUMBERS
 ) -> Iterator[tuple[int, int, Tensor]]:
     """Go down an image in steps of some rows, for 3x3 convolutions.
 
@@ -28,6 +28,8 @@ def windows(
         Of the image; the more channels, the fewer rows.
     reflect : bool
         Reflected borders, repeated along an axis of one pixel; else zeros.
+    numbers : int
+        How many of the image are in one step.
 
     Yields
     ------
@@ -36,7 +38,7 @@ def windows(
         What `make` gave, with a pixel around it.
     """
     height, width, depth = shape
-    step = max(1, _NUMBERS // (width * depth))
+    step = max(1, numbers // (width * depth))
     kept = None
     for start in range(0, height, step):
         stop = min(start + step, height)
@@ -54,6 +56,21 @@ def windows(
         for edge, back in ((0, 1), (-1, -1)):
             rows[:, edge] = rows[:, edge + back * (2 if width > 1 else 1)] if reflect else 0
         yield start, stop, rows
+
+
+def handed_on(strips: Iterator[Tensor]) -> Callable[[int, int], Tensor]:
+    """A `make` for `windows` out of the rows (n, W, C) that another layer gives, some at a time."""
+    left: list[Tensor] = []
+
+    def make(start: int, stop: int) -> Tensor:
+        wanted = stop - start
+        while sum(map(len, left)) < wanted:
+            left.append(next(strips))
+        rows = torch.cat(left) if len(left) > 1 else left[0]
+        left[:] = [rows[wanted:]]
+        return rows[:wanted]
+
+    return make
 
 
 def convolve(

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from fusebench.method import MethodInfo, Weights
 
-from ._conv import Memory
+from ._fast import prepare
 from ._learned import LearnedSliceMethod, choose
+from ._rows import convolve
 from ._weights import Layout
-from ._winograd import Cascade, transform_layer
 
 WIDTH, COLOURS = 64, 3
 NORM = ("weight", "bias", "running_mean", "running_var")
@@ -70,64 +70,52 @@ def _extend(x: Tensor, pixels: int) -> Tensor:
 
 
 class FastIFCNN:
-    """`IFCNNNet` for one pair (1, 1, H, W) on a CPU.
+    """`IFCNNNet` for one pair (1, 1, H, W) on a CPU; inside, channels are last.
 
     The first two convolutions have nothing between them, so they are one of 9x9 and a single channel, an
     eighth of the multiplications.  Not so in the outermost pixels, where the second sees copies of what the
-    first gives: there the network itself is asked.  The third goes through `Cascade`.
+    first gives: there the network itself is asked.
     """
 
-    ROWS = 8  # done at a time, so that what is multiplied is in the cache
-
     def __init__(self, net: IFCNNNet) -> None:
-        self.net, self.memory = net, Memory()
-        scale, self.shift = _affine(net.encoder_norm)
+        self.net = net
+        scale, shift = _affine(net.encoder_norm)
         first = net.first.weight.detach().double().sum(1, keepdim=True)
         second = net.encoder.weight.detach().double() * scale.double()
+        merged = nn.Conv2d(1, WIDTH, 9)
         # Two correlations in a row are one with the convolution of their kernels.
-        merged = nnf.conv2d(second, first.flip(2, 3).transpose(0, 1), padding=6)
-        self.merged = merged.float().flatten(1).contiguous()
-        scale, shift = _affine(net.decoder_norm)
+        merged.weight.data = nnf.conv2d(second, first.flip(2, 3).transpose(0, 1), padding=6).float()
+        merged.bias = nn.Parameter(shift)
         third = nn.Conv2d(WIDTH, WIDTH, 3)
-        third.weight.data, third.bias = net.decoder.weight.detach() * scale, nn.Parameter(shift.flatten())
-        self.decoder = [transform_layer(third)]
+        scale, shift = _affine(net.decoder_norm)
+        third.weight.data, third.bias = net.decoder.weight.detach() * scale, nn.Parameter(shift)
+        self.merged, self.third = prepare(merged), prepare(third)
 
     def __call__(self, functional: Tensor, structural: Tensor) -> Tensor:
         """Colours (1, 3, H, W), not clipped."""
-        net, (height, width) = self.net, functional.shape[-2:]
+        net = self.net
         joined = net.join(self.encode(functional), self.encode(structural))
-        cascade = Cascade((height + 2, width + 2), 0, False, self.memory)
-        features = cascade.finish(cascade.load(_extend(joined, 1).transpose(0, 1)), self.decoder)
-        colours: Tensor = net.last(features.transpose(0, 1)[..., 1:-1, 1:-1].relu())
+        features = convolve(_extend(joined, 1)[0].movedim(0, -1), self.third[0], bias=self.third[1]).relu_()
+        colours: Tensor = net.last(features.movedim(-1, 0)[None])
         return colours
 
     def encode(self, x: Tensor) -> Tensor:
         """Features (1, 64, H, W)."""
-        height, width = x.shape[-2:]
-        around = _extend(x, 4)[0, 0]
-        features = x.new_empty(1, WIDTH, height, width)
-        columns = self.memory.take("columns", 81, self.ROWS * width)
-        step = width + 8
-        for row in range(0, height, self.ROWS):
-            rows = min(self.ROWS, height - row)
-            shifted = around.as_strided((9, 9, rows, width), (step, 1, step, 1), row * step)
-            given = columns[:, : rows * width]
-            given.view(9, 9, rows, width).copy_(shifted)
-            features[0, :, row : row + rows] = (self.merged @ given).view(WIDTH, rows, width)
-        features.add_(self.shift).relu_()
+        features = convolve(_extend(x, 4)[0].movedim(0, -1), self.merged[0], bias=self.merged[1])
+        features = features.relu_().movedim(-1, 0)[None]
         for axis in (-2, -1):
             last, size = x.shape[axis] - 1, min(5, x.shape[axis])  # one pixel asks for four more
             for edge, start in ((0, 0), (last, last + 1 - size)):
-                frame = self.net.encode(x.narrow(axis, start, size))
-                features.select(axis, edge).copy_(frame.select(axis, edge - start))
+                border = self.net.encode(x.narrow(axis, start, size))
+                features.select(axis, edge).copy_(border.select(axis, edge - start))
         return features
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """A norm with fixed statistics as scale (C, 1, 1, 1) and shift (C, 1, 1)."""
+    """A norm with fixed statistics as scale (C, 1, 1, 1) and shift (C,)."""
     mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
     scale = norm.weight.detach() * (variance + norm.eps).rsqrt()
-    return scale.view(-1, 1, 1, 1), (norm.bias.detach() - mean * scale).view(-1, 1, 1)
+    return scale.view(-1, 1, 1, 1), norm.bias.detach() - mean * scale
 
 
 class IFCNN(LearnedSliceMethod):
@@ -157,7 +145,7 @@ class IFCNN(LearnedSliceMethod):
         trained_splits=("phantom/train",),
         weights=Weights(
             file="weights/ifcnn.safetensors",
-            sha256="9558eda6bfc13b4965487297ee1eebb27c6ad7ced5ba7418211cd84370641b55",
+            sha256="3b535a3188154cdc4991b4ffd9e11a170c1d1594e25f4c02108dd2c03f226bbb",
         ),
         params=83_587,
         cost=0.9,

@@ -106,7 +106,7 @@ def test_volumes_in_double_precision_give_float32(method):
     assert torch.equal(method.fuse(a.double(), b.double()), fused)
 
 
-@pytest.mark.parametrize("name", ["densefuse", "u2fusion", "dilran", "ifcnn"])  # that keep memory
+@pytest.mark.parametrize("name", ["densefuse", "u2fusion", "dilran", "ifcnn"])  # with a CPU form
 def test_threads_may_share_a_method(name, folder):
     method = with_random_weights(name, folder)
     stacks = [images(1, 24, 24, seed) for seed in range(8)]
