@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from fusebench.triple import Triple
@@ -48,10 +50,15 @@ class Moments:
         self._dtype = t.images.dtype
         self._maps: dict[tuple[str, ...], Tensor] = {}
 
+    def _map(self, names: tuple[str, ...], make: Callable[[], Tensor]) -> Tensor:
+        if "fused" not in names:
+            return self.triple.of_sources(("moments", self.windows, names), make)
+        if names not in self._maps:
+            self._maps[names] = make()
+        return self._maps[names]
+
     def _mean(self, x: str) -> Tensor:
-        if (x,) not in self._maps:
-            self._maps[x,] = separable(self.triple.image(x).double(), self.windows)
-        return self._maps[x,]
+        return self._map((x,), lambda: separable(self.triple.image(x).double(), self.windows))
 
     def mean(self, x: str) -> Tensor:
         """Local mean."""
@@ -59,12 +66,13 @@ class Moments:
 
     def cov(self, x: str, y: str) -> Tensor:
         """Local covariance; of an image with itself, the local variance."""
-        key = (x, y) if x <= y else (y, x)
-        if key not in self._maps:
+
+        def make() -> Tensor:
             product = separable(self.triple.image(x).double() * self.triple.image(y), self.windows)
             product.addcmul_(self._mean(x), self._mean(y), value=-1)
-            self._maps[key] = product.to(self._dtype)
-        return self._maps[key]
+            return product.to(self._dtype)
+
+        return self._map((x, y) if x <= y else (y, x), make)
 
     def flat(self, x: str, least: float = _NOISE) -> Tensor:
         """Windows without contrast (bool map): their variance is `least`, or rounding noise."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,11 +22,17 @@ def _decimate(t: Triple, sigma: float, taps: int) -> Triple:
     kernels = [gaussian(sigma, taps) if n >= taps + 1 else (1.0,) for n in t.shape]
     steps = tuple(slice(None, None, 2 if len(k) > 1 else 1) for k in kernels)
     at = (slice(None), *steps)
+
     # Double precision, so that what was flat stays flat; from here on the images are small.
-    images = torch.stack([separable(x.double(), kernels)[at].contiguous() for x in t.images])
+    def smaller(name: str) -> Tensor:
+        return separable(t.image(name).double(), kernels)[at].contiguous()
+
+    key = ("decimated", sigma, taps)
+    sources = [t.of_sources((*key, name), partial(smaller, name)) for name in ("a", "b")]
+    images = torch.stack([*sources, smaller("fused")])
     inner = tuple(slice(len(k) // 2, n - len(k) // 2) for k, n in zip(kernels, t.shape, strict=True))
     mask = None if t.mask is None else t.mask[(slice(None), *inner)][at].contiguous()
-    return Triple(images, mask, t.scale)
+    return Triple(images, mask, t.scale, sources=t.shared_with(key))
 
 
 def scales(t: Triple) -> Iterator[Moments]:

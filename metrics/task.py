@@ -183,17 +183,23 @@ def gm_wm_auc(t: Triple) -> Tensor:
 )
 def wm_edge(t: Triple) -> Tensor:
     """Correlation of the edges of F with the true border between grey and white matter."""
-    wm = torch.from_numpy(np.ascontiguousarray(_truth(t, "wm"), dtype=np.float32)).to(t.a)[None]
-    border = norm([derivative(wm, k, t.scale, "replicate") for k in range(t.dims)])
-    dry = torch.from_numpy(ndimage.maximum_filter(_truth(t, "csf"), 3) < _DRY).to(t.device)[None]
-    kept = t.pick(dry)[0]
-    x = torch.stack([t.pick(border)[0][kept], t.pick(magnitude(t, "fused", "replicate"))[0][kept]]).double()
+    border, kept = t.of_sources("border of white matter", lambda: _border(t))
+    x = torch.stack([border, t.pick(magnitude(t, "fused", "replicate"))[0][kept]]).double()
     if x.shape[1] < 2:
         return _value(t, float("nan"))
     x = x - x.mean(1, keepdim=True)
     c = (x @ x.mT / x.shape[1]).cpu().numpy()[None]
     r = correlation(c[:, 0, 1], c[:, 0, 0], c[:, 1, 1], np.array([1e-9]))
     return torch.from_numpy(r).to(t.device)
+
+
+def _border(t: Triple) -> tuple[Tensor, Tensor]:
+    """Gradient magnitude of the white-matter fraction where there is no fluid, and where that is."""
+    wm = torch.from_numpy(np.ascontiguousarray(_truth(t, "wm"), dtype=np.float32)).to(t.a)[None]
+    border = norm([derivative(wm, k, t.scale, "replicate") for k in range(t.dims)])
+    dry = torch.from_numpy(ndimage.maximum_filter(_truth(t, "csf"), 3) < _DRY).to(t.device)[None]
+    kept = t.pick(dry)[0]
+    return t.pick(border)[0][kept], kept
 
 
 @metric(

@@ -8,6 +8,7 @@ import time
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,7 @@ class TaskRunner:
         self.spoilt = False  # by a method: no other may run here
         self._given = CopiedPair()
         self._trial: tuple[str, Trial] | None = None
+        self._shared: tuple[str, dict[Any, Any]] = "", {}  # of the case that was scored last
         self._sources: dict[str, str] = {}  # of the metrics that are imported here
         self._background = ThreadPoolExecutor(1, "store")
 
@@ -239,9 +241,9 @@ class TaskRunner:
             self._sources.setdefault(name, metric_source(plugins, name))  # as it was imported just now
         truth = self._truth(task, found, fused, fuser)
         begin = time.perf_counter()  # fusing the twin is no part of scoring
-        scene = ScoredImages.of(task.case, fused, task.device)
+        scene = ScoredImages.of(task.case, fused, task.device, self._shared_of(task.case))
 
-        def values_of(some: list[str]) -> dict[str, Any]:
+        def values_of(some: list[str], scene: ScoredImages = scene) -> dict[str, Any]:
             said = PROTOCOLS[protocol].score(
                 scene, some, truth, plugins, lambda metric: self._note(f"{protocol} {metric}")
             )
@@ -251,7 +253,7 @@ class TaskRunner:
         values = values_of(ours) if ours else {}
         for metric in (m for m in metrics if m in foreign):
             with self.world.kept():  # nothing that is scored behind it finds what it changes
-                values |= values_of([metric])
+                values |= values_of([metric], replace(scene, shared=None))
         self._note("")
         seconds = time.perf_counter() - begin
         rows = []
@@ -289,9 +291,16 @@ class TaskRunner:
             self.stage("score")
         return truth
 
+    def _shared_of(self, case: Case) -> dict[Any, Any]:
+        """What metrics have made of the case's sources, once for all methods."""
+        key = _key_of(case)
+        if self._shared[0] != key:
+            self._shared = key, {}
+        return self._shared[1]
+
     def _set_up(self, reader: Metric, case: Case) -> Trial:
         """The case as readers see it, once for all methods; the metrics of a protocol share one."""
-        key = f"{case.dataset} {case.id} {case.fingerprint}"
+        key = _key_of(case)
         if self._trial is None or self._trial[0] != key:
             if reader.trial is None:
                 raise InputError(
@@ -309,3 +318,7 @@ class TaskRunner:
         if task.save:
             save_findings(task, trial, with_)
         return with_
+
+
+def _key_of(case: Case) -> str:
+    return f"{case.dataset} {case.id} {case.fingerprint}"

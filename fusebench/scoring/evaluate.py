@@ -145,11 +145,15 @@ def score(
     on_error: Literal["raise", "keep"] = "keep",
     plugins: Plugins | None = None,
     begin: Begin = str,
+    sources: dict[Any, Any] | None = None,
 ) -> dict[str, Any]:
-    """`evaluate` of plain images; without a mask, everything is foreground.  `begin` hears of each metric."""
+    """`evaluate` of plain images; without a mask, everything is foreground.
+
+    `begin` hears of each metric; `sources` is kept by the caller, see `Triple.make`.
+    """
     from ..triple import Triple
 
-    with Triple.make(a, b, fused, mask=mask, spacing=spacing, truth=truth) as triple:
+    with Triple.make(a, b, fused, mask=mask, spacing=spacing, truth=truth, sources=sources) as triple:
         values = _evaluate(triple, metrics, on_error, plugins, begin)
     return {k: v if isinstance(v, Exception) else float(v[0]) for k, v in values.items()}
 

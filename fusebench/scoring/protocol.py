@@ -48,7 +48,8 @@ Truth = Mapping[str, Any] | None
 class ScoredImages:
     """The images of one score: sources, fused image and foreground as tensors (D, H, W) on one device.
 
-    Without a mask, everything is foreground.
+    Without a mask, everything is foreground.  `shared` holds what metrics have made of the sources alone, for
+    other fused images of the case.
     """
 
     a: Tensor
@@ -56,9 +57,16 @@ class ScoredImages:
     fused: Tensor
     mask: Tensor | None
     spacing: tuple[float, float, float]
+    shared: dict[Any, Any] | None = None
 
     @classmethod
-    def of(cls, case: Case | Pair, fused: NDArray[np.float32], device: str = "cpu") -> ScoredImages:
+    def of(
+        cls,
+        case: Case | Pair,
+        fused: NDArray[np.float32],
+        device: str = "cpu",
+        shared: dict[Any, Any] | None = None,
+    ) -> ScoredImages:
         """Take a case and its fused image to `device`; on the CPU nothing is copied."""
         import torch  # where scores are made; a plan is made without
 
@@ -66,7 +74,7 @@ class ScoredImages:
             torch.from_numpy(np.require(x, requirements="W")).to(device)
             for x in (case.a.data, (case.reference or case.b).data, fused, case.mask)
         )
-        return cls(a, b, f, mask, case.a.spacing)
+        return cls(a, b, f, mask, case.a.spacing, shared)
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,7 @@ def _volume(
         truth=truth,
         plugins=plugins,
         begin=begin,
+        sources=scene.shared,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import math
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from fusebench.cli import main
 from fusebench.errors import InputError, UnknownNameError
 from fusebench.metric import Metric, MetricInfo
 from fusebench.metrics import evaluate, evaluate_slices, metric_registry, ranking_set
+from fusebench.scoring.evaluate import score
 from fusebench.triple import Triple
 
 from .triples import every_id, names, triple
@@ -231,6 +233,32 @@ def test_shared_intermediates_are_made_once(monkeypatch: pytest.MonkeyPatch) -> 
     alone = len(calls)
     evaluate(A, B, F, ["ssim", "ssim.a", "ssim.worst", "q_s", "q_w"])
     assert len(calls) == 2 * alone
+
+
+@pytest.mark.parametrize("shape", [(64, 60), (24, 40, 36)])
+def test_what_is_kept_of_the_sources_changes_no_value_of_other_fused_images(shape: tuple[int, ...]) -> None:
+    a, b, f = triple(shape)
+    mask, spacing = a > 30, (2.0, 1.0, 1.0)
+    shared: dict[object, object] = {}
+    for fused in (f, f / np.float32(300), b, f):  # bytes, no whole levels
+        images = (a, b, fused) if fused.dtype == np.uint8 else (a / 255, b / 255, fused)
+        alone = score(*images, every_id(), mask=mask, spacing=spacing)
+        beside = score(*images, every_id(), mask=mask, spacing=spacing, sources=shared)
+        assert {k: str(v) for k, v in beside.items()} == {k: str(v) for k, v in alone.items()}
+    assert shared
+
+
+def test_what_is_kept_of_the_sources_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b, f = triple((24, 40, 36))
+    made = []
+    module = importlib.import_module("fusebench.metrics._moments")
+    real = module.separable
+    monkeypatch.setattr(module, "separable", lambda *args: made.append(0) or real(*args))
+    shared: dict[object, object] = {}
+    for _ in range(2):
+        made.clear()
+        score(a, b, f, ["ssim"], mask=a > 30, sources=shared)
+    assert len(made) == 4  # mean and variance of F, two covariances
 
 
 def test_large_images_keep_a_bounded_amount(monkeypatch: pytest.MonkeyPatch) -> None:
