@@ -70,6 +70,7 @@ import numpy as np, torch
 from fusebench.case import Case, Pair, Volume
 from fusebench.dataset import Dataset, DatasetInfo
 from fusebench.metric import MetricInfo, metric
+from fusebench.metrics._gradients import magnitude
 
 def harm():
     mean, log2 = torch.Tensor.mean, np.log2
@@ -80,6 +81,7 @@ def harm():
 @metric(MetricInfo(name="harms", title="x", family="fidelity", direction="higher", low=0, high=9))
 def measured(triple, part, variant):
     harm()
+    magnitude(triple.crop((1, 1, 1)), "a").zero_()  # which qabf asks for
     return triple.fused.flatten(1).mean(1)
 
 def load(seed, harmful):
@@ -107,9 +109,9 @@ def test_a_metric_or_loader_changes_nothing_that_is_scored_behind_it(
     (tmp_path / "harms.py").write_text(CHANGES)
     common = ("--dataset", "harms", "--plugin", str(tmp_path / "harms.py"), "--methods", "average,max")
     common += ("--jobs", jobs, "--metrics")
-    assert bench(*common, "psnr,mi", out=tmp_path / "alone") == 0
+    assert bench(*common, "psnr,mi,qabf", out=tmp_path / "alone") == 0
     before = read_settings()
-    assert bench(*common, "harms,psnr,mi", "--data-option", "harmful=true") == 0
+    assert bench(*common, "harms,psnr,mi,qabf", "--data-option", "harmful=true") == 0
     assert read_settings() == before
     found = values(tmp_path / "run")
     assert {k: v for k, v in found.items() if k[2] != "harms"} == values(tmp_path / "alone")
