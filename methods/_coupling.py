@@ -7,6 +7,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from ._conv import pad_reflect
+from ._packed import linear
 from ._rows import convolve, windows
 
 WIDTH, HALF = 64, 32
@@ -64,13 +65,13 @@ class FastCoupling:
         first, second = torch.split(out, HALF, -1)
 
         def mixed(start: int, stop: int) -> Tensor:
-            out[start:stop] = nnf.linear(x[start:stop], *self.mix)
-            return nnf.relu6(nnf.linear(first[start:stop], self.move[0]))
+            out[start:stop] = linear(x[start:stop], *self.mix)
+            return nnf.relu6(linear(first[start:stop], self.move[0]))
 
         for start, stop, rows in windows(mixed, x.shape, True):
             second[start:stop] += _finish(rows, self.move)
         for start, stop, rows in windows(
-            lambda i, j: nnf.relu6(nnf.linear(second[i:j], self.scale_shift[0])), x.shape, True
+            lambda i, j: nnf.relu6(linear(second[i:j], self.scale_shift[0])), x.shape, True
         ):
             scale, shift = _finish(rows, self.scale_shift).chunk(2, -1)
             first[start:stop].mul_(scale.exp()).add_(shift)
@@ -78,4 +79,4 @@ class FastCoupling:
 
 
 def _finish(rows: Tensor, part: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    return nnf.linear(nnf.relu6(convolve(rows, part[1], len(part[1]))), part[2])
+    return linear(nnf.relu6(convolve(rows, part[1], len(part[1]))), part[2])

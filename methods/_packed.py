@@ -1,4 +1,7 @@
-"""Linear layers for a CPU: weights packed once, norms folded in, activations where a product is written."""
+"""Linear layers for a CPU, by oneDNN: on AMD twice as fast as those of the library that torch would take.
+
+Some have weights that are packed once, norms folded in, and activations where a product is written.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,44 @@ from typing import Any
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
+
+
+def _find_ops() -> Any:
+    there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return getattr(torch.ops.mkldnn, "_linear_pointwise", None) if there else None
+
+
+_OPS = _find_ops()
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x W' + b`` on a CPU, without gradients."""
+    if _OPS is None:
+        return nnf.linear(x, weight, bias)
+    # Of others than contiguous memory it makes slow work.
+    return _OPS(x.contiguous(), weight.contiguous(), bias, "none", [], "")  # type: ignore[no-any-return]
+
+
+class Linear(nn.Linear):
+    """A layer that calls `linear` where it can."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or torch.is_grad_enabled():
+            return super().forward(x)
+        return linear(x, self.weight, self.bias)
+
+
+class Pointwise(nn.Conv2d):
+    """1x1 convolution, for which torch leaves oneDNN where one thread runs."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, outputs, H, W)."""
+        if _OPS is None or x.device.type != "cpu" or torch.is_grad_enabled():
+            return super().forward(x)
+        return torch.mkldnn_convolution(x, self.weight, self.bias, (0, 0), (1, 1), (1, 1), 1)
 
 
 class PackedLinear:
@@ -22,28 +63,25 @@ class PackedLinear:
 
     def __init__(self, weight: Tensor, bias: Tensor, rows: int) -> None:
         self.weight, self.bias = weight.float().contiguous(), bias.float().contiguous()
-        self._ops: Any = None
-        there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        if there and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-            self._ops = torch.ops.mkldnn._linear_pointwise
+        if _OPS is not None:
             self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, rows)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self._ops is None:
+        if _OPS is None:
             return nnf.linear(x, self.weight, self.bias)
-        return self._ops(x, self.weight, self.bias, "none", [], "")  # type: ignore[no-any-return]
+        return _OPS(x, self.weight, self.bias, "none", [], "")  # type: ignore[no-any-return]
 
     def gelu(self, x: Tensor) -> Tensor:
         """GELU of it."""
-        if self._ops is None:
+        if _OPS is None:
             return nnf.gelu(nnf.linear(x, self.weight, self.bias))
-        return self._ops(x, self.weight, self.bias, "gelu", [], "none")  # type: ignore[no-any-return]
+        return _OPS(x, self.weight, self.bias, "gelu", [], "none")  # type: ignore[no-any-return]
 
     def added(self, x: Tensor, to: Tensor) -> Tensor:
         """It plus `to`."""
-        if self._ops is None:
+        if _OPS is None:
             return to + nnf.linear(x, self.weight, self.bias)
-        return self._ops.binary(x, to, self.weight, self.bias, "add")  # type: ignore[no-any-return]
+        return _OPS.binary(x, to, self.weight, self.bias, "add")  # type: ignore[no-any-return]
 
 
 def double(x: Tensor) -> Tensor:

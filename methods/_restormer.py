@@ -12,6 +12,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from ._conv import pad_reflect
+from ._packed import linear
 from ._rows import convolve, windows
 
 HEADS = 8
@@ -133,12 +134,12 @@ class FastBlock:
 
         def hidden(start: int, stop: int) -> Tensor:
             rows = mixed[start:stop]
-            torch.add(x[start:stop], values[start:stop] @ mix, out=rows)
+            torch.add(x[start:stop], linear(values[start:stop], mix), out=rows)
             return self.gated.expand(self._norm(rows, 1))
 
         for start, stop, rows in windows(hidden, x.shape, self.reflect):
             gate, value = self.gated.spread(rows).chunk(2, -1)
-            given = nnf.linear(nnf.gelu(gate).mul_(value), self.projects[1])
+            given = linear(nnf.gelu(gate).mul_(value), self.projects[1])
             torch.add(mixed[start:stop], given, out=out[start:stop])
         return out
 
@@ -164,7 +165,7 @@ class FastBlock:
         each = scores.view(HEADS, width // HEADS, HEADS, -1).diagonal(dim1=0, dim2=2).movedim(-1, 0)
         attention = (each * self.temperature[:, None, None]).softmax(-1)
         mix = torch.block_diag(*attention)  # type: ignore[no-untyped-call]
-        return values, (self.projects[0] @ mix).mT
+        return values, self.projects[0] @ mix
 
 
 class Spread:
@@ -182,7 +183,7 @@ class Spread:
         self.groups = len(self.kernel) if merged is None else 1
 
     def expand(self, x: Tensor) -> Tensor:
-        return x if self.matrix is None else nnf.linear(x, self.matrix)
+        return x if self.matrix is None else linear(x, self.matrix)
 
     def spread(self, rows: Tensor) -> Tensor:
         """Rows of what `expand` gave, with borders."""

@@ -10,6 +10,7 @@ from fusebench.method import MethodInfo, Weights
 
 from ._coupling import HALF, WIDTH, Coupling, FastCoupling
 from ._learned import LearnedSliceMethod, choose, stretch
+from ._packed import linear
 from ._restormer import ChannelBlock, FastBlock, block_names
 from ._rows import convolve_image, in_turn
 from ._weights import Layout
@@ -82,7 +83,7 @@ class FastCDDFuse:
             total += more
         base, detail = self.fuse_base(base), self.fuse_detail(detail)
         reduce = self.net.reduce.weight[..., 0, 0]
-        x = in_turn(self.decoder, nnf.linear(base, reduce[:, :WIDTH]) + nnf.linear(detail, reduce[:, WIDTH:]))
+        x = in_turn(self.decoder, linear(base, reduce[:, :WIDTH]) + linear(detail, reduce[:, WIDTH:]))
         first, last = (self.net.last[i].get_parameter("weight") for i in (0, 2))
         image = convolve_image(nnf.leaky_relu_(convolve_image(x, first)), last)[None, None, ..., 0]
         return (image + (functional + structural) if self.net.residual else image).sigmoid()

@@ -16,6 +16,7 @@ from fusebench.method import MethodInfo, Weights
 
 from ._conv import ReflectConv2d, trains_on_gpu
 from ._learned import LearnedSliceMethod, at_once
+from ._packed import Pointwise
 from ._weights import Layout
 
 WIDTH, HEADS, WINDOW, GROWTH = 98, 2, 8, 32
@@ -57,11 +58,11 @@ class Branch(nn.Module):
     def __init__(self, queries: bool) -> None:
         super().__init__()
         self.norm = ImageNorm()
-        self.keys = nn.Conv2d(WIDTH, WIDTH * (1 + queries), 1)
-        self.value = nn.Conv2d(WIDTH, WIDTH, 1)
+        self.keys = Pointwise(WIDTH, WIDTH * (1 + queries))
+        self.value = Pointwise(WIDTH, WIDTH)
         self.spread = nn.Conv2d(WIDTH, WIDTH, 5, groups=WIDTH)
-        self.project = nn.Conv2d(WIDTH, WIDTH, 1)
-        self.mlp = nn.Sequential(nn.Conv2d(WIDTH, 2 * WIDTH, 1), nn.ReLU(), nn.Conv2d(2 * WIDTH, WIDTH, 1))
+        self.project = Pointwise(WIDTH, WIDTH)
+        self.mlp = nn.Sequential(Pointwise(WIDTH, 2 * WIDTH), nn.ReLU(), Pointwise(2 * WIDTH, WIDTH))
 
 
 class PositionBias(nn.Sequential):
@@ -96,7 +97,7 @@ class GIFNetNet(nn.Module):
         self.gain = nn.Parameter(torch.rand(1))
         self.unembed = ReflectConv2d(WIDTH, WIDTH)
         self.join = nn.Sequential(
-            nn.Conv2d(2 * WIDTH, WIDTH, 1, bias=False), nn.ReLU(), nn.Conv2d(WIDTH, DECODER[0], 1, bias=False)
+            Pointwise(2 * WIDTH, WIDTH, bias=False), nn.ReLU(), Pointwise(WIDTH, DECODER[0], bias=False)
         )
         self.decoder = nn.ModuleList(ReflectConv2d(i, o) for i, o in pairwise(DECODER))
 
@@ -201,6 +202,11 @@ class GIFNet(LearnedSliceMethod):
 
     def build(self) -> nn.Module:
         return GIFNetNet()
+
+    def setup(self, device: torch.device | str = "cpu") -> None:
+        super().setup(device)
+        if self.device.type == "cpu":  # oneDNN need not sort memory
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def run(self, a: Tensor, b: Tensor) -> Tensor:
         h, w = a.shape[-2:]

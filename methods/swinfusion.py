@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fusebench.method import MethodInfo, Weights
 
 from ._learned import LearnedSliceMethod, at_once
+from ._packed import Linear
 from ._weights import Layout
 
 WIDTH, HEADS, WINDOW, SHIFT, SLOPE = 60, 6, 8, 4, 0.2
@@ -31,11 +32,11 @@ class Layer(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
         if cross:
-            self.queries, self.keys = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 2 * WIDTH)
+            self.queries, self.keys = Linear(WIDTH, WIDTH), Linear(WIDTH, 2 * WIDTH)
         else:
-            self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
-        self.project = nn.Linear(WIDTH, WIDTH)
-        self.mlp = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, WIDTH))
+            self.qkv = Linear(WIDTH, 3 * WIDTH)
+        self.project = Linear(WIDTH, WIDTH)
+        self.mlp = nn.Sequential(Linear(WIDTH, 2 * WIDTH), nn.GELU(), Linear(2 * WIDTH, WIDTH))
         self.bias = nn.Parameter(torch.empty((2 * WINDOW - 1) ** 2, HEADS))
         nn.init.trunc_normal_(self.bias, std=0.02)
         for module in self.modules():
