@@ -127,7 +127,7 @@ def write(
         with atomic_path(pictures / f"{stem}.png") as temporary:
             # The structural image stays grey: what colour adds is told from it.
             picture = panel(data, "axial", view, None if key == "mri" else colours, SIZE)
-            picture.save(temporary, "png", optimize=True)
+            picture.save(temporary, "png")
         drawn.append(Picture(key, label, f"pictures/{folder}/{stem}.png", label in controls))
     viewer = {
         **geometry,

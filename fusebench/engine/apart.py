@@ -23,6 +23,7 @@ from ..text import printable
 from .child import live, write_all
 from .fusing import Cost, Fuser, Image, Killed, TaskEnded, in_range
 from .link import Garbled
+from .memory import give_back_memory
 from .nursery import Nursery
 from .worker import KILLED, how_it_ended, stage_seconds
 
@@ -194,6 +195,8 @@ class Child:
             took = f"{limit * max(1, repeats):g} s (--timeout)"
             raise TaskEnded("timeout", f"{_WORDS[stage]} took over {took}")
         bound = self._limits.memory_mb
+        if bound and self._held_mb(bound) > bound:
+            give_back_memory()  # what this process keeps for its next scores is not the method's
         if bound and self._held_mb(bound) > bound:
             self.end()
             raise TaskEnded("oom", f"the worker exceeded {bound:.0f} MB (--memory); stopped")

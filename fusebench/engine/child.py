@@ -21,7 +21,7 @@ from ..errors import FuseBenchError
 from ..files import installed_roots
 from ..plugins import find_plugins
 from ..text import describe
-from .fusing import Here, Image, status_of, warm_up
+from .fusing import CopiedPair, Here, Image, status_of, warm_up
 from .link import Link
 from .spec import MethodSpec, check_source
 
@@ -41,6 +41,7 @@ class _Session:
     def __init__(self, link: Link) -> None:
         self._link, self._mine = link, os.getpid()
         self._here: Here
+        self._given = _PrivatePair()
         self._warm = True
 
     def _say(self, **message: Any) -> None:
@@ -69,7 +70,7 @@ class _Session:
             method = cls(**spec.parameters)
             check_source(spec, method)
             method.setup(device)
-            self._here, self._warm = Here(method, fresh=True), not cold
+            self._here, self._warm = Here(method, self._given, fresh=True), not cold
             by_slice = bool(self._here.by_axial_slice)
         except Exception as error:
             self._fail(error)
@@ -82,6 +83,7 @@ class _Session:
         del self._link.fds[:3]
         try:
             a, b = (_mapped(fd, tuple(shape)) for fd in fds)
+            self._given.files = {id(a): fds[0], id(b): fds[1]}
             if not self._warm:
                 warm_up(self._here, a, b)
                 self._warm = True
@@ -99,10 +101,22 @@ class _Session:
         self._say(status=status_of(error), reason=describe(error))
 
 
-def _mapped(fd: int, shape: tuple[int, ...]) -> Image:
-    """An array in shared memory, which this process can only read."""
+class _PrivatePair(CopiedPair):
+    """Copies of arrays in shared memory, made a page at a time where something is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.files: dict[int, int] = {}  # descriptors, by the arrays' identities
+
+    def copy(self, x: Image) -> Image:
+        fd = self.files.get(id(x))  # a corner of one has none
+        return super().copy(x) if fd is None else _mapped(fd, x.shape, mmap.ACCESS_COPY)
+
+
+def _mapped(fd: int, shape: tuple[int, ...], access: int = mmap.ACCESS_READ) -> Image:
+    """An array in shared memory, which this process can only read, or change for itself alone."""
     size = int(np.prod(shape)) * 4
-    return np.frombuffer(mmap.mmap(fd, size, access=mmap.ACCESS_READ), np.float32).reshape(shape)
+    return np.frombuffer(mmap.mmap(fd, size, access=access), np.float32).reshape(shape)
 
 
 def write_all(fd: int, array: Image) -> None:

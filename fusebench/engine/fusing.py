@@ -124,11 +124,15 @@ class CopiedPair:
         """Copies of `a` and `b`."""
         held = [h for h in self._held if h[0] is a and h[1] is b and h[2].device == device]
         if not held:
-            ta, tb = (torch.from_numpy(np.array(x, dtype=np.float32)).to(device) for x in (a, b))
+            ta, tb = (torch.from_numpy(self.copy(x)).to(device) for x in (a, b))
             held = [(a, b, ta, tb)]
         # A case and the same with findings.
         self._held = [*(h for h in self._held if h is not held[0])][-1:] + held
         return held[0][2], held[0][3]
+
+    def copy(self, x: Image) -> Image:
+        """An array to write to."""
+        return np.array(x, dtype=np.float32)
 
     def forget(self) -> None:
         """Copy anew for the next method: this one may have written to the copies."""

@@ -107,7 +107,7 @@ class _Keeper:
 
     def __init__(self, link: Link, live: Callable[[Link], None]) -> None:
         self._link, self._live = link, live
-        self._waiting: tuple[int, Link] | None = None  # forked ahead
+        self._spare: tuple[int, Link] | None = None  # forked while the last child was at work
 
     def keep(self) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -121,23 +121,22 @@ class _Keeper:
             end_all()
 
     def _child(self) -> None:
-        pid, link = self._waiting or self._fork()
-        self._waiting = None
+        pid, link = self._spare or self._fork()
         self._link.send(json.dumps([pid]).encode(), [link.fileno()])
         link.close()
+        self._spare = self._fork()
 
     def _end(self, pid: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
-        end_all()
+        end_all(spared=self._spare[0] if self._spare else None)
         self._link.send(json.dumps([os.waitstatus_to_exitcode(status)]).encode())
-        self._waiting = self._fork()
 
     def _prepare(self, plugins: Sequence[str], modules: Sequence[str]) -> None:
-        if self._waiting is not None:
-            self._waiting[1].close()
-            self._waiting = None
+        if self._spare is not None:
+            self._spare[1].close()
+            self._spare = None
             end_all()
         with contextlib.suppress(Exception):  # who needs them will say what is wrong
             find_plugins(tuple(plugins))
@@ -185,24 +184,22 @@ def _run(body: Callable[[], None]) -> None:
         os._exit(code & 255)
 
 
-def end_all() -> None:
-    """End every child of this process, and theirs that come to it."""
+def end_all(spared: int | None = None) -> None:
+    """End every child of this process but one, and theirs that come to it."""
     for _ in range(_ROUNDS):
-        try:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
+        left = [child for child in _children() if child != spared]
+        for child in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(child, signal.SIGKILL)
+        if not left:
             return
-        if not pid:
-            left = _children()
-            for child in left:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(child, signal.SIGKILL)
-            if not left:
-                return
-            os.waitpid(left[0], 0)
+        for child in left:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child, 0)
 
 
 def _children() -> list[int]:
+    """Those of this process, ended ones that nobody has waited for as well."""
     try:
         return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
     except OSError:  # another system, or a kernel without the list

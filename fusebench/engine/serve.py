@@ -92,7 +92,6 @@ def main(fd: int, note_fd: int, threads: int) -> None:
 
     from .apart import Apart
     from .fusing import TaskEnded
-    from .memory import give_back_memory
     from .task import TaskRunner
     from .world import Unrestored
 
@@ -156,4 +155,4 @@ def main(fd: int, note_fd: int, threads: int) -> None:
         if runner.spoilt:
             os._exit(0)  # another worker takes the next task
         settle()
-        give_back_memory()  # while the parent finds the next task; then there is less to do before its fuse
+        gc.collect()

@@ -94,6 +94,7 @@ class TaskRunner:
         self._shared: tuple[str, dict[Any, Any]] = "", {}  # of the case that was scored last
         self._sources: dict[str, str] = {}  # of the metrics that are imported here
         self._background = ThreadPoolExecutor(1, "store")
+        self._kept: set[tuple[Path, str]] = set()  # folders and contents of what stands beside fused volumes
 
     def run(self, task: Task, load_seconds: float | None = None, memory_mb: float | None = None) -> list[Row]:
         """Rows of a task; a failure is a row with its reason, never an exception.
@@ -149,34 +150,37 @@ class TaskRunner:
     ) -> None:
         """Fuse, store where that is asked for, and score; what is scored by then stands in `rows`."""
         with self._lent(task, memory_mb) as fuser:
-            fused, stored = self._fused(task, fuser, timing)
+            stored: list[Future[None]] = []
+            fused = self._fused(task, fuser, timing, stored)
             scored: list[Row] = []
             try:
                 for protocol in dict.fromkeys(s.protocol for s in wanted):
                     self.stage("score")
                     metrics = [s.metric for s in wanted if s.protocol == protocol]
-                    scored += self._score(task, protocol, metrics, fused, fuser, timing)
+                    scored += self._score(task, protocol, metrics, fused, fuser, timing, stored)
             finally:
-                if stored is not None:
+                if stored:
                     self.stage("store")
-                    stored.result()  # a full disk is said in every row
+                for one in stored:
+                    one.result()  # a full disk is said in every row
                 rows += scored
 
     # -- fusing ----------------------------------------------------------------------------------
 
     def _fused(
-        self, task: Task, fuser: GetFuser, timing: dict[str, Any]
-    ) -> tuple[Image, Future[None] | None]:
-        """Read the fused volume stored under the same key, else make it and begin to store it."""
+        self, task: Task, fuser: GetFuser, timing: dict[str, Any], stored: list[Future[None]]
+    ) -> Image:
+        """Read the fused volume that is there under the same key, else make it and begin to store it."""
         if task.image:
             fused = fused_image(task)
-            kept = self._background.submit(save_fused, task, fused, task.case, {}) if task.save else None
-            return fused, kept
-        stored = read_stored(Path(task.fused_path), task.fuse_key) if task.reuse else None
-        if stored is not None:
-            fused, made = stored
+            if task.save:
+                self._store(stored, task, save_fused, fused, task.case, {})
+            return fused
+        found = read_stored(Path(task.fused_path), task.fuse_key) if task.reuse else None
+        if found is not None:
+            fused, made = found
             timing.update(made)
-            return fused, None
+            return fused
         case = task.case
         fused, cost = fuser().fuse(case.a.data, case.b.data, task.seed, task.repeats)
         timing["fuse_seconds"] = statistics.median(cost.seconds)
@@ -184,11 +188,25 @@ class TaskRunner:
             low, _, high = statistics.quantiles(cost.seconds, n=4)
             timing["fuse_iqr"] = high - low
         timing["memory_mb"], timing["gpu_memory_mb"] = cost.memory_mb, cost.gpu_memory_mb
-        if not task.save:
-            return fused, None
-        made = {k: v for k, v in timing.items() if k != "load_seconds"}
-        # Packing takes as long as a fast method; it goes on while the volume is scored.
-        return fused, self._background.submit(save_fused, task, fused, case, made)
+        if task.save:
+            made = {k: v for k, v in timing.items() if k != "load_seconds"}
+            self._store(stored, task, save_fused, fused, case, made)
+        return fused
+
+    def _store(
+        self, stored: list[Future[None]], task: Task, save: Callable[..., None], *images: object
+    ) -> None:
+        """Begin to store: packing takes as long as a fast method, and goes on while something is scored.
+
+        Sources are stored, or what is there is checked, once here for all methods.
+        """
+        beside = Path(task.fused_path).parent, f"{save.__name__} {_key_of(task.case)}"
+
+        def run() -> None:
+            save(task, *images, sources=beside not in self._kept)
+            self._kept.add(beside)
+
+        stored.append(self._background.submit(run))
 
     @contextlib.contextmanager
     def _lent(self, task: Task, memory_mb: float | None) -> Iterator[GetFuser]:
@@ -231,6 +249,7 @@ class TaskRunner:
         fused: Image,
         fuser: GetFuser,
         timing: Mapping[str, Any],
+        stored: list[Future[None]],
     ) -> list[Row]:
         plugins = find_plugins(task.plugins)
         names = [MetricId.parse(m).name for m in metrics]
@@ -238,8 +257,9 @@ class TaskRunner:
         with self.world.kept() if foreign else contextlib.nullcontext():
             found = [plugins.metrics.load(name) for name in names]
         for name in names:
-            self._sources.setdefault(name, metric_source(plugins, name))  # as it was imported just now
-        truth = self._truth(task, found, fused, fuser)
+            if name not in self._sources:
+                self._sources[name] = metric_source(plugins, name)  # as it was imported just now
+        truth = self._truth(task, found, fused, fuser, stored)
         begin = time.perf_counter()  # fusing the twin is no part of scoring
         scene = ScoredImages.of(task.case, fused, task.device, self._shared_of(task.case))
 
@@ -272,7 +292,14 @@ class TaskRunner:
             rows.append(task.row(score, **outcome, **timing, score_seconds=seconds))
         return rows
 
-    def _truth(self, task: Task, metrics: list[Metric], fused: Image, fuser: GetFuser) -> Truth:
+    def _truth(
+        self,
+        task: Task,
+        metrics: list[Metric],
+        fused: Image,
+        fuser: GetFuser,
+        stored: list[Future[None]],
+    ) -> Truth:
         """Extras that metrics get besides the images: ground truth, the fused twin, findings."""
         infos = [metric.info for metric in metrics]
         readers = [metric for metric in metrics if metric.info.needs_trial]
@@ -280,7 +307,7 @@ class TaskRunner:
             trial = self._set_up(readers[0], task.case)
             with_ = None
             if any(info.needs_findings for info in infos):
-                with_ = self._fused_with(task, trial, fused, fuser)
+                with_ = self._fused_with(task, trial, fused, fuser, stored)
             return {TRIAL: trial, FUSED_WITH: with_}
         if not any(info.needs_truth for info in infos):
             return None
@@ -309,14 +336,16 @@ class TaskRunner:
             self._trial = key, reader.trial(case)
         return self._trial[1]
 
-    def _fused_with(self, task: Task, trial: Trial, fused: Image, fuser: GetFuser) -> Image | None:
+    def _fused_with(
+        self, task: Task, trial: Trial, fused: Image, fuser: GetFuser, stored: list[Future[None]]
+    ) -> Image | None:
         """Fuse the sources with findings; None where files do not have it."""
         if task.image:
             return None if task.image_with in ("", MISSING) else fused_image(task, findings=True)
         with_ = fuse_again(fuser(), task.case, (trial.a_with, trial.b_with), fused, task.seed)
         self.stage("score")
         if task.save:
-            save_findings(task, trial, with_)
+            self._store(stored, task, save_findings, trial, with_)
         return with_
 
 

@@ -38,8 +38,10 @@ def _said(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def save_fused(task: Task, fused: Image, case: Case, made: Mapping[str, Any]) -> None:
-    """Write a fused volume, a picture in colour, and the sources beside it."""
+def save_fused(
+    task: Task, fused: Image, case: Case, made: Mapping[str, Any], *, sources: bool = True
+) -> None:
+    """Write a fused volume, a picture in colour, and the sources beside it if they may be missing."""
     path = Path(task.fused_path)
     with _said(path.parents[2]):
         store(path, fused, case.a, task.fuse_key, made)
@@ -47,20 +49,23 @@ def save_fused(task: Task, fused: Image, case: Case, made: Mapping[str, Any]) ->
             from ..images.read_write import write_image
 
             write_image(path.with_name(path.name.removesuffix(".nii.gz") + ".png"), fused, like=case.b)
-        store_sources(path.parent, case)
+        if sources:
+            store_sources(path.parent, case)
 
 
-def save_findings(task: Task, trial: Trial, fused_with: Image) -> None:
-    """Write the sources with findings, a table of these, and what the method makes of them: ``findings/``."""
+def save_findings(task: Task, trial: Trial, fused_with: Image, *, sources: bool = True) -> None:
+    """Write what a method makes of findings, and as `save_fused` the sources with them: ``findings/``."""
     path, case = Path(task.fused_path), task.case
     folder = path.parent / "findings"
-    rows = list(trial.table())
-    key = digest(case.fingerprint, rows)
     with _said(path.parents[2]):
+        store(folder / path.name, fused_with, case.a, task.fuse_key)
+        if not sources:
+            return
+        rows = list(trial.table())
+        key = digest(case.fingerprint, rows)
         for name, data in (("mri", trial.a_with), ("pet", trial.b_with)):
             if read_stored(folder / f"{name}.nii.gz", key) is None:
                 store(folder / f"{name}.nii.gz", data, case.a, key)
-        store(folder / path.name, fused_with, case.a, task.fuse_key)
         with atomic_path(folder / "findings.csv") as temporary, open(temporary, "w", newline="") as handle:
             writer = csv.DictWriter(handle, list(rows[0]) if rows else ["kind"], lineterminator="\n")
             writer.writeheader()

@@ -107,7 +107,7 @@ def sheet(
     about = PngImagePlugin.PngInfo()
     about.add_text("fusebench", note)
     with atomic_path(path) as temporary:
-        page.save(temporary, "png", dpi=(150, 150), pnginfo=about, optimize=True)
+        page.save(temporary, "png", dpi=(150, 150), pnginfo=about)
     return path
 
 
