@@ -15,7 +15,7 @@ Both get the same luminance in [0, 1].  Compared is the picture that the authors
 it is rounded to 8 bits: cut to [0, 1], and for CDDFuse and EMMA stretched to its own range (``compat=True``).
 GeSeNet runs twice: by its inference, which ends in an error as released and is mended here from outside, and
 as its script runs it, with masks drawn at random (``compat=True``), from one seed for both.  SwinFusion runs
-with its file for PET.  Seconds are processor time, medians over pairs; the ratio is the median of each pair's.
+with its file for PET.  Seconds are processor time; they and the ratio are medians over the pairs.
 """
 
 from __future__ import annotations
