@@ -5,18 +5,18 @@
 
 The loop fuses and scores what the run does, in one process, and does nothing else: no child processes, no
 checks of what methods return or leave behind, no deadlines, no rows, no stored volumes, no leaderboard, no
-sheet.  Loop and run are commands, timed from start to end, in turn, so that both pay for Python and imports:
+sheet.  Loop and run are commands with the same settings of threads and allocator, timed from start to end in
+turn on a machine that does nothing else, so that both pay for Python and imports:
 
-    overhead = processor time of the run - processor time of the loop
+    overhead = wall time of the run with one worker / wall time of the loop - 1
 
-of all their processes; wall times are printed beside it.  The phantoms are in the cache beforehand.
+The phantoms are in the cache beforehand.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -29,6 +29,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from fusebench.engine.worker import ALLOCATOR, THREAD_VARIABLES  # noqa: E402
 from fusebench.plugins import find_plugins  # noqa: E402
 
 
@@ -44,11 +45,11 @@ def by_hand(cases: int) -> None:
 
     from fusebench.engine.fusing import fuse
     from fusebench.scoring.protocol import PROTOCOLS, READINGS, ScoredImages
-    from fusebench.scoring.select import ranking_set
+    from fusebench.scoring.select import default_metrics
 
     torch.set_num_threads(1)
     plugins = find_plugins()
-    metrics = ranking_set(plugins.metrics)
+    metrics = default_metrics(plugins.metrics, with_truth=True)
     set_up = plugins.metrics.load("reading").trial
     assert set_up is not None
     made = {name: plugins.methods.load(name)() for name in classical()}
@@ -70,14 +71,12 @@ def by_hand(cases: int) -> None:
     print(found)
 
 
-def timed(command: Sequence[str]) -> tuple[float, float]:
-    """Wall and processor seconds of a command and its children."""
-    before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    environment = {**os.environ, **one_thread}
+def timed(command: Sequence[str]) -> float:
+    """Wall seconds of a command."""
+    environment = {**ALLOCATOR, **os.environ, **dict.fromkeys(THREAD_VARIABLES, "1")}
+    begin = time.perf_counter()
     subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL, env=environment)
-    wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - begin
 
 
 def main() -> None:
@@ -96,23 +95,14 @@ def main() -> None:
     run = [str(ROOT / "run_bench.py"), "--methods", names, "--cases", str(args.cases), "--threads", "1"]
     ways = {"loop": [str(Path(__file__)), "--by-hand", "--cases", str(args.cases)]}
     ways |= {f"run --jobs {jobs}": [*run, "--device", "cpu", "--jobs", str(jobs)] for jobs in args.jobs}
-    times: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+    times: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(args.rounds):
         for way, command in ways.items():
             with tempfile.TemporaryDirectory() as folder:
-                out = ["--out", folder] if way != "loop" else []
-                times[way].append(timed([*command, *out]))
-    typical = {
-        way: tuple(median(column) for column in zip(*some, strict=True)) for way, some in times.items()
-    }
-    loop_wall, loop = typical["loop"]
-    print(f"loop: {loop_wall:.1f} s, processor time {loop:.1f} s", flush=True)
-    for way, (wall, processor) in list(typical.items())[1:]:
-        over = processor - loop
-        print(
-            f"{way}: {wall:.1f} s ({wall / loop_wall:.2f} of the loop), processor time {processor:.1f} s; "
-            f"engine overhead {over:.1f} s = {over / processor:.1%}"
-        )
+                times[way].append(timed([*command, *(["--out", folder] if way != "loop" else [])]))
+    typical = {way: median(some) for way, some in times.items()}
+    for way, wall in typical.items():
+        print(f"{way}: {wall:.1f} s, {wall / typical['loop'] - 1:+.1%} of the loop")
 
 
 if __name__ == "__main__":

@@ -30,11 +30,20 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+_PACKAGES = tuple(f"{os.sep}{kind}-packages{os.sep}" for kind in ("site", "dist"))
+
+
 @lru_cache(maxsize=1)
 def installed_roots() -> tuple[str, ...]:
     """Folders of the standard library and of installed packages, real, each with a slash behind it."""
     kinds = ("stdlib", "platstdlib", "purelib", "platlib")
     return tuple({os.path.realpath(sysconfig.get_path(kind)) + os.sep for kind in kinds})
+
+
+def is_installed(path: str | Path) -> bool:
+    """True for what belongs to the standard library or to the packages of any environment."""
+    real = os.path.realpath(path) + os.sep
+    return real.startswith(installed_roots()) or any(name in real for name in _PACKAGES)
 
 
 def stamp(file: Path) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .files import ROOT, installed_roots, stamp
+from .files import ROOT, is_installed, stamp
 
 
 class _Fresh(SourceFileLoader):
@@ -34,16 +34,19 @@ class _Fresh(SourceFileLoader):
 def _import_helpers_afresh() -> None:
     """Have this process import modules beside plugins, and wherever these add to the path, by `_Fresh`."""
     loaders = (ExtensionFileLoader, EXTENSION_SUFFIXES), (_Fresh, SOURCE_SUFFIXES)
-    hook, ours = FileFinder.path_hook(*loaders), (*installed_roots(), str(ROOT) + os.sep)
+    hook = FileFinder.path_hook(*loaders)
+
+    def is_plain(path: str) -> bool:
+        return is_installed(path) or (os.path.realpath(path) + os.sep).startswith(str(ROOT) + os.sep)
 
     def afresh(path: str) -> Any:
-        if (os.path.realpath(path) + os.sep).startswith(ours):
+        if is_plain(path):
             raise ImportError
         return hook(path)
 
     sys.path_hooks.insert(0, afresh)
     for path in list(sys.path_importer_cache):
-        if not (os.path.realpath(path) + os.sep).startswith(ours):
+        if not is_plain(path):
             del sys.path_importer_cache[path]
 
 

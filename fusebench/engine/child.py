@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ..errors import FuseBenchError
-from ..files import installed_roots
+from ..files import is_installed
 from ..plugins import find_plugins
 from ..text import describe
 from .fusing import CopiedPair, Here, Image, status_of, warm_up
@@ -144,6 +144,6 @@ def _libraries(names: set[str]) -> list[str]:
         file = getattr(module, "__file__", None)
         if name not in names or name.partition(".")[0] in offering or not isinstance(file, str):
             continue
-        if os.path.realpath(file).startswith(installed_roots()):
+        if is_installed(file):
             found.append(name)
     return found

@@ -39,10 +39,10 @@ POLL_SECONDS = 0.1
 START_SECONDS = 300.0  # for a worker to import torch, on a busy machine with a slow disk
 STOP_SECONDS = 5.0  # for the processes of a worker to end with it
 LEAST_SECONDS = 10.0  # for a stage that is not a fuse, however short --timeout is
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # glibc gives every large array back to the system, and the page faults of the next one take as long as the
 # arithmetic on it; a worker ends soon.
-_MALLOC = {
+ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # the most that glibc takes
     "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
     "MALLOC_TOP_PAD_": str(64 << 20),
@@ -246,7 +246,7 @@ class IsolatedWorker:
         self._link, theirs = Link.pair()
         self._note = Note()
         fds = (theirs.fileno(), self._note.fd)
-        environment = {**_MALLOC, **os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(self.threads))}
+        environment = {**ALLOCATOR, **os.environ, **dict.fromkeys(THREAD_VARIABLES, str(self.threads))}
         # An empty entry is the working folder, whose files are not to stand for the standard library's.
         paths = [path for path in environment.pop("PYTHONPATH", "").split(os.pathsep) if path]
         if paths:

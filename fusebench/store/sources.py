@@ -15,7 +15,7 @@ from glob import escape
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
-from ..files import PACKAGE, ROOT, file_sha256, installed_roots, stamp
+from ..files import PACKAGE, ROOT, file_sha256, is_installed, stamp
 
 # Libraries whose versions change numbers; they are in every key.
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-image", "PyWavelets")
@@ -128,7 +128,7 @@ def _located(parts: list[str], beside: Path) -> list[Path]:
         top = folder / parts[0]
         if not (top.with_suffix(".py").is_file() or top.is_dir()):
             continue
-        if _is_installed(top):
+        if is_installed(top):
             return []
         steps = [folder.joinpath(*parts[:n]) for n in range(1, len(parts) + 1)]
         return [p.resolve() for step in steps for p in (step.with_suffix(".py"), step / "__init__.py")]
@@ -142,10 +142,6 @@ def _loaded_from(top: str) -> list[Path]:
     if inside:
         return [Path(inside[0]).parent]
     return [Path(file).parent] if file else []
-
-
-def _is_installed(path: Path) -> bool:
-    return os.path.realpath(path).startswith(installed_roots())
 
 
 @lru_cache(maxsize=256)

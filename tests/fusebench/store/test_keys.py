@@ -136,6 +136,19 @@ def test_a_method_depends_on_the_versions_of_the_libraries_that_it_imports(
         assert (key_of() != before) == changes
 
 
+def test_packages_of_another_environment_are_libraries_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages = tmp_path / "venv" / "lib" / "python3.11" / "site-packages"  # on the path by a .pth file
+    packages.mkdir(parents=True)
+    monkeypatch.syspath_prepend(packages)
+    (packages / "far_library.py").write_text("import far_module\n")
+    (packages / "far_module.py").write_text("")
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text("import far_library\n")
+    assert source_files(plugin) == [plugin]
+
+
 def test_an_edit_is_seen_whatever_the_clock_says(tmp_path: Path) -> None:
     # In one process, since a notebook runs twice, and with size and time put back, as some tools do.
     path = tmp_path / "plugin.py"
