@@ -20,6 +20,15 @@ def _find_ops() -> Any:
 _OPS = _find_ops()
 
 
+def conv2d(
+    x: Tensor, kernel: Tensor, bias: Tensor | None = None, groups: int = 1, stride: int = 1
+) -> Tensor:
+    """Convolution without borders on a CPU, without gradients; torch leaves oneDNN for small images."""
+    if _OPS is None:
+        return nnf.conv2d(x, kernel, bias, stride, groups=groups)
+    return torch.mkldnn_convolution(x, kernel, bias, (0, 0), (stride, stride), (1, 1), groups)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x W' + b`` on a CPU, without gradients."""
     if _OPS is None:
@@ -45,9 +54,9 @@ class Pointwise(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H, W)."""
-        if _OPS is None or x.device.type != "cpu" or torch.is_grad_enabled():
+        if x.device.type != "cpu" or torch.is_grad_enabled():
             return super().forward(x)
-        return torch.mkldnn_convolution(x, self.weight, self.bias, (0, 0), (1, 1), (1, 1), 1)
+        return conv2d(x, self.weight, self.bias)
 
 
 class PackedLinear:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor
+
+from . import _packed
 
 # Numbers of an image that go through the layers together, a compromise of cache and calls.
 _NUMBERS = 1 << 17
@@ -79,7 +80,7 @@ def convolve(
     """3x3 convolution without borders, (H + 2, W + 2, inputs) to (H, W, outputs)."""
     # Strides as of a batch, or torch does not see that channels come last.
     rows = rows[None].movedim(-1, 1)
-    return nnf.conv2d(rows, kernel, bias, groups=groups, stride=stride).movedim(1, -1)[0]
+    return _packed.conv2d(rows, kernel, bias, groups, stride).movedim(1, -1)[0]
 
 
 def convolve_image(x: Tensor, kernel: Tensor, bias: Tensor | None = None, reflect: bool = False) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fusebench.method import MethodInfo, Weights
 
 from ._learned import LearnedSliceMethod, at_once
+from ._packed import Pointwise
 from ._weights import Layout
 
 NARROW, WIDTH, LAYERS = 16, 32, 4
@@ -28,14 +29,14 @@ class Edges(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.dense = nn.ModuleList(nn.Conv2d(NARROW * k, NARROW, 3, padding=1) for k in (1, 2))
-        self.mix = nn.Conv2d(3 * NARROW, WIDTH, 1)
+        self.mix = Pointwise(3 * NARROW, WIDTH)
         self.gradients = nn.ModuleList(
             nn.Conv2d(NARROW, NARROW, 3, padding=1, groups=NARROW, bias=False) for _ in range(2)
         )
         sobel = torch.tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]])
         for layer, kernel in zip(self.gradients, (sobel, sobel.T), strict=True):
             layer.get_parameter("weight").data.copy_(kernel)
-        self.mix_gradients = nn.Conv2d(NARROW, WIDTH, 1)
+        self.mix_gradients = Pointwise(NARROW, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 16, H, W) to (N, 32, H, W)."""
@@ -70,7 +71,7 @@ class Masked(nn.Module):
         )
         self.which = nn.Parameter(torch.rand(1, WIDTH, LAYERS, 2))
         self.body = nn.ModuleList(nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False) for _ in range(LAYERS))
-        self.collect = nn.Conv2d(WIDTH * LAYERS, WIDTH, 1)
+        self.collect = Pointwise(WIDTH * LAYERS, WIDTH)
         self.attend = nn.Sequential(
             nn.AdaptiveAvgPool2d(1), nn.Conv2d(WIDTH, 2, 1), nn.ReLU(), nn.Conv2d(2, WIDTH, 1), nn.Sigmoid()
         )
@@ -139,9 +140,7 @@ class GeSeNetNet(nn.Module):
             nn.LeakyReLU(0.1),
             nn.Conv2d(WIDTH, 2 * WIDTH, 3, padding=1),
         )
-        self.shift = nn.Sequential(
-            nn.Conv2d(WIDTH, WIDTH, 1), nn.LeakyReLU(0.1), nn.Conv2d(WIDTH, 2 * WIDTH, 1)
-        )
+        self.shift = nn.Sequential(Pointwise(WIDTH, WIDTH), nn.LeakyReLU(0.1), Pointwise(WIDTH, 2 * WIDTH))
         self.refine = nn.Conv2d(4 * WIDTH, 2 * WIDTH, 3, padding=1)
         self.decoder = nn.Conv2d(3 * WIDTH, WIDTH, 3, padding=1)
         self.last = nn.Conv2d(WIDTH, 1, 3, padding=1)
