@@ -20,9 +20,7 @@ def _find_ops() -> Any:
 _OPS = _find_ops()
 
 
-def conv2d(
-    x: Tensor, kernel: Tensor, bias: Tensor | None = None, groups: int = 1, stride: int = 1
-) -> Tensor:
+def conv2d(x: Tensor, kernel: Tensor, bias: Tensor | None = None, groups: int = 1, stride: int = 1) -> Tensor:
     """Convolution without borders on a CPU, without gradients; torch leaves oneDNN for small images."""
     if _OPS is None:
         return nnf.conv2d(x, kernel, bias, stride, groups=groups)

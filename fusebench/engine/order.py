@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from .pace import Pace
+from .pace import DEAR, Pace
 
 if TYPE_CHECKING:
     from ..case import Case
@@ -16,8 +16,6 @@ Key = tuple[str, str]
 
 # The next case is loaded while this many tasks of the current one are left.
 ANNOUNCED = 3
-# From this tier on a task takes so long that loading its case anew is nothing beside it.
-DEAR = 2
 
 
 def in_tiers(tasks: Sequence[Task], pace: Pace) -> list[Task]:
@@ -28,9 +26,10 @@ def in_tiers(tasks: Sequence[Task], pace: Pace) -> list[Task]:
 class CaseQueue:
     """Tasks by tier of their method, and in a tier by case: a worker stays with its case.
 
-    Within a case the longest task goes first.  The dearest method begins while just as much other work is
-    left as workers would wait for each other at its end, so that all end together.  A worker also leaves its
-    case, when little is left, for a task of another one that takes longer than a worker's share of it all.
+    A dear method is a tier of its own: it is done, or not begun, while the next one runs.  Within a case the
+    longest task goes first.  The dearest method begins while just as much other work is left as workers would
+    wait for each other at its end, so that all end together.  A worker also leaves its case, when little is
+    left, for a task of another one that takes longer than a worker's share of it all.
 
     Parameters
     ----------
@@ -47,8 +46,8 @@ class CaseQueue:
         for task in tasks:
             self._cases.setdefault((task.case.dataset, task.case.id), []).append(task)
             self._methods.setdefault(task.method.name, []).append(task)
-        self._tiers: dict[str, int] = {}
-        self._tier = 0  # at hand
+        self._tiers: dict[str, float] = {}
+        self._tier = 0.0  # at hand
         self._taken: set[Key] = set()  # cases of this tier that a worker has or is to have
         self._next: dict[Key, Key] = {}  # announced to the worker of a case, which loads it meanwhile
         self._lock = threading.Lock()

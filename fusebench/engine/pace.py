@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 import time
-from bisect import bisect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -28,8 +27,9 @@ SCORE, TASK = 0.037, 0.1
 UNKNOWN = 0.2
 # Expected seconds of fusing from which a task tells how fast this machine fuses; below, overhead counts.
 TOLD = 0.1
-# Costs (seconds per million voxels) at which the next tier of methods begins; see `fusebench.engine.order`.
-TIERS = (0.5, 4.0, 20.0)
+# Costs (seconds per million voxels) from which a method is in the next tier, and in one of its own: there
+# loading cases anew is nothing beside fusing them.  See `fusebench.engine.order`.
+MIDDLE, DEAR = 0.5, 4.0
 # Weight that everything shown before keeps when a task ends: what the machine is doing now counts.
 MEMORY = 0.97
 # A fuse may take so many times what is expected of it, whatever the default limit.
@@ -108,10 +108,11 @@ class Pace:
 
     # -- answers ---------------------------------------------------------------------------------
 
-    def tier(self, task: Task) -> int:
-        """0 for a cheap method, up to 3; of unknown cost 0, until it has been fused."""
+    def tier(self, task: Task) -> float:
+        """0 for a cheap method, 1, or the cost of a dear one; of unknown cost 0, until it has been fused."""
         with self._lock:
-            return bisect(TIERS, self._cost(task))
+            cost = self._cost(task)
+        return cost if cost >= DEAR else float(cost >= MIDDLE)
 
     def seconds(self, task: Task) -> float:
         """Expected of a task, on this machine."""

@@ -114,6 +114,14 @@ def test_cheap_methods_come_first_and_the_dearest_last() -> None:
     assert ends["b"] < ends["middle"] < ends["dear"]
 
 
+def test_dear_methods_follow_each_other() -> None:
+    costs = {"dearest": 9.0, "dear": 6.0, "dearer": 7.0, "cheap": 0.1}
+    machine = Machine(tasks_of(costs), lambda task: (float(costs[task.method.name]), 1.0))
+    list(machine.run())
+    order = [task.method.name for _, task in machine.done]
+    assert order == [name for name in ("cheap", "dear", "dearer", "dearest") for _ in range(8)]
+
+
 def test_work_is_kept_for_the_worker_that_the_last_dear_task_leaves_idle() -> None:
     """Five dear tasks on two workers: while the fifth runs, the other worker does what was held back."""
     costs = {f"m{i}": 1.0 for i in range(12)} | {"dear": 40.0}
