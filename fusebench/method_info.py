@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 # The processor that costs are stated for.
-REFERENCE = "one thread of an AMD EPYC (Zen 4)"
+REFERENCE = "one thread of an AMD EPYC (Zen 5)"
 # Largest cost of a method in the named set `fast`: all of them together take less than two minutes on the
 # default data with two cores (tests/methods/test_costs.py adds up).
-FAST = 0.4
+FAST = 0.3
 # And in the set `standard`, which leaves out what alone takes minutes for each volume.
 STANDARD = 10.0
 # The set that a run takes where no method is named.

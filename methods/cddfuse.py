@@ -125,7 +125,7 @@ class CDDFuse(LearnedSliceMethod):
             sha256="404d3d1975167557650d4775e7a3c291a6c982904ddb2e7e9d75c5cddeb5cbd7",
         ),
         params=1_188_272,
-        cost=51.0,
+        cost=18.0,
         notes="on a CPU in the faster form (fast=False: the plain network)",
     )
     recipes = {"default": "._recipes_restormer:CDDFuseRecipe"}

@@ -163,7 +163,7 @@ class CNN3D(Method):
             sha256="1583ba5ac91280a7f4ea9cfcc4d7cbd9371ae4151a2ace7f460359158e29f1ce",
         ),
         params=13_219,
-        cost=2.5,
+        cost=1.1,
     )
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"map": {"output": "map"}}
     variant_facts: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -36,7 +36,7 @@ class Interleave(Method):
     """
 
     info = MethodInfo(
-        name="interleave", summary="checkerboard of the sources, voxel by voxel", control=True, cost=0.02
+        name="interleave", summary="checkerboard of the sources, voxel by voxel", control=True, cost=0.01
     )
 
     def fuse(self, a: Tensor, b: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class Stretch(Method):
     """
 
     info = MethodInfo(
-        name="stretch", summary="average, contrast stretched per image", control=True, cost=0.02
+        name="stretch", summary="average, contrast stretched per image", control=True, cost=0.01
     )
 
     def __init__(self, clip: float = 1.0) -> None:

@@ -81,7 +81,7 @@ class DenseFuse(LearnedSliceMethod):
         ),
         params=74_193,
         notes="addition on a CPU: in the faster form (fast=False: the plain network)",
-        cost=1.3,
+        cost=0.62,
     )
     recipes = {"default": "._recipes_2d:DenseFuseRecipe"}
     reach = 10  # eight layers and an average, and one for the border

@@ -100,7 +100,7 @@ class DILRAN(LearnedSliceMethod):
         ),
         params=216_001,
         notes="on a CPU in the faster form (fast=False: the plain network)",
-        cost=7.3,
+        cost=5.0,
     )
     recipes = {"default": "._recipes_2d:DILRANRecipe"}
     layouts = (

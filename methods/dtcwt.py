@@ -50,7 +50,7 @@ class DTCWT(Method):
         paper="Lewis et al., Pixel- and region-based image fusion with complex wavelets, Information Fusion "
         "8(2), 2007; Kingsbury, Complex wavelets for shift invariant analysis and filtering of signals, "
         "Applied and Computational Harmonic Analysis 10(3), 2001",
-        cost=0.33,
+        cost=0.23,
     )
 
     def __init__(self, levels: int = 4) -> None:

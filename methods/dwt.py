@@ -34,7 +34,7 @@ class DWT(Method):
         summary="wavelet transform, mean approximation, window maximum of details with consistency check",
         paper="Li, Manjunath and Mitra, Multisensor image fusion using the wavelet transform, "
         "Graphical Models and Image Processing 57(3), 1995",
-        cost=0.13,
+        cost=0.1,
     )
 
     def __init__(self, wavelet: str = "bior4.4", levels: int = 3, window: int = 3) -> None:

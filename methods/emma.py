@@ -166,7 +166,7 @@ class EMMA(LearnedSliceMethod):
             sha256="0fc5aeeb4cead8f6fb9fbf4b079d6ab6a2fdf25b65fac4d8cb831a348557e472",
         ),
         params=1_517_657,
-        cost=4.6,
+        cost=2.2,
         notes="on a CPU in the faster form (fast=False: the plain network)",
     )
     recipes = {"default": "._recipes_restormer:EMMARecipe"}

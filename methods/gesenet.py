@@ -190,7 +190,7 @@ class GeSeNet(LearnedSliceMethod):
             sha256="caaf883fe959f0539fd2d711b81767d9cec8aea0ab803a3f18e6b27cede0d549",
         ),
         params=240_585,
-        cost=6.5,
+        cost=3.6,
     )
     expected_failed_checks = {
         "identical_inputs": "the shipped weights brighten what both images hold by 0.05"

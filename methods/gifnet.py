@@ -191,7 +191,7 @@ class GIFNet(LearnedSliceMethod):
             sha256="8beef59ea21a15dbfe8864d98661953c1f8be833d6c32707ee1277c5df7bab4f",
         ),
         params=652_676,
-        cost=27.0,
+        cost=12.0,
     )
     recipes = {"default": "._recipes_windows:GIFNetRecipe"}
     expected_failed_checks = {"identical_inputs": "a network on both images at once has no such identity"}

@@ -70,7 +70,7 @@ class Guided(Method):
         summary="guided-filter fusion: two scales, edge-aligned saliency weights",
         paper="Li, Kang and Hu, Image fusion with guided filtering, IEEE Trans. Image Process. 22(7), 2013",
         notes="saliency is local edge strength: a smooth PET seldom wins, so the result leans to the MRI",
-        cost=0.9,
+        cost=0.82,
     )
 
     def __init__(

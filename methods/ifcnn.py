@@ -148,7 +148,7 @@ class IFCNN(LearnedSliceMethod):
             sha256="3b535a3188154cdc4991b4ffd9e11a170c1d1594e25f4c02108dd2c03f226bbb",
         ),
         params=83_587,
-        cost=0.9,
+        cost=0.45,
         notes="on a CPU in the faster form (fast=False: the plain network)",
     )
     recipes = {"default": "._recipes_ifcnn:IFCNNRecipe"}

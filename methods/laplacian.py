@@ -74,7 +74,7 @@ class Laplacian(Method):
         summary="Laplacian pyramid, larger magnitude per band, mean of the base",
         paper="Burt and Adelson, The Laplacian pyramid as a compact image code, "
         "IEEE Transactions on Communications 31(4), 1983",
-        cost=0.05,
+        cost=0.03,
     )
 
     def __init__(self, levels: int = 4) -> None:

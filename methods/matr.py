@@ -186,7 +186,7 @@ class MATR(LearnedSliceMethod):
         ),
         params=11_574,
         notes="on a CPU in the faster form (fast=False: the plain network)",
-        cost=2.3,
+        cost=1.5,
     )
     recipes = {"default": "._recipes_2d:MATRRecipe"}
     network: MATRNet

@@ -20,7 +20,7 @@ class PCA(Method):
         summary="global blend, weights from the first principal component",
         paper="Naidu and Raol, Pixel-level image fusion using wavelets and principal component analysis, "
         "Defence Science Journal 58(3), 2008",
-        cost=0.03,
+        cost=0.01,
     )
 
     @staticmethod

@@ -200,7 +200,7 @@ class SwinFusion(LearnedSliceMethod):
             sha256="b17a8ed782724a49cffeda4d6d9ad57e15f8c2d3086204157c27a47806893f7c",
         ),
         params=965_251,
-        cost=90.0,
+        cost=49.0,
     )
     recipes = {"default": "._recipes_windows:SwinFusionRecipe"}
     expected_failed_checks = {"identical_inputs": "a network on both images at once has no such identity"}

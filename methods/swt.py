@@ -32,7 +32,7 @@ class SWT(Method):
         name="swt",
         summary="undecimated wavelet transform, mean approximation, larger magnitude of details",
         paper="Rockinger, Image sequence fusion using a shift-invariant wavelet transform, ICIP 1997",
-        cost=0.85,
+        cost=0.54,
     )
 
     def __init__(self, wavelet: str = "db2", levels: int = 2) -> None:

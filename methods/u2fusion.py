@@ -88,7 +88,7 @@ class U2Fusion(LearnedSliceMethod):
         ),
         params=659_217,
         notes="on a CPU in the faster form (fast=False: the plain network)",
-        cost=7.0,
+        cost=3.8,
     )
     recipes = {"default": "._recipes_2d:U2FusionRecipe"}
     variants = {"port": {"variant": "port"}}

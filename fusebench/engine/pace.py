@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 # A case that does not say its size counts as a volume of 128 cubed.
 VOXELS = 128**3
-# A score of the default protocols, in seconds per million voxels on the reference processor: 1.7 s for the 21
+# A score of the default protocols, in seconds per million voxels on the reference processor: 0.7 s for the 23
 # of a phantom.  And what any task takes besides, in seconds.
-SCORE, TASK = 0.037, 0.1
+SCORE, TASK = 0.014, 0.1
 # What a method of unknown cost is taken for until it has been fused once.
-UNKNOWN = 0.2
+UNKNOWN = 0.1
 # Expected seconds of fusing from which a task tells how fast this machine fuses; below, overhead counts.
 TOLD = 0.1
 # Costs (seconds per million voxels) from which a method is in the next tier, and in one of its own: there
 # loading cases anew is nothing beside fusing them.  See `fusebench.engine.order`.
-MIDDLE, DEAR = 0.5, 4.0
+MIDDLE, DEAR = 0.3, 2.5
 # Weight that everything shown before keeps when a task ends: what the machine is doing now counts.
 MEMORY = 0.97
 # A fuse may take so many times what is expected of it, whatever the default limit.

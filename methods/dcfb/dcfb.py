@@ -38,7 +38,7 @@ SHIPPED: Mapping[str, Mapping[str, Any]] = {
             sha256="1f3123c1b9af25c5e8869568795ca7677fa1d3850abe0fbeff2643d1c5174e22",
         ),
         "params": 905193,
-        "cost": 1.1,
+        "cost": 0.67,
         "notes": "for likeness to both sources; aligns the functional image itself; trained on a CPU",
     },
     "published": {
@@ -49,7 +49,7 @@ SHIPPED: Mapping[str, Mapping[str, Any]] = {
             sha256="ef9e8d7fa1a9816b8f6627f6ad81e2825dcc12a05f6882f9c3bc1d1be0972986",
         ),
         "params": 7453634,
-        "cost": 0.5,
+        "cost": 0.33,
         "notes": "rule FL1N, clipped; far shorter and smaller than the authors' training; 8-bit weights",
     },
 }
@@ -111,7 +111,7 @@ class DCFBFusion(Method):
         ),
         params=933554,
         notes="for readers, not for likeness; aligns the functional image itself; trained on a CPU",
-        cost=1.2,
+        cost=0.73,
     )
     expected_failed_checks: ClassVar[Mapping[str, str]] = {
         "identical_inputs": "the structural image is shown darker, so that findings can be brighter"

@@ -90,7 +90,7 @@ def test_the_time_left_is_within_a_quarter_after_two_minutes(fusing: float, scor
 
     def truth(task: Task) -> tuple[float, float]:
         cost = float(costs[task.method.name] or 0) * noise.uniform(0.85, 1.15)
-        return fusing * cost * MILLIONS + 0.02, scoring * noise.uniform(1.5, 2.0)
+        return fusing * cost * MILLIONS + 0.02, scoring * noise.uniform(0.6, 0.8)
 
     machine = Machine(tasks_of(costs), truth)
     said = [(now, machine.pace.left()) for now in machine.run()]
