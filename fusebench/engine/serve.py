@@ -92,6 +92,7 @@ def main(fd: int, note_fd: int, threads: int) -> None:
 
     from .apart import Apart
     from .fusing import TaskEnded
+    from .memory import settle
     from .task import TaskRunner
     from .world import Unrestored
 
@@ -100,7 +101,7 @@ def main(fd: int, note_fd: int, threads: int) -> None:
     apart = Apart([fd, note_fd], threads)  # before there is a thread, and before any plugin's code
     note, mine = Note(note_fd), os.getpid()
     torch.set_num_threads(threads)
-    settle = _Settling()
+    freeze = _Settling()
 
     def stay_one() -> None:
         if os.getpid() != mine:  # a metric or a dataset has forked and let its child return
@@ -154,5 +155,5 @@ def main(fd: int, note_fd: int, threads: int) -> None:
         say("rows", number, runner.run(replace(task, case=case), load_seconds, limit))
         if runner.spoilt:
             os._exit(0)  # another worker takes the next task
-        settle()
-        gc.collect()
+        freeze()
+        settle(limit)
