@@ -8,6 +8,7 @@ nibabel's: 4x4, on voxel indices ``(x, y, z) = (w, h, d)``, giving millimetres.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -194,6 +195,13 @@ class Case:
         subject = f" of {self.group}" if self.group not in ("", self.id) else ""
         read = f": {self.a!r}" if self.is_loaded else ""
         return f"<case {self.id}{subject}, dataset {self.dataset}{read}>"
+
+    def load(self) -> None:
+        """Read it now; of a plugin's case the truth as well, so that all of its code has run."""
+        _ = self.pair
+        if self.is_foreign:
+            with suppress(Exception):  # which whoever asks for it is told
+                _ = self.truth
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers get paths and parameters, not arrays.

@@ -119,7 +119,7 @@ class TaskRunner:
             begin = time.perf_counter()
             case = task.case
             with self.world.kept() if case.is_foreign and not case.is_loaded else contextlib.nullcontext():
-                _ = case.pair
+                case.load()
             timing["load_seconds"] = load_seconds or time.perf_counter() - begin
             scored: list[Row] = []
             try:
@@ -304,7 +304,8 @@ class TaskRunner:
         infos = [metric.info for metric in metrics]
         readers = [metric for metric in metrics if metric.info.needs_trial]
         if readers:
-            trial = self._set_up(readers[0], task.case)
+            bundled = find_plugins(task.plugins).metrics.entry(readers[0].info.name).bundled
+            trial = self._set_up(readers[0], task.case, bundled=bundled)
             with_ = None
             if any(info.needs_findings for info in infos):
                 with_ = self._fused_with(task, trial, fused, fuser, stored)
@@ -325,7 +326,7 @@ class TaskRunner:
             self._shared = key, {}
         return self._shared[1]
 
-    def _set_up(self, reader: Metric, case: Case) -> Trial:
+    def _set_up(self, reader: Metric, case: Case, *, bundled: bool) -> Trial:
         """The case as readers see it, once for all methods; the metrics of a protocol share one."""
         key = _key_of(case)
         if self._trial is None or self._trial[0] != key:
@@ -333,7 +334,8 @@ class TaskRunner:
                 raise InputError(
                     f"{reader.info.name} needs a trial and sets none up: @metric(..., trial=...)"
                 )
-            self._trial = key, reader.trial(case)
+            with contextlib.nullcontext() if bundled else self.world.kept():
+                self._trial = key, reader.trial(case)
         return self._trial[1]
 
     def _fused_with(

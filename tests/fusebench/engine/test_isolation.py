@@ -91,6 +91,13 @@ def load(seed, harmful):
         harm()
     return Pair(Volume(v[0].clip(0, 1)), Volume(v[1]), np.ones(v[0].shape, bool))
 
+def truth(harmful):
+    if harmful:
+        harm()
+    whole = np.zeros((16, 16, 16), np.float32)
+    whole[4:12] = 1
+    return {"gm": whole, "wm": 1 - whole, "csf": whole * 0}
+
 class Data(Dataset):
     info = DatasetInfo(name="harms", summary="x")
 
@@ -98,7 +105,9 @@ class Data(Dataset):
         self.harmful = harmful
 
     def cases(self, split="test"):
-        return [Case(f"c{i}", "harms", f"g{i}", f"f{i}", partial(load, i, self.harmful)) for i in range(2)]
+        loads = [partial(load, i, self.harmful) for i in range(2)]
+        known = partial(truth, self.harmful)
+        return [Case(f"c{i}", "harms", f"g{i}", f"f{i}", loads[i], truth_loader=known) for i in range(2)]
 """
 
 
@@ -109,9 +118,9 @@ def test_a_metric_or_loader_changes_nothing_that_is_scored_behind_it(
     (tmp_path / "harms.py").write_text(CHANGES)
     common = ("--dataset", "harms", "--plugin", str(tmp_path / "harms.py"), "--methods", "average,max")
     common += ("--jobs", jobs, "--metrics")
-    assert bench(*common, "psnr,mi,qabf", out=tmp_path / "alone") == 0
+    assert bench(*common, "psnr,mi,qabf,wm_edge", out=tmp_path / "alone") == 0
     before = read_settings()
-    assert bench(*common, "harms,psnr,mi,qabf", "--data-option", "harmful=true") == 0
+    assert bench(*common, "harms,psnr,mi,qabf,wm_edge", "--data-option", "harmful=true") == 0
     assert read_settings() == before
     found = values(tmp_path / "run")
     assert {k: v for k, v in found.items() if k[2] != "harms"} == values(tmp_path / "alone")
