@@ -10,10 +10,11 @@ import contextlib
 import importlib
 import json
 import os
+import select
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from .link import Link
 # prctl: die with the parent; adopt orphans, so that they can be ended.
 _PDEATHSIG, _SUBREAPER = 1, 36
 _PATIENCE = 300.0  # seconds for a fork that waits behind an import
+_SOON = 0.05  # seconds from one task's end to the next one's child
 _ROUNDS = 1000  # of ending processes that start others
 
 
@@ -43,7 +45,6 @@ class Nursery:
 
     def __init__(self, live: Callable[[Link], None], inherited: Sequence[int] = ()) -> None:
         self._link, theirs = Link.pair()
-        self._owed = 0  # answers that nobody has waited for
         self.pid = os.fork()
         if not self.pid:
             self._link.close()
@@ -64,8 +65,7 @@ class Nursery:
 
     def forget(self, pid: int) -> None:
         """As `end`, without waiting for it."""
-        self._tell("end", pid)
-        self._owed += 1
+        self._tell("forget", pid)
 
     def prepare(self, plugins: Sequence[str], modules: Sequence[str] = ()) -> None:
         """Find `plugins` and import library `modules`, so that no child has to."""
@@ -89,13 +89,10 @@ class Nursery:
 
     def _told(self, *words: object) -> list[Any]:
         self._tell(*words)
-        answer = None
-        for _ in range(self._owed + 1):  # the last is the answer
-            try:
-                answer = self._link.receive(_PATIENCE)
-            except (EOFError, OSError):
-                raise NurseryLost from None
-        self._owed = 0
+        try:
+            answer = self._link.receive(_PATIENCE)
+        except (EOFError, OSError):
+            raise NurseryLost from None
         if answer is None:
             raise NurseryLost
         found: list[Any] = json.loads(answer)
@@ -124,14 +121,25 @@ class _Keeper:
         pid, link = self._spare or self._fork()
         self._link.send(json.dumps([pid]).encode(), [link.fileno()])
         link.close()
+        end_all(spared={pid})  # what the children before have left behind
         self._spare = self._fork()
 
     def _end(self, pid: int) -> None:
+        self._kill(pid)
+        _, status = os.waitpid(pid, 0)
+        end_all(spared={self._spare[0]} if self._spare else ())
+        self._link.send(json.dumps([os.waitstatus_to_exitcode(status)]).encode())
+
+    def _forget(self, pid: int) -> None:
+        self._kill(pid)
+        # What is left of it is cleared away when the next child has begun, if that is asked for now.
+        if not select.select([self._link], [], [], _SOON)[0]:
+            end_all(spared={self._spare[0]} if self._spare else ())
+
+    @staticmethod
+    def _kill(pid: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
-        end_all(spared=self._spare[0] if self._spare else None)
-        self._link.send(json.dumps([os.waitstatus_to_exitcode(status)]).encode())
 
     def _prepare(self, plugins: Sequence[str], modules: Sequence[str]) -> None:
         if self._spare is not None:
@@ -184,10 +192,10 @@ def _run(body: Callable[[], None]) -> None:
         os._exit(code & 255)
 
 
-def end_all(spared: int | None = None) -> None:
-    """End every child of this process but one, and theirs that come to it."""
+def end_all(spared: Collection[int] = ()) -> None:
+    """End every child of this process but those `spared`, and theirs that come to it."""
     for _ in range(_ROUNDS):
-        left = [child for child in _children() if child != spared]
+        left = [child for child in _children() if child not in spared]
         for child in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(child, signal.SIGKILL)
