@@ -186,6 +186,10 @@ class Triple:
             self._sources[key] = make()
         return self._sources[key]  # type: ignore[no-any-return]
 
+    def of_image(self, name: str, key: Any, make: Callable[[], T]) -> T:
+        """`cached` of what depends on the fused image, `of_sources` of what depends on one source alone."""
+        return (self.cached if name == "fused" else self.of_sources)(key, make)
+
     def shared_with(self, key: Any) -> Shared | None:
         """The `sources` of a triple that is made of this one in the way that `key` names."""
         return None if self._sources is None else self._sources.setdefault(("part", key), {})

@@ -35,11 +35,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _OPS(x.contiguous(), weight.contiguous(), bias, "none", [], "")  # type: ignore[no-any-return]
 
 
+def _runs_here(x: Tensor) -> bool:
+    """True on a CPU without gradients, which `linear` and `conv2d` are for."""
+    return x.device.type == "cpu" and not torch.is_grad_enabled()
+
+
 class Linear(nn.Linear):
     """A layer that calls `linear` where it can."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or torch.is_grad_enabled():
+        if not _runs_here(x):
             return super().forward(x)
         return linear(x, self.weight, self.bias)
 
@@ -52,7 +57,7 @@ class Pointwise(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H, W)."""
-        if x.device.type != "cpu" or torch.is_grad_enabled():
+        if not _runs_here(x):
             return super().forward(x)
         return conv2d(x, self.weight, self.bias)
 

@@ -49,9 +49,10 @@ def gradients(t: Triple, name: str, mode: str | None = None) -> list[Tensor]:
     """
     border = mode or ("constant" if t.dims == 2 else "replicate")
     image = t.image(name)
-    once = t.cached if name == "fused" else t.of_sources
-    return once(
-        ("sobel", name, border), lambda: [derivative(image, k, t.scale, border) for k in range(t.dims)]
+    return t.of_image(
+        name,
+        ("sobel", name, border),
+        lambda: [derivative(image, k, t.scale, border) for k in range(t.dims)],
     )
 
 
@@ -65,8 +66,7 @@ def norm(parts: Sequence[Tensor]) -> Tensor:
 
 def magnitude(t: Triple, name: str, mode: str | None = None) -> Tensor:
     """Length of `gradients`."""
-    once = t.cached if name == "fused" else t.of_sources
-    return once(("magnitude", name, mode), lambda: norm(gradients(t, name, mode)))
+    return t.of_image(name, ("magnitude", name, mode), lambda: norm(gradients(t, name, mode)))
 
 
 def parallel(t: Triple, source: str, mode: str | None = None) -> Tensor:

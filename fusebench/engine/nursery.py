@@ -127,14 +127,18 @@ class _Keeper:
     def _end(self, pid: int) -> None:
         self._kill(pid)
         _, status = os.waitpid(pid, 0)
-        end_all(spared={self._spare[0]} if self._spare else ())
+        self._clear()
         self._link.send(json.dumps([os.waitstatus_to_exitcode(status)]).encode())
 
     def _forget(self, pid: int) -> None:
         self._kill(pid)
         # What is left of it is cleared away when the next child has begun, if that is asked for now.
         if not select.select([self._link], [], [], _SOON)[0]:
-            end_all(spared={self._spare[0]} if self._spare else ())
+            self._clear()
+
+    def _clear(self) -> None:
+        """End everything but the spare child."""
+        end_all(spared={self._spare[0]} if self._spare else ())
 
     @staticmethod
     def _kill(pid: int) -> None:
