@@ -94,6 +94,7 @@ class TaskRunner:
         self._shared: tuple[str, dict[Any, Any]] = "", {}  # of the case that was scored last
         self._sources: dict[str, str] = {}  # of the metrics that are imported here
         self._background = ThreadPoolExecutor(1, "store")
+        self._storing: list[Future[None]] = []  # of the task at hand
         self._kept: set[tuple[Path, str]] = set()  # folders and contents of what stands beside fused volumes
 
     def run(self, task: Task, load_seconds: float | None = None, memory_mb: float | None = None) -> list[Row]:
@@ -150,31 +151,29 @@ class TaskRunner:
     ) -> None:
         """Fuse, store where that is asked for, and score; what is scored by then stands in `rows`."""
         with self._lent(task, memory_mb) as fuser:
-            stored: list[Future[None]] = []
-            fused = self._fused(task, fuser, timing, stored)
+            self._storing = []
+            fused = self._fused(task, fuser, timing)
             scored: list[Row] = []
             try:
                 for protocol in dict.fromkeys(s.protocol for s in wanted):
                     self.stage("score")
                     metrics = [s.metric for s in wanted if s.protocol == protocol]
-                    scored += self._score(task, protocol, metrics, fused, fuser, timing, stored)
+                    scored += self._score(task, protocol, metrics, fused, fuser, timing)
             finally:
-                if stored:
+                if self._storing:
                     self.stage("store")
-                for one in stored:
+                for one in self._storing:
                     one.result()  # a full disk is said in every row
                 rows += scored
 
     # -- fusing ----------------------------------------------------------------------------------
 
-    def _fused(
-        self, task: Task, fuser: GetFuser, timing: dict[str, Any], stored: list[Future[None]]
-    ) -> Image:
+    def _fused(self, task: Task, fuser: GetFuser, timing: dict[str, Any]) -> Image:
         """Read the fused volume that is there under the same key, else make it and begin to store it."""
         if task.image:
             fused = fused_image(task)
             if task.save:
-                self._store(stored, task, save_fused, fused, task.case, {})
+                self._store(task, save_fused, fused, task.case, {})
             return fused
         found = read_stored(Path(task.fused_path), task.fuse_key) if task.reuse else None
         if found is not None:
@@ -190,12 +189,10 @@ class TaskRunner:
         timing["memory_mb"], timing["gpu_memory_mb"] = cost.memory_mb, cost.gpu_memory_mb
         if task.save:
             made = {k: v for k, v in timing.items() if k != "load_seconds"}
-            self._store(stored, task, save_fused, fused, case, made)
+            self._store(task, save_fused, fused, case, made)
         return fused
 
-    def _store(
-        self, stored: list[Future[None]], task: Task, save: Callable[..., None], *images: object
-    ) -> None:
+    def _store(self, task: Task, save: Callable[..., None], *images: object) -> None:
         """Begin to store: packing takes as long as a fast method, and goes on while something is scored.
 
         Sources are stored, or what is there is checked, once here for all methods.
@@ -206,7 +203,7 @@ class TaskRunner:
             save(task, *images, sources=beside not in self._kept)
             self._kept.add(beside)
 
-        stored.append(self._background.submit(run))
+        self._storing.append(self._background.submit(run))
 
     @contextlib.contextmanager
     def _lent(self, task: Task, memory_mb: float | None) -> Iterator[GetFuser]:
@@ -249,7 +246,6 @@ class TaskRunner:
         fused: Image,
         fuser: GetFuser,
         timing: Mapping[str, Any],
-        stored: list[Future[None]],
     ) -> list[Row]:
         plugins = find_plugins(task.plugins)
         names = [MetricId.parse(m).name for m in metrics]
@@ -259,7 +255,7 @@ class TaskRunner:
         for name in names:
             if name not in self._sources:
                 self._sources[name] = metric_source(plugins, name)  # as it was imported just now
-        truth = self._truth(task, found, fused, fuser, stored)
+        truth = self._truth(task, found, fused, fuser)
         begin = time.perf_counter()  # fusing the twin is no part of scoring
         scene = ScoredImages.of(task.case, fused, task.device, self._shared_of(task.case))
 
@@ -292,14 +288,7 @@ class TaskRunner:
             rows.append(task.row(score, **outcome, **timing, score_seconds=seconds))
         return rows
 
-    def _truth(
-        self,
-        task: Task,
-        metrics: list[Metric],
-        fused: Image,
-        fuser: GetFuser,
-        stored: list[Future[None]],
-    ) -> Truth:
+    def _truth(self, task: Task, metrics: list[Metric], fused: Image, fuser: GetFuser) -> Truth:
         """Extras that metrics get besides the images: ground truth, the fused twin, findings."""
         infos = [metric.info for metric in metrics]
         readers = [metric for metric in metrics if metric.info.needs_trial]
@@ -308,7 +297,7 @@ class TaskRunner:
             trial = self._set_up(readers[0], task.case, bundled=bundled)
             with_ = None
             if any(info.needs_findings for info in infos):
-                with_ = self._fused_with(task, trial, fused, fuser, stored)
+                with_ = self._fused_with(task, trial, fused, fuser)
             return {TRIAL: trial, FUSED_WITH: with_}
         if not any(info.needs_truth for info in infos):
             return None
@@ -338,16 +327,14 @@ class TaskRunner:
                 self._trial = key, reader.trial(case)
         return self._trial[1]
 
-    def _fused_with(
-        self, task: Task, trial: Trial, fused: Image, fuser: GetFuser, stored: list[Future[None]]
-    ) -> Image | None:
+    def _fused_with(self, task: Task, trial: Trial, fused: Image, fuser: GetFuser) -> Image | None:
         """Fuse the sources with findings; None where files do not have it."""
         if task.image:
             return None if task.image_with in ("", MISSING) else fused_image(task, findings=True)
         with_ = fuse_again(fuser(), task.case, (trial.a_with, trial.b_with), fused, task.seed)
         self.stage("score")
         if task.save:
-            self._store(stored, task, save_findings, trial, with_)
+            self._store(task, save_findings, trial, with_)
         return with_
 
 
