@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -69,7 +70,7 @@ class LocalPool:
             the process that was to answer died or took too long.
         """
         if not self.workers:
-            return question
+            return partial(_answer_here, question)
         asked = {worker.ask(question, seconds): worker for worker in self.workers}
 
         def answer() -> T:
@@ -131,6 +132,14 @@ class LocalPool:
         finally:
             stopped.set()
             self.stop()
+
+
+def _answer_here(question: Callable[[], T]) -> T:
+    """Answer in this process, which is the user's: what the import of a plugin changes in it is put back."""
+    from .world import World
+
+    with World().kept():
+        return question()
 
 
 def run_here(tasks: Iterable[Task], pace: Pace) -> Iterator[Result]:

@@ -64,6 +64,32 @@ def test_methods_that_share_a_process_leave_it_as_it_was(bench: Bench, tmp_path:
         assert table.value[method].to_dict() == table.value["average"].to_dict()
 
 
+AT_IMPORT = """
+import os, sys, torch
+from fusebench.method import Method, MethodInfo
+
+os.environ["LEFT_BEHIND"] = "1"
+sys.excepthook = print
+torch.set_default_dtype(torch.float64)
+
+class AtImport(Method):
+    info = MethodInfo(name="at-import", summary="changes settings when it is imported")
+
+    def fuse(self, a, b):
+        return (a + b) / 2
+"""
+
+
+def test_what_the_import_of_a_plugin_changes_is_put_back_in_the_users_process(
+    bench: Bench, tmp_path: Path
+) -> None:
+    (tmp_path / "at_import.py").write_text(AT_IMPORT)
+    before = read_settings()
+    common = ("--metrics", "psnr", "--cases", "1", "--data-option", "size=16", "--jobs", "0")
+    assert bench("--methods", "at-import,average", "--plugin", str(tmp_path / "at_import.py"), *common) == 0
+    assert read_settings() == before
+
+
 CHANGES = """
 from functools import partial
 import numpy as np, torch
