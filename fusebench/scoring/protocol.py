@@ -180,7 +180,9 @@ def evaluate_case(
         why = "reads a second fusion: fusebench.run(...)" if found else "is not known"
         raise InputError(f"protocol {protocol!r} {why}; a fused image is scored by {known}")
     registry = plugins.metrics if plugins else metric_registry()
-    asked = ranking_set(registry) if metrics is None else as_list(metrics)
+    asked = (found.fixed or ranking_set(registry)) if metrics is None else as_list(metrics)
+    if found.fixed and (other := [m for m in asked if m not in found.fixed]):
+        raise InputError(f"protocol {protocol!r} scores {', '.join(found.fixed)}, not {', '.join(other)}")
     infos = metric_infos(registry, asked).values()
     if truth is None and isinstance(case, Case) and any(info.needs_truth for info in infos):
         truth = case.truth
@@ -195,7 +197,7 @@ def evaluate_case(
     if image.shape not in (shape, shape[1:] if shape[0] == 1 else shape):
         raise InputError(f"the fused image has shape {image.shape} but the case has {shape}")
     images = ScoredImages.of(case, image.reshape(shape))
-    return found.score(images, found.fixed or asked, truth, plugins)
+    return found.score(images, asked, truth, plugins)
 
 
 def default_protocols(metrics: Sequence[str], names: Sequence[str] = ()) -> tuple[str, ...]:

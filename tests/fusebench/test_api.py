@@ -62,6 +62,9 @@ def test_values_are_those_of_fusing_and_scoring_by_hand(made: fusebench.Run) -> 
     assert list(fusebench.evaluate(case, fused, protocol="paper")) == [
         "psnr@paper", "ssim@torchmetrics", "nmi@dc2fusion", "mi@dc2fusion",
     ]  # fmt: skip
+    assert list(fusebench.evaluate(case, fused, ["mi@dc2fusion"], protocol="paper")) == ["mi@dc2fusion"]
+    with pytest.raises(InputError, match=r"'paper' scores psnr@paper, .* not ssim, vif"):
+        fusebench.evaluate(case, fused, "psnr@paper,ssim,vif", protocol="paper")
 
 
 def test_a_case_is_scored_with_its_ground_truth_and_reference() -> None:
