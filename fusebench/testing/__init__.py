@@ -16,7 +16,8 @@ an argument, or an attribute of the plugin.
 
 from ._kit import Check, CheckFailed, Outcome, check_plugin, parametrize_with_checks
 from .datasets import DATASET_CHECKS, DatasetSubject, check_dataset
-from .methods import METHOD_CHECKS, MethodSubject, check_method
+from .method_subject import MethodSubject
+from .methods import METHOD_CHECKS, check_method
 from .metrics import METRIC_CHECKS, MetricSubject, check_metric, degradation_trends
 
 __all__ = [

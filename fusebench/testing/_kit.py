@@ -256,7 +256,7 @@ def subject_of(plugin: Any, expected: ExpectedFailures | None, kind: str) -> Sub
     from ..method import MethodInfo
     from ..metric import MetricInfo
     from .datasets import DatasetSubject
-    from .methods import MethodSubject
+    from .method_subject import MethodSubject
     from .metrics import MetricSubject
 
     info = getattr(plugin, "info", None)
