@@ -257,7 +257,7 @@ def subject_of(plugin: Any, expected: ExpectedFailures | None, kind: str) -> Sub
     from ..metric import MetricInfo
     from .datasets import DatasetSubject
     from .method_subject import MethodSubject
-    from .metrics import MetricSubject
+    from .metric_subject import MetricSubject
 
     info = getattr(plugin, "info", None)
     kinds: dict[str, tuple[type, type[Subject]]] = {
