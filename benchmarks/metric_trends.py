@@ -22,8 +22,9 @@ import numpy as np
 from fusebench.errors import FuseBenchError
 from fusebench.plugins import find_plugins
 from fusebench.testing import MetricSubject
+from fusebench.testing.degradations import DEGRADATIONS
 from fusebench.testing.images import head
-from fusebench.testing.metrics import DEGRADATIONS, SIZE
+from fusebench.testing.metric_subject import SIZE
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 GRADES = (0.25, 0.5, 1.0)

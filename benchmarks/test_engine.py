@@ -23,7 +23,8 @@ from fusebench.engine.spec import Choice, method_specs
 from fusebench.plugins import find_plugins
 from fusebench.scoring.select import metric_infos
 from fusebench.store.folder import RunFolder
-from fusebench.store.rows import Row, RunStore
+from fusebench.store.rows import Row
+from fusebench.store.run_store import RunStore
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGINS = (str(ROOT / "tests" / "fusebench" / "engine_plugins.py"),)

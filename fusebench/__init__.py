@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         list_metrics,
     )
     from .scoring.evaluate import evaluate
-    from .store.rows import read_rows
+    from .store.read_rows import read_rows
 
 __version__ = "0.1.0"
 
@@ -56,7 +56,7 @@ _PUBLIC = {
     "fuse": "api",
     "load_case": "api",
     "load_run": "api",
-    "read_rows": "store.rows",
+    "read_rows": "store.read_rows",
     "run": "api",
     "show": "notebook",
 }

@@ -52,7 +52,7 @@ class Run:
         """Newest row of every method, case, protocol and metric."""
         if self._outcome is not None:
             return self._outcome.table
-        from .store.rows import read_rows
+        from .store.read_rows import read_rows
 
         return read_rows(self.folder)
 

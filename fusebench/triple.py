@@ -8,21 +8,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from .arrays import plain, region
+from .arrays import region
 from .errors import InputError
+from .levels import planes_of, stack_levels
 
 T = TypeVar("T")
 Shared = dict[Any, Any]
 
 _NAMES = ("a", "b", "fused")
 
-# Networks overshoot [0, 1] by rounding; more than this is a wrong range.
-_SLACK = 1e-4
-# A float32 k/255 comes back as k plus at most 2e-5: it is put on k, so that uint8 and float inputs agree.
-_SNAP = 5e-5
 # Images that are smaller than this never fill the memory.
 _SMALL = 1 << 20
 # `Triple.trim` keeps so many bytes, or so many maps of the size of an image.
@@ -109,7 +105,7 @@ class Triple:
         InputError
             See `fusebench.metric.Metric.__call__`.
         """
-        planes = _arrays({"a": a, "b": b, "fused": fused})
+        planes = planes_of({"a": a, "b": b, "fused": fused})
         shape = tuple(planes["a"].shape)
         for name, plane in planes.items():
             if tuple(plane.shape) != shape:
@@ -121,7 +117,7 @@ class Triple:
             raise InputError(f"images of shape {shape} cannot be scored; the shape is {wanted}")
         flat = batch or len(shape) == 2 or shape[0] == 1
         view = shape if len(shape) == 3 and flat else (1, *shape)
-        given = _stack(planes, torch.float64 if flat else torch.float32).view(3, *view)
+        given = stack_levels(planes, torch.float64 if flat else torch.float32).view(3, *view)
         if sources is not None:
             small = given[0].numel() <= _SHARED
             sources = sources.setdefault(given.dtype, {}) if small else None
@@ -355,64 +351,6 @@ def _size(x: Any, seen: set[int]) -> int:
     elif hasattr(x, "__dict__"):
         x = list(vars(x).values())
     return sum(_size(v, seen) for v in x) if isinstance(x, list | tuple) else 0
-
-
-Plane = NDArray[Any] | Tensor
-
-
-def _arrays(given: Mapping[str, Any]) -> dict[str, Plane]:
-    """NumPy arrays, whose calls cost less on small images; tensors where one lies on another device."""
-    devices = (x.device for x in given.values() if isinstance(x, Tensor))
-    device = next((d for d in devices if d.type != "cpu"), None)
-    if device is None:
-        return {name: plain(x, name) for name, x in given.items()}
-    return {
-        name: (x.detach() if isinstance(x, Tensor) else torch.tensor(plain(x, name))).to(device)
-        for name, x in given.items()
-    }
-
-
-def _checked(x: Plane, name: str) -> tuple[Plane, bool]:
-    """The image, as bytes where all its 8-bit levels are whole, and whether they are."""
-    if x.dtype == (torch.uint8 if isinstance(x, Tensor) else np.uint8):
-        return x, True
-    kind = str(x.dtype).removeprefix("torch.")
-    if "float" not in kind:
-        raise InputError(f"{name} is {kind}; give uint8, or floats scaled to [0, 1]")
-    low, high = float(x.min()), float(x.max())
-    # NaN compares false with everything, so this refuses it as well.
-    if not (low >= -_SLACK and high <= 1 + _SLACK):
-        if np.isfinite(low) and np.isfinite(high):
-            raise InputError(
-                f"{name} has values from {low:.4g} to {high:.4g}, expected [0, 1]; "
-                "scale it, or give 8-bit data as uint8"
-            )
-        raise InputError(f"{name} has values that are not finite; replace NaN and inf first")
-    levels = x * 255
-    rest = levels - levels.round()
-    if not max(float(rest.max()), -float(rest.min())) < _SNAP:
-        return x, False
-    levels -= rest
-    return (levels.to(torch.uint8) if isinstance(levels, Tensor) else levels.astype(np.uint8)), True
-
-
-def _scaled(x: Plane, dtype: torch.dtype) -> Tensor:
-    """A checked image on the 8-bit scale, floating."""
-    x = x if isinstance(x, Tensor) else torch.tensor(x)
-    if x.dtype == torch.uint8:
-        return x.to(dtype)
-    out = x.to(dtype, copy=True).mul_(255).clamp_(0, 255)
-    levels = out.round()
-    return torch.where((out - levels).abs_() < _SNAP, levels, out)
-
-
-def _stack(planes: Mapping[str, Plane], dtype: torch.dtype) -> Tensor:
-    """Checked images on the 8-bit scale as one tensor: bytes, or `dtype` where one is not whole."""
-    checked = [_checked(x, name) for name, x in planes.items()]
-    if not all(whole for _, whole in checked):
-        return torch.stack([_scaled(x, dtype) for x, _ in checked])
-    images: Any = [x for x, _ in checked]
-    return torch.stack(images) if isinstance(images[0], Tensor) else torch.from_numpy(np.array(images))
 
 
 def _region(mask: Any, shape: tuple[int, ...]) -> Tensor:

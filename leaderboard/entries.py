@@ -21,7 +21,8 @@ from typing import Any
 from fusebench.engine.manifest import read_manifest
 from fusebench.errors import InputError
 from fusebench.names import check_name, check_text
-from fusebench.store.rows import Row, read_log
+from fusebench.store.read_rows import read_log
+from fusebench.store.rows import Row
 
 SCHEMA = 1
 # Cases whose fused volumes an entry holds.

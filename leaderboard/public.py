@@ -17,7 +17,8 @@ from fusebench.errors import InputError
 from fusebench.files import write_text
 from fusebench.metric import MetricId
 from fusebench.plugins import Plugins, find_plugins
-from fusebench.store.rows import Row, as_table, read_log
+from fusebench.store.read_rows import read_log
+from fusebench.store.rows import Row, as_table
 from fusebench.text import csv_value, plural
 
 from .board import Board

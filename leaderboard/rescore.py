@@ -26,6 +26,7 @@ from fusebench.metric import MetricId, MetricInfo
 from fusebench.plugins import Plugins, find_plugins
 from fusebench.scoring.protocol import PROTOCOLS, READERS
 from fusebench.store.keys import fuse_key, libraries, score_key, scoring_key
+from fusebench.store.read_rows import read_log
 from fusebench.store.rows import Row
 
 from .board import known_by_files
@@ -232,8 +233,6 @@ def _score_again(
     entry: Entry, cases: Mapping[str, Case], plugins: Plugins
 ) -> dict[tuple[str, str, str], Row]:
     """Rows of the chosen cases, made anew from the entry's volumes."""
-    from fusebench.store.rows import read_log
-
     chosen = chosen_cases(entry.about.name, list(cases))
     ids = list(dict.fromkeys(r.metric for r in entry.rows))
     protocols = tuple(dict.fromkeys(r.protocol for r in entry.rows))

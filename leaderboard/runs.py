@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from fusebench.engine.manifest import protocol_order, read_manifest
 from fusebench.errors import InputError
-from fusebench.store.rows import IDENTITY, read_rows
+from fusebench.store.read_rows import read_rows
+from fusebench.store.rows import IDENTITY
 
 # Where a file of a history store keeps the manifest.
 METADATA = b"fusebench"

@@ -11,7 +11,8 @@ from fusebench.engine.manifest import read_manifest
 from fusebench.errors import InputError
 from fusebench.plugins import find_plugins
 from fusebench.store.folder import RunFolder
-from fusebench.store.rows import Row, read_log
+from fusebench.store.read_rows import read_log
+from fusebench.store.rows import Row
 
 from .board import known_by_files
 from .entries import About, Entry, checked, chosen_cases, read_entry, write_entry

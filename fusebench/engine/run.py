@@ -20,7 +20,9 @@ from ..names import check_file_name
 from ..plugins import Plugins, find_plugins, require_plugins
 from ..scoring.protocol import PROTOCOLS, default_protocols, require_scored
 from ..store.folder import RunFolder
-from ..store.rows import IDENTITY, Row, RunStore, as_table
+from ..store.read_rows import read_log
+from ..store.rows import IDENTITY, Row, as_table
+from ..store.run_store import RunStore
 from ..text import printable
 from .current import Outdated, method_source
 from .data import check_split, dataset_facts, left_out, open_dataset, split_cases
@@ -90,8 +92,6 @@ class Planned:
 
     def stored_rows(self) -> list[Row]:
         """Rows of earlier runs into the folder."""
-        from ..store.rows import read_log
-
         return read_log(self.folder.path) if self.folder.rows.exists() else []
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # Core files that decide what comes of a method's answer, and of a fused volume's score.
 CONTRACT = ("method.py", "engine/fusing.py")
-SCORING = ("metric.py", "triple.py", "scoring/evaluate.py", "scoring/protocol.py")
+SCORING = ("metric.py", "triple.py", "levels.py", "scoring/evaluate.py", "scoring/protocol.py")
 
 
 # Files and what tells that they were written to.

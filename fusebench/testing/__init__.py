@@ -16,8 +16,11 @@ an argument, or an attribute of the plugin.
 
 from ._kit import Check, CheckFailed, Outcome, check_plugin, parametrize_with_checks
 from .datasets import DATASET_CHECKS, DatasetSubject, check_dataset
-from .methods import METHOD_CHECKS, MethodSubject, check_method
-from .metrics import METRIC_CHECKS, MetricSubject, check_metric, degradation_trends
+from .degradations import degradation_trends
+from .method_subject import MethodSubject
+from .methods import METHOD_CHECKS, check_method
+from .metric_subject import MetricSubject
+from .metrics import METRIC_CHECKS, check_metric
 
 __all__ = [
     "DATASET_CHECKS",

@@ -256,8 +256,8 @@ def subject_of(plugin: Any, expected: ExpectedFailures | None, kind: str) -> Sub
     from ..method import MethodInfo
     from ..metric import MetricInfo
     from .datasets import DatasetSubject
-    from .methods import MethodSubject
-    from .metrics import MetricSubject
+    from .method_subject import MethodSubject
+    from .metric_subject import MetricSubject
 
     info = getattr(plugin, "info", None)
     kinds: dict[str, tuple[type, type[Subject]]] = {

@@ -4,150 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-from scipy import ndimage
 
 from ..errors import InputError, Undefined
-from ..metric import Metric, MetricId, MetricInfo
-from ..plugins import create_dataset
+from ..metric import Metric, MetricId
 from ..text import describe
 from ..triple import Triple
-from ._kit import Check, CheckFailed, ExpectedFailures, NotApplicable, Outcome, Subject, check, check_plugin
+from ._kit import Check, CheckFailed, ExpectedFailures, NotApplicable, Outcome, check, check_plugin
+from .degradations import DEGRADATIONS, degradation_trends, degraded
 from .images import Image, Mask, head
+from .metric_subject import SIZE, MetricSubject
 
 FAMILIES = ("fidelity", "structure", "information", "gradient", "perception", "task", "consistency")
-SIZE = (72, 64)
-SLICES = 16  # of a metric that is defined in volumes only
 VOLUME = (12, 36, 32)
 EDGE = 20  # no local filter of a 2D metric at its finest scale reaches this far
-
-Degrade = Callable[[Image, float], Image]
-
-
-def _noise(f: Image, grade: float) -> Image:
-    grain = np.random.default_rng(7).normal(scale=0.2 * grade, size=f.shape)
-    return f + grain.astype(np.float32)
-
-
-def _blur(f: Image, grade: float) -> Image:
-    return np.asarray(ndimage.gaussian_filter(f, [3.0 * grade if n > 1 else 0 for n in f.shape]), np.float32)
-
-
-def _contrast(f: Image, grade: float) -> Image:
-    return np.asarray(f + grade * 0.8 * (f.mean() - f), np.float32)
-
-
-def _shift(f: Image, grade: float) -> Image:
-    return np.roll(f, round(6 * grade), axis=-1)
-
-
-DEGRADATIONS: Mapping[str, Degrade] = {
-    "noise": _noise,
-    "blur": _blur,
-    "contrast loss": _contrast,
-    "shift": _shift,
-}
-
-
-class MetricSubject(Subject):
-    """A metric under test, or its registered name."""
-
-    kind = "metric"
-
-    @property
-    def info(self) -> MetricInfo:
-        info: MetricInfo = self.plugin.info
-        return info
-
-    @property
-    def size(self) -> tuple[int, ...]:
-        """Shape of the images: a slice, or a few slices where the definition is 3D only."""
-        return SIZE if 2 in self.info.dims else (SLICES, *SIZE)
-
-    @cached_property
-    def images(self) -> tuple[Image, Image, Mask, Mapping[str, Any] | None]:
-        """Sources, foreground and, for a task metric, the ground truth."""
-        if self.info.of_images:
-            return (*head(self.size), None)
-        # A reader wants places for findings, and tissue that can be told from tissue.
-        size = 64 if self.info.needs_trial else 32
-        case = next(c for c in create_dataset("phantom", size=size).cases() if c.meta.get("lesion"))
-        truth = dict(case.truth or {})
-        if self.info.needs_trial:
-            if self.plugin.trial is None:
-                raise CheckFailed("needs_trial without a trial; give @metric(..., trial=function of a case)")
-            truth["trial"] = self.plugin.trial(case)
-        return case.a.data, case.b.data, case.mask, truth
-
-    def fuse(self, a: Image, b: Image) -> Image:
-        """A fair fusion: the mean; for task metrics closer to the MRI, as a mean cancels tissue contrast."""
-        share = 0.5 if self.images[3] is None else 0.8
-        return np.asarray(share * a + (1 - share) * b, np.float32)
-
-    @property
-    def fused(self) -> Image:
-        return self.fuse(*self.images[:2])
-
-    def value(self, a: Any, b: Any, fused: Any, **options: Any) -> float:
-        """The metric; ground truth is added where it needs one."""
-        if self.images[3] is not None and "truth" not in options:
-            options["truth"] = self._truth(lambda a, b, f: f)
-        return float(self.plugin(a, b, fused, **options))
-
-    def judged(self, change: Callable[[Image, Image, Image], Image]) -> float:
-        """Value of ``change(a, b, fair fusion)``; the same is done to the other images of the case."""
-        a, b, mask, truth = self.images
-        options: dict[str, Any] = {} if truth is None else {"truth": self._truth(change)}
-        return self.value(a, b, change(a, b, self.fused), mask=mask, **options)
-
-    def _truth(self, change: Callable[[Image, Image, Image], Image]) -> Mapping[str, Any]:
-        """Ground truth with what ``change(a, b, fair fusion)`` makes of the twin, or of the trial."""
-        truth = self.images[3] or {}
-        trial = truth.get("trial")
-        name = "fused_with" if trial else "fused_twin"
-        pair = (trial.a_with, trial.b_with) if trial else (truth["mri_twin"], truth["pet_twin"])
-        return {**truth, name: change(*pair, self.fuse(*pair))}
-
-    def goodness(self, value: float) -> float:
-        """`value` turned so that more is better."""
-        if self.info.direction == "zero":
-            return -abs(value)
-        return -value if self.info.direction == "lower" else value
-
-    def same(self, x: float, y: float, rtol: float = 1e-6) -> bool:
-        return x == y or math.isclose(x, y, rel_tol=rtol, abs_tol=rtol * 0.1)
-
-
-def degradation_trends(
-    metric: Any, grades: Sequence[float] = (0.25, 0.5, 1.0)
-) -> dict[str, tuple[float, ...]]:
-    """Values of a metric as a fair fusion gets worse: what it rewards and what it does not see.
-
-    Parameters
-    ----------
-    metric : Metric or str
-    grades : sequence of float
-        Strengths, 1 the strongest.
-
-    Returns
-    -------
-    dict
-        Degradation ("noise", "blur", "contrast loss", "shift") to values: of the mean of both sources, then
-        of each grade of the degradation.
-    """
-    s = metric if isinstance(metric, MetricSubject) else MetricSubject(metric)
-    start = s.judged(lambda a, b, f: f)
-    return {
-        name: (start, *(s.judged(partial(_degraded, degrade, g)) for g in grades))
-        for name, degrade in DEGRADATIONS.items()
-    }
-
-
-def _degraded(degrade: Degrade, grade: float, a: Image, b: Image, fused: Image) -> Image:
-    return np.asarray(np.clip(degrade(fused, grade), 0, 1), np.float32)
 
 
 # -- facts ---------------------------------------------------------------------------------------
@@ -244,7 +117,7 @@ def range_true(s: MetricSubject) -> None:
         "b": lambda a, b, f: b,
         "the negative": lambda a, b, f: np.asarray(1 - f, np.float32),
         "noise": lambda a, b, f: np.random.default_rng(4).random(f.shape, np.float32),
-        **{n: partial(_degraded, d, 1.0) for n, d in DEGRADATIONS.items()},
+        **{n: partial(degraded, d, 1.0) for n, d in DEGRADATIONS.items()},
     }
     for name, change in candidates.items():
         value = s.judged(change)

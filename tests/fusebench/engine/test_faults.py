@@ -19,7 +19,7 @@ from fusebench.cli import main
 from fusebench.files import file_sha256
 from fusebench.store.cache import cache_dir, cached_arrays
 from fusebench.store.keys import remembered_sha256
-from fusebench.store.rows import read_log
+from fusebench.store.read_rows import read_log
 
 from ..conftest import Bench
 
@@ -46,7 +46,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Fault | None]
     """Plant a fault where files are opened for writing, moved into place, and appended to."""
     import pyarrow.parquet as pq
 
-    from fusebench.store.rows import RunStore
+    from fusebench.store.run_store import RunStore
 
     current: list[Fault | None] = [None]
     opens, replaces, writes, appends = io.open, os.replace, pq.write_table, RunStore.append

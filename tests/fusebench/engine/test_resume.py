@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 import fusebench
-from fusebench.store.rows import RunStore
+from fusebench.store.run_store import RunStore
 
 from ..conftest import PLUGINS, Bench
 from ..engine_plugins import load

@@ -1,25 +1,19 @@
-"""The store: append, lock, torn lines, schema, consolidation."""
+"""The store of a run: append, lock, torn lines, consolidation, files of others."""
 
 from __future__ import annotations
 
-import json
-import os
 import resource
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from fusebench.errors import InputError
-from fusebench.store.rows import COLUMNS, MOST_ROWS, Row, RunStore, read_log, read_rows
+from fusebench.store.read_rows import read_log, read_rows
+from fusebench.store.rows import COLUMNS
+from fusebench.store.run_store import RunStore
 
-
-def row(case: str = "c1", value: float | None = 1.5, key: str = "k", **changes: object) -> Row:
-    given = {"run": "r", "key": key, "method": "m", "dataset": "d", "case": case, "group": "g"}
-    return Row(**{**given, "protocol": "volume", "metric": "psnr", "value": value, **changes})  # type: ignore[arg-type]
+from .made_rows import row
 
 
 def test_rows_are_on_disk_as_soon_as_they_are_appended(tmp_path: Path) -> None:
@@ -61,21 +55,6 @@ def test_second_run_on_a_folder_is_refused(tmp_path: Path) -> None:
         RunStore(tmp_path)
     with RunStore(tmp_path):
         pass
-
-
-def test_foreign_schema_and_garbage_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps({"schema": 99}) + "\n")
-    with pytest.raises(InputError, match="line 1: written by another version"):
-        read_log(tmp_path)
-    path.write_text("no json\n" + json.dumps({"schema": 1}) + "\n")
-    with pytest.raises(InputError, match="line 1: not JSON"):
-        read_log(tmp_path)
-
-
-def test_folder_without_rows(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"is .* a run folder"):
-        read_log(tmp_path / "absent")
 
 
 def test_out_that_is_a_file(tmp_path: Path) -> None:
@@ -127,13 +106,6 @@ def test_rows_of_other_data_stay_out_of_the_table_but_are_kept(tmp_path: Path) -
     assert list(read_rows(tmp_path).method) == ["new", "silent"]
 
 
-def test_a_store_without_fingerprints_is_read(tmp_path: Path) -> None:
-    record = {"schema": 1, **row().as_dict()}
-    del record["fingerprint"]
-    (tmp_path / "rows.jsonl").write_text(json.dumps(record) + "\n")
-    assert read_log(tmp_path) == [row()]
-
-
 def test_rows_that_fit_in_part_are_not_stored_in_part(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     with RunStore(tmp_path) as store:
@@ -151,44 +123,6 @@ def test_rows_that_fit_in_part_are_not_stored_in_part(tmp_path: Path) -> None:
     assert [r.case for r in read_log(tmp_path)] == ["c1", "c5"]
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "[1]",
-        "12",
-        "null",
-        '{"schema": 1}',
-        '{"schema": 1, "run": "r"}',
-        "[" * 100_000,
-        json.dumps({"schema": 1, **row().as_dict(), "new": 1}),
-        json.dumps({"schema": 1, **row().as_dict(), "value": "abc"}),
-        json.dumps({"schema": 1, **row().as_dict(), "value": True}),
-        json.dumps({"schema": 1, **row().as_dict(), "value": 10**400}),
-        json.dumps({"schema": 1, **row().as_dict(), "dataset": "../.."}),
-        json.dumps({"schema": 1, **row().as_dict(), "case": ".."}),
-        json.dumps({"schema": 1, **row().as_dict(), "method": {}}),
-        json.dumps({"schema": 1, **row().as_dict(), "seed": 1.5}),
-        json.dumps({"schema": 1, **row().as_dict(), "status": "fine"}),
-        '{"schema": 1, "run": "' + "x" * (1 << 21),
-    ],
-)
-def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str) -> None:
-    good = json.dumps({"schema": 1, **row().as_dict()})
-    (tmp_path / "rows.jsonl").write_text(f"{good}\n{line}\n")
-    with pytest.raises(InputError, match=r"rows.jsonl, line 2: .*; (delete the line|use another --out)"):
-        read_log(tmp_path)
-
-
-def test_what_a_row_says_steers_no_terminal(tmp_path: Path) -> None:
-    record = {"schema": 1, **row(reason="\x1b[2J\ud800").as_dict()}
-    (tmp_path / "rows.jsonl").write_text(json.dumps(record) + "\n")
-    [found] = read_log(tmp_path)
-    assert found.reason == "\\x1b[2J\\ud800"
-    with RunStore(tmp_path) as store:
-        store.consolidate()
-    assert list(read_rows(tmp_path).reason) == [found.reason]
-
-
 def test_formulas_are_text_in_the_table_for_spreadsheets(tmp_path: Path) -> None:
     with RunStore(tmp_path) as store:
         store.append([row(method="=1+1", reason="@sum", value=-1.0)])
@@ -196,23 +130,6 @@ def test_formulas_are_text_in_the_table_for_spreadsheets(tmp_path: Path) -> None
     text = (tmp_path / "rows.csv").read_text()
     assert ",'=1+1," in text and ",'@sum," in text and ",-1.0," in text
     assert list(read_rows(tmp_path).method) == ["=1+1"]
-
-
-def test_the_table_is_trusted_by_what_it_was_made_of_and_not_by_the_clock(tmp_path: Path) -> None:
-    with RunStore(tmp_path) as store:
-        store.append([row(value=1.0), row(method="old", value=2.0)])
-        store.consolidate(lambda r: "gone" if r.method == "old" else "")
-    log, table = tmp_path / "rows.jsonl", tmp_path / "rows.parquet"
-    assert list(read_rows(tmp_path).value) == [1.0]
-    with log.open("a") as handle:  # what an interrupted run leaves, under a clock that was set back
-        handle.write(json.dumps({"schema": 1, **row(value=3.0).as_dict()}) + "\n")
-    os.utime(log, (1, 1))
-    assert list(read_rows(tmp_path).value) == [3.0], "and what was left out stays out"
-    log.write_text(json.dumps({"schema": 1, **row(value=4.0).as_dict()}) + "\n")
-    os.utime(log, (1, 1))
-    assert list(read_rows(tmp_path).value) == [4.0]
-    table.write_bytes(b"PAR1rubbish")
-    assert list(read_rows(tmp_path).value) == [4.0]
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "rows.csv", "leaderboard.md", "rows.jsonl", "fused"])
@@ -233,27 +150,3 @@ def test_links_in_a_run_folder_are_not_followed(tmp_path: Path, name: str) -> No
     with pytest.raises(InputError, match="is a link to another file"):
         RunStore(tmp_path / "run")
     assert (tmp_path / "thesis").read_text() == "years of work"
-
-
-def test_a_table_of_others_is_no_bomb_and_steers_no_terminal(tmp_path: Path) -> None:
-    with RunStore(tmp_path) as store:
-        store.append([row()])
-        store.consolidate()
-    (tmp_path / "rows.jsonl").unlink()
-    path = tmp_path / "rows.parquet"
-    whole = pq.read_table(path)
-    named = whole.set_column(
-        whole.schema.get_field_index("method"),
-        "method",
-        pa.array(["\x1b[2Jowned"]).dictionary_encode(),  # of another type as well
-    )
-    pq.write_table(named.replace_schema_metadata({"fusebench.log.size": "many"}), path)
-    assert list(read_rows(tmp_path)["method"] + "") == ["\\x1b[2Jowned"]
-    pq.write_table(whole.drop_columns(["value"]).append_column("value", pa.array(["high"])), path)
-    with pytest.raises(InputError, match="not readable"):
-        read_rows(tmp_path)
-    many = pa.table({"run": pa.array(np.zeros(MOST_ROWS + 1, np.int8))})
-    pq.write_table(many, path)
-    assert path.stat().st_size < 1 << 16
-    with pytest.raises(InputError, match="at most 5000000 can be read"):
-        read_rows(tmp_path)

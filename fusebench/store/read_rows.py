@@ -1,0 +1,218 @@
+"""Reading rows that may be anybody's: logs, tables and run folders, checked before they are used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from ..errors import InputError
+from ..text import printable
+from .folder import RunFolder
+from .rows import (
+    COLUMNS,
+    IDENTITY,
+    LOG_HASH,
+    LOG_SIZE,
+    SCHEMA,
+    TEXT,
+    Row,
+    Status,
+    as_table,
+    column_type,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd  # only tables need it, and workers make none
+
+MOST_ROWS = 5_000_000  # of a table that is read
+LONGEST_LINE = 1 << 20  # of a log
+_STATUSES = frozenset(get_args(Status))
+_FILES_OF = ("method", "dataset", "case")  # they become folders and files of a run and a report
+_MAY_LACK = {"reason", "fingerprint", "split"}  # what a table made by others may have nothing for
+_COLUMNS = frozenset(COLUMNS)
+_NUMBERS = tuple(c for c in COLUMNS if c not in TEXT and c != "seed")
+
+
+def read_log(folder: Path) -> list[Row]:
+    """Newest row of every identity in a run folder's log; a torn last line is ignored.
+
+    Raises
+    ------
+    InputError
+        No rows there, a line that is no row, or another schema version.
+    """
+    return list(_newest(RunFolder(folder).rows, 0, {}).values())
+
+
+def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Rows that stand as a table, one method, case, protocol and metric a row.
+
+    Parameters
+    ----------
+    path : path
+        A run folder: the rows of its last run, and what was added since.  Or a file of rows: ``rows.jsonl``,
+        ``rows.parquet`` or one of a history store.
+
+    Returns
+    -------
+    DataFrame
+        Columns of `Row`.
+
+    Raises
+    ------
+    InputError
+        No rows there, or files that cannot be read.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder; give a run folder")
+    if path.is_dir():
+        return _read_folder(RunFolder(path))
+    if path.suffix == ".jsonl":
+        return as_table(_newest(path, 0, {}).values())
+    if path.suffix != ".parquet":
+        raise InputError(f"{path}: not a run folder, rows.jsonl or rows.parquet")
+    table = _unpacked(path)[0]
+    missing = [c for c in (*IDENTITY, "value", "status") if c not in table]
+    if missing:
+        raise InputError(f"{path}: no table of rows, it lacks {', '.join(missing)}")
+    return table
+
+
+def _unpacked(path: Path) -> tuple[pd.DataFrame, dict[bytes, bytes]]:
+    """A Parquet file, and what its header says besides."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        count = pq.read_metadata(path).num_rows
+        if count > MOST_ROWS:  # a small file may say so of a single value, and mean to fill the memory
+            raise InputError(f"{path}: {count} rows; at most {MOST_ROWS} can be read")
+        packed = pq.read_table(path)
+        table: pd.DataFrame = packed.to_pandas()
+        for column in table.columns.intersection(list(COLUMNS)):
+            cells = table[column].astype(column_type(column))
+            if column in TEXT and not all(text.isprintable() for text in cells.dropna().unique()):
+                cells = cells.map(printable, na_action="ignore")
+            table[column] = cells
+            if column in _FILES_OF and not all(_can_name(text) for text in cells.dropna().unique()):
+                raise ValueError(f"a {column} cannot name a file")
+        return table, packed.schema.metadata or {}
+    except (OSError, ValueError, TypeError, OverflowError, pa.ArrowException) as error:
+        raise InputError(f"{path}: not readable ({error}); make it again") from None
+
+
+def _read_folder(folder: RunFolder) -> pd.DataFrame:
+    log, path = folder.rows, folder.parquet
+    if not path.exists():
+        if not log.exists():
+            raise InputError(f"{folder.path}: neither rows.jsonl nor rows.parquet there; is it a run folder?")
+        return as_table(read_log(folder.path))
+    try:
+        table, known = _unpacked(path)
+    except InputError:
+        if log.exists():
+            return as_table(read_log(folder.path))
+        raise
+    if not log.exists():
+        return table
+    said = known.get(LOG_SIZE, b"")
+    size = int(said) if said.isdigit() else -1
+    if size < 0 or _beginning_hash(log, size) != known.get(LOG_HASH, b"").decode():
+        return as_table(read_log(folder.path))  # the table is of another log
+    if log.stat().st_size == size:
+        return table
+    held = {row.identity: row for row in (Row(**r) for r in _records(table))}
+    return as_table(_newest(log, size, held).values())
+
+
+def _records(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Rows of a table as `Row` takes them: a number that is missing is None."""
+    for record in table.reindex(columns=list(COLUMNS)).to_dict("records"):
+        yield {str(k): None if isinstance(v, float) and v != v else v for k, v in record.items()}
+
+
+def _beginning_hash(path: Path, size: int) -> str:
+    found, left = hashlib.sha256(), size
+    with path.open("rb") as handle:
+        while left and (block := handle.read(min(left, 1 << 20))):
+            found.update(block)
+            left -= len(block)
+    return "" if left else found.hexdigest()
+
+
+def _newest(path: Path, start: int, newest: dict[tuple[str, ...], Row]) -> dict[tuple[str, ...], Row]:
+    """Put the rows of a log from byte `start` on over those of `newest`."""
+    try:
+        handle = path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; is {path.parent} a run folder?") from None
+    with handle:
+        handle.seek(start)
+        for number, line in enumerate(iter(lambda: handle.readline(LONGEST_LINE), b""), 1):
+            place = f"{path}, line {number}" + (f" after byte {start}" if start else "")
+            if not line.endswith(b"\n"):
+                if len(line) == LONGEST_LINE:
+                    raise InputError(f"{place}: too long for a row; delete the line")
+                break
+            row = parse_row(line, place)
+            newest[row.identity] = row
+    return newest
+
+
+def _can_name(text: str) -> bool:
+    """False for a name that would lead out of the folder that it is used in."""
+    # A history names benchmarks by file and test, and pages make names of their own.
+    return not text.startswith("/") and not any(part.strip() in (".", "..") for part in text.split("/"))
+
+
+def _is_number(value: object) -> bool:
+    """True for one that a table of floats can hold."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**63
+    return isinstance(value, float)
+
+
+def parse_row(line: bytes, place: str) -> Row:
+    """The row of one line of a log.
+
+    Raises
+    ------
+    InputError
+        The line is no row, or of another schema version; `place` says where it stands.
+    """
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        raise InputError(f"{place}: not JSON; delete the line") from None
+    if not isinstance(record, dict) or "schema" not in record:
+        raise InputError(f"{place}: not a row; delete the line")
+    if record.pop("schema") != SCHEMA or not record.keys() <= _COLUMNS:
+        raise InputError(f"{place}: written by another version of FuseBench; use another --out")
+    try:
+        row = Row(**record)
+    except TypeError:
+        raise InputError(f"{place}: not a whole row; delete the line") from None
+    values = vars(row)
+    for name in TEXT:
+        text = values[name]
+        if text is None and name in _MAY_LACK:
+            text = values[name] = ""
+        if not isinstance(text, str):
+            raise InputError(f"{place}: {name} is not text; delete the line")
+        if not (text.isascii() and text.isprintable()):
+            values[name] = printable(text)
+    for name in _FILES_OF:
+        if not _can_name(values[name]):
+            raise InputError(f"{place}: {name} cannot name a file; delete the line")
+    for name in _NUMBERS:
+        value = values[name]
+        if not (value is None or _is_number(value)):
+            raise InputError(f"{place}: {name} is not a number; delete the line")
+    if type(row.seed) is not int or not -(2**63) <= row.seed < 2**63 or row.status not in _STATUSES:
+        raise InputError(f"{place}: seed or status is not one; delete the line")
+    return row
