@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 
+# Networks overshoot [0, 1] by rounding; more than this is a wrong range.
+OVERSHOOT = 1e-4
+
 
 def plain(x: Any, name: str) -> NDArray[Any]:
     """An array in native byte order and without negative strides; `x` itself where it is one.

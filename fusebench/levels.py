@@ -10,13 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .arrays import plain
+from .arrays import OVERSHOOT, plain
 from .errors import InputError
 
 Plane = NDArray[Any] | Tensor
 
-# Networks overshoot [0, 1] by rounding; more than this is a wrong range.
-_SLACK = 1e-4
 # A float32 k/255 comes back as k plus at most 2e-5: it is put on k, so that uint8 and float inputs agree.
 _SNAP = 5e-5
 
@@ -57,7 +55,7 @@ def _checked(x: Plane, name: str) -> tuple[Plane, bool]:
         raise InputError(f"{name} is {kind}; give uint8, or floats scaled to [0, 1]")
     low, high = float(x.min()), float(x.max())
     # NaN compares false with everything, so this refuses it as well.
-    if not (low >= -_SLACK and high <= 1 + _SLACK):
+    if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):
         if np.isfinite(low) and np.isfinite(high):
             raise InputError(
                 f"{name} has values from {low:.4g} to {high:.4g}, expected [0, 1]; "

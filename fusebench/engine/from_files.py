@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import OVERSHOOT
 from ..case import Case, Volume
 from ..errors import InputError
 from ..files import file_sha256
@@ -35,9 +36,6 @@ WITH_FINDINGS = "+findings"
 # Entry -> case id -> image.
 Results = Mapping[str, Mapping[str, Path]]
 Range = tuple[float, float]
-
-# A network overshoots [0, 1] by so much through rounding; as for the metrics themselves.
-_SLACK = 1e-4
 
 
 def find_results(folder: Path, cases: Sequence[Case], plugins: Plugins, name: str = "") -> Results:
@@ -209,7 +207,7 @@ def _range(raw: RawImage) -> Range:
     if known is not None:
         return known
     low, high = float(raw.data.min()), float(raw.data.max())
-    if low >= -_SLACK and high <= 1 + _SLACK:
+    if low >= -OVERSHOOT and high <= 1 + OVERSHOOT:
         return 0.0, 1.0
     raise InputError(
         f"{raw.path}: values from {low:g} to {high:g}; say what 0 and 1 are, "
