@@ -3,16 +3,18 @@
     python benchmarks/engine_run.py                 eight phantoms of 128^3, one worker and two
     python benchmarks/engine_run.py --cases 2 --jobs 1
 
-The loop fuses and scores what the run does, in one process, and does nothing else: no child processes, no
-checks of what methods return or leave behind, no deadlines, no rows, no stored volumes, no leaderboard, no
-sheet.  Loop and run are commands with the same settings of threads and allocator, timed from start to end in
-turn on a machine that does nothing else, so that both pay for Python and imports.  Two figures:
+Three things are timed in turn, with the same settings of threads and allocator, on a machine that does
+nothing else:
 
-    engine overhead = worker time (wall x workers) outside loading, fusing and scoring, by the rows' seconds
-    beside the loop = wall time of the run with one worker / wall time of the loop - 1
+- *tasks*: the tasks of the run as a worker does them, one after the other, each method in a child.  Overhead
+  is what is no loading, no setting up of readers, no scoring and no fusing, by the children's own clocks:
+  forks, copies of images, checks, messages, rows, handing volumes to the thread that stores them.
+- *loop*: the same fusing and scoring in one process, and nothing else.
+- *run*: the command from start to end, which holds besides Python and imports, planning, the leaderboard and
+  the contact sheet.
 
-The second holds besides what isolation costs the methods themselves: in a fresh process every page of memory
-is touched for the first time.  The phantoms are in the cache beforehand.
+Beside the loop, a run also shows what isolation costs the methods themselves: in a fresh process every page
+of memory is touched for the first time.  The phantoms are in the cache beforehand.
 """
 
 from __future__ import annotations
@@ -27,8 +29,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
-
-import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -75,26 +75,64 @@ def by_hand(cases: int) -> None:
     print(found)
 
 
-def timed(command: Sequence[str]) -> float:
-    """Wall seconds of a command."""
+def timed(command: Sequence[str]) -> tuple[float, str]:
+    """Wall seconds of a command, and the last line of what it says."""
     environment = {**ALLOCATOR, **os.environ, **dict.fromkeys(THREAD_VARIABLES, "1")}
     begin = time.perf_counter()
-    subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL, env=environment)
-    return time.perf_counter() - begin
-
-
-def overhead(rows: pd.DataFrame, wall: float, jobs: int) -> str:
-    """Worker time of a run outside load, fuse and score, and per row."""
-    tasks = rows.drop_duplicates(["method", "case", "protocol"])
-    fused = tasks.drop_duplicates(["method", "case"])
-    # Rows hold the time of the plain fusion; with findings, and without a lesion, a method takes as long.
-    again = rows[rows.metric.isin(["reading", "lesion_contrast"]) & (rows.status == "ok")]
-    useful = pd.concat([fused["fuse_seconds"], again["fuse_seconds"], tasks["score_seconds"]]).sum()
-    useful += fused.drop_duplicates("case").head(jobs)["load_seconds"].sum()  # others load in the background
-    over = wall * jobs - useful
-    return f"engine overhead {over:.1f} s of {wall * jobs:.1f} s = {over / (wall * jobs):.1%}, " + (
-        f"{1000 * over / len(rows):.1f} ms for each of {len(rows)} rows"
+    done = subprocess.run(
+        [sys.executable, *command], check=True, stdout=subprocess.PIPE, text=True, env=environment
     )
+    return time.perf_counter() - begin, (done.stdout.splitlines() or [""])[-1]
+
+
+def as_worker(cases: int) -> None:
+    """Do the tasks of a run in this process, as a worker does; print what is overhead of which time."""
+    import torch
+
+    from fusebench.engine import apart
+    from fusebench.engine.pool import LocalPool
+    from fusebench.engine.request import Request
+    from fusebench.engine.run import plan_run
+    from fusebench.engine.task import TaskRunner
+
+    torch.set_num_threads(1)
+    useful = 0.0
+    do = apart.Child.do
+
+    def timed_do(*given: Any, **options: Any) -> dict[str, Any]:
+        nonlocal useful
+        said = do(*given, **options)
+        useful += sum(said.get("seconds", ()))
+        return said
+
+    apart.Child.do = timed_do  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory() as folder:
+        request = Request(methods=classical(), cases=cases, device="cpu", jobs=0, out=Path(folder))
+        tasks = plan_run(request, LocalPool(0)).tasks
+        tasks.sort(key=lambda task: task.case.id)
+        children = apart.Apart()
+        runner = TaskRunner(apart=children)
+        set_up = runner._set_up
+
+        def timed_set_up(*given: Any, **options: Any) -> Any:
+            nonlocal useful
+            begin = time.perf_counter()
+            try:
+                return set_up(*given, **options)
+            finally:
+                useful += time.perf_counter() - begin
+
+        runner._set_up = timed_set_up  # type: ignore[method-assign]
+        wall, count = 0.0, 0
+        for task in tasks:
+            task.case.load()
+            begin = time.perf_counter()
+            rows = runner.run(task)
+            wall += time.perf_counter() - begin
+            useful += sum({row.protocol: row.score_seconds or 0 for row in rows}.values())
+            count += len(rows)
+        children.close()
+    print(f"{wall} {wall - useful} {count}")
 
 
 def main() -> None:
@@ -102,30 +140,35 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=8)
     parser.add_argument("--jobs", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--by-hand", action="store_true", help="the loop alone, untimed")
+    parser.add_argument("--only", choices=["tasks", "loop"], help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.by_hand:
-        by_hand(args.cases)
+    if args.only:
+        {"tasks": as_worker, "loop": by_hand}[args.only](args.cases)
         return
     for case in list(find_plugins().datasets.load("phantom")().cases("test"))[: args.cases]:
         _ = case.pair
+    here = [str(Path(__file__)), "--cases", str(args.cases), "--only"]
     names = ",".join(classical())
     run = [str(ROOT / "run_bench.py"), "--methods", names, "--cases", str(args.cases), "--threads", "1"]
-    ways = {"loop": [str(Path(__file__)), "--by-hand", "--cases", str(args.cases)]}
+    ways = {"tasks": [*here, "tasks"], "loop": [*here, "loop"]}
     ways |= {f"run --jobs {jobs}": [*run, "--device", "cpu", "--jobs", str(jobs)] for jobs in args.jobs}
     walls: dict[str, list[float]] = {way: [] for way in ways}
-    said: dict[str, str] = {}
+    shares: list[tuple[float, float]] = []
     for _ in range(args.rounds):
         for way, command in ways.items():
             with tempfile.TemporaryDirectory() as folder:
-                walls[way].append(timed([*command, *(["--out", folder] if way != "loop" else [])]))
-                if way != "loop":
-                    rows = pd.read_parquet(Path(folder) / "rows.parquet")
-                    said[way] = overhead(rows, walls[way][-1], int(way.split()[-1]))
-    typical = {way: median(some) for way, some in walls.items()}
-    for way, wall in typical.items():
-        beside = "" if way == "loop" else f", {wall / typical['loop'] - 1:+.1%} beside the loop; {said[way]}"
-        print(f"{way}: {wall:.1f} s{beside}")
+                wall, said = timed([*command, *(["--out", folder] if way.startswith("run") else [])])
+            walls[way].append(wall)
+            if way == "tasks":
+                whole, over, rows = map(float, said.split())
+                shares.append((over / whole, 1000 * over / rows))
+    share, each = (median(some) for some in zip(*shares, strict=True))
+    print(f"engine overhead of the tasks: {share:.1%}, {each:.1f} ms for each row")
+    loop = median(walls.pop("loop"))
+    print(f"loop: {loop:.1f} s")
+    for way in list(walls)[1:]:
+        wall = median(walls[way])
+        print(f"{way}: {wall:.1f} s, {wall / loop - 1:+.1%} beside the loop")
 
 
 if __name__ == "__main__":

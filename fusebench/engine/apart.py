@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import mmap
 import os
 import pickle
 import tempfile
@@ -238,12 +237,8 @@ class _Method:
         try:
             fds = [*self._apart.inputs(a, b), into]
             cost = _cost(self._child.do("fuse", ("fuse", a.shape, seed, repeats), fds, repeats))
-            with mmap.mmap(into, size, access=mmap.ACCESS_READ) as made:
-                view = np.frombuffer(made, np.float32).reshape(a.shape)
-                try:
-                    return in_range(self._name, view), cost
-                finally:
-                    del view
+            # Copied before it is looked at: who can still write to it may not change it behind the check.
+            return in_range(self._name, _read_array(into, a.shape)), cost
         finally:
             os.close(into)
 
@@ -314,6 +309,18 @@ def _memory(size: int) -> int:
     with tempfile.TemporaryFile() as file:
         os.ftruncate(file.fileno(), size)
         return os.dup(file.fileno())
+
+
+def _read_array(fd: int, shape: tuple[int, ...]) -> Image:
+    """An array of shared memory."""
+    array = np.empty(shape, np.float32)
+    left, at = array.reshape(-1).data.cast("B"), 0
+    while left:
+        count = os.preadv(fd, [left], at)
+        if not count:
+            raise TaskEnded("error", "fusing cut the engine's own memory short")
+        left, at = left[count:], at + count
+    return array
 
 
 def _shared(array: Image) -> int:

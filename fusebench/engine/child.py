@@ -70,7 +70,7 @@ class _Session:
             method = cls(**spec.parameters)
             check_source(spec, method)
             method.setup(device)
-            self._here, self._warm = Here(method, self._given, fresh=True), not cold
+            self._here, self._warm = Here(method, self._given, alone=True), not cold
             by_slice = bool(self._here.by_axial_slice)
         except Exception as error:
             self._fail(error)

@@ -94,12 +94,12 @@ class Here:
         Set up.
     given : CopiedPair, optional
         Shared with other methods of this process.
-    fresh : bool
-        No other method has run in this process.
+    alone : bool
+        No other method has run in this process, and none will; its parent looks at the values (`in_range`).
     """
 
-    def __init__(self, method: Method, given: CopiedPair | None = None, *, fresh: bool = False) -> None:
-        self.method, self._given, self._fresh = method, given or CopiedPair(), fresh
+    def __init__(self, method: Method, given: CopiedPair | None = None, *, alone: bool = False) -> None:
+        self.method, self._given, self._alone = method, given or CopiedPair(), alone
 
     @property
     def by_axial_slice(self) -> bool:
@@ -107,9 +107,10 @@ class Here:
 
     def fuse(self, a: Image, b: Image, seed: int = 0, repeats: int = 1) -> tuple[Image, Cost]:
         seconds = []
-        with PeakMemory(str(self.method.device), fresh=self._fresh) as peak:
+        once = answer_of if self._alone else fuse
+        with PeakMemory(str(self.method.device), fresh=self._alone) as peak:
             for _ in range(max(1, repeats)):
-                fused, elapsed = fuse(self.method, a, b, seed, self._given)
+                fused, elapsed = once(self.method, a, b, seed, self._given)
                 seconds.append(elapsed)
         return fused, Cost(seconds, peak.memory_mb, peak.gpu_memory_mb)
 
@@ -174,6 +175,14 @@ def fuse(
     MethodFault
         Not a tensor, wrong shape, NaN, out of range, or an input was changed.
     """
+    fused, seconds = answer_of(method, a, b, seed, given)
+    return in_range(method.info.name, fused), seconds
+
+
+def answer_of(
+    method: Method, a: Image, b: Image, seed: int = 0, given: CopiedPair | None = None
+) -> tuple[Image, float]:
+    """As `fuse`, but the values are as they come, in memory that the method may use again."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - plugins may use the global generator
     # torch.manual_seed also formats a stack trace for lazy CUDA calls: milliseconds, for nothing on a CPU.
@@ -193,7 +202,7 @@ def fuse(
         raise
     seconds = _clock() - begin
     given.check(method.info.name)
-    return _checked(method.info.name, out, a.shape), seconds
+    return as_image(method.info.name, out, a.shape), seconds
 
 
 def fuse_twin(fuser: Fuser, case: Case, truth: Mapping[str, Image], fused: Image, seed: int = 0) -> Image:
@@ -230,10 +239,6 @@ def fuse_again(fuser: Fuser, case: Case, pair: tuple[Image, Image], fused: Image
     return out
 
 
-def _checked(name: str, out: Any, shape: tuple[int, ...]) -> Image:
-    return in_range(name, as_image(name, out, shape))
-
-
 def as_image(name: str, out: Any, shape: tuple[int, ...]) -> Image:
     """Answer of a method as an array, if it is a tensor of that shape."""
     if not isinstance(out, Tensor):
@@ -245,7 +250,7 @@ def as_image(name: str, out: Any, shape: tuple[int, ...]) -> Image:
 
 
 def in_range(name: str, fused: Image) -> Image:
-    """`fused`, rounding outside [0, 1] clipped; `MethodFault` where it is not finite or further out."""
+    """A copy of `fused`, clipped; `MethodFault` where it is not finite, or further out than by rounding."""
     low, high = float(fused.min()), float(fused.max())  # NaN where there is one
     if not np.isfinite(high - low):
         bad = int(np.size(fused) - np.isfinite(fused).sum())
