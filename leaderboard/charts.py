@@ -16,6 +16,7 @@ import seaborn as sns
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter
@@ -30,6 +31,7 @@ from .significance import ALPHA
 
 # Two hues of the Okabe-Ito set that stay apart for all common colour-vision deficiencies and in grey.
 METHOD, CONTROL, ACCENT = "#0072B2", "#999999", "#D55E00"
+MOST_MARKS = 1000  # of subjects, that an SVG holds one by one; more are a picture in it
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -340,8 +342,8 @@ def distribution(board: Board, column: Column) -> Figure:
     jitter = np.random.default_rng(0).uniform(-0.2, 0.2, sum(counts))
     # A lone subject lies on the line of its box.
     y = np.repeat(places, counts) + np.where(np.repeat(counts, counts) > 1, jitter, 0)
-    tint = np.repeat([colours[m] for m in table.index], counts)
-    ax.scatter(np.concatenate(samples), y, s=5, c=tint, zorder=3, rasterized=len(y) > 5000)
+    tint = np.repeat(to_rgba_array([colours[m] for m in table.index]), counts, axis=0)
+    ax.scatter(np.concatenate(samples), y, s=5, c=tint, zorder=3, rasterized=len(y) > MOST_MARKS)
     ax.set_yticks(places, table.index)
     ax.invert_yaxis()
     ax.set(xlabel=_axis_title(column))
@@ -355,7 +357,8 @@ def paired(board: Board, column: Column) -> Figure:
     x = np.arange(len(table))
     lines = [np.column_stack([x, subject]) for subject in table.to_numpy().T]
     alpha = max(0.12, min(0.6, 6 / len(lines)))
-    ax.add_collection(LineCollection(lines, color=METHOD, alpha=alpha, linewidth=0.8))
+    many = len(lines) > MOST_MARKS
+    ax.add_collection(LineCollection(lines, color=METHOD, alpha=alpha, linewidth=0.8, rasterized=many))
     ax.plot(x, table.mean(axis=1), color=ACCENT, linewidth=2, marker="o", markersize=4, label="mean")
     ax.set_xticks(x, table.index, rotation=45, ha="right")
     ax.set(ylabel=_axis_title(column))
