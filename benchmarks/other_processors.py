@@ -4,7 +4,9 @@
 
 The same images are scored and fused in processes that differ in one thing each: the vector instructions of
 torch and NumPy, the BLAS kernel, the count of threads.  In each process a batch of three is also scored one
-image at a time and in reversed order.  MOVES marks what differs by more than its facts say (`tolerance`).
+image at a time and in reversed order.  Of methods, voxels are compared, and all that a run scores of a
+phantom, readings included: scored in one process, so that it is the image that moves.  MOVES marks what
+differs by more than its facts say (`tolerance`).
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
         "ONEDNN_MAX_CPU_ISA": "SSE41",
     },
 }
+CASE = ("case", "findings")
 # Values nearer to 0 than this are compared absolutely, as if they had this size.
 SMALL = 1e-6
 
@@ -136,6 +139,15 @@ def volumes() -> NDArray[np.float32]:
     return (np.stack([_image((16, 64, 64), k, 1.2 + k, True) for k in (0, 1)]) / 255).astype(np.float32)
 
 
+def phantom() -> tuple[Any, Any]:
+    """A small case, and the trial that readers make of it."""
+    import fusebench
+    from fusebench.metrics import metric_registry
+
+    case = fusebench.create_dataset("phantom", size=64).cases("test")[0]
+    return case, metric_registry().load("reading").trial(case)  # type: ignore[misc]
+
+
 # -- in the process of one environment -------------------------------------------------------------
 
 
@@ -164,19 +176,22 @@ def scored(images: Mapping[str, NDArray[Any]], ids: list[str]) -> Iterator[tuple
                     yield f"{where} | alone", alone[key]
 
 
-def fused(pair: NDArray[np.float32], names: list[str]) -> dict[str, NDArray[np.float32]]:
-    """Results of the methods: of the whole volume, and of three slices alone and reversed."""
+def fused(images: Mapping[str, NDArray[np.float32]], names: list[str]) -> dict[str, NDArray[np.float32]]:
+    """Results of the methods: of a volume, its slices alone and reversed; of a phantom, also with findings."""
     import torch
 
     import fusebench
 
-    a, b = (torch.from_numpy(x.copy()) for x in pair)
+    (a, b), *others = (torch.from_numpy(images[key].copy()) for key in ("pair", *CASE))
     out = {}
     for name in names:
         method = fusebench.create_method(name)
         method.setup("cpu")
         with torch.inference_mode():
             out[name] = method.fuse(a, b).numpy()
+            for key, pair in zip(CASE, others, strict=True):
+                torch.manual_seed(0)
+                out[f"{name} | {key}"] = method.fuse(*pair).clamp(0, 1).numpy()
             if getattr(method, "by_axial_slice", False):
                 alone = [method.fuse(a[k : k + 1], b[k : k + 1]) for k in range(len(a))]
                 out[f"{name} | alone"] = torch.cat(alone).numpy()
@@ -195,7 +210,8 @@ def child(folder: Path, out: Path, ids: list[str], methods: list[str]) -> None:
     found = {"capability": torch.backends.cpu.get_cpu_capability(), "values": values}
     out.with_suffix(".json").write_text(json.dumps(found))
     if methods:
-        np.savez(out.with_suffix(".npz"), **fused(np.load(folder / "pair.npy"), methods))  # type: ignore[arg-type]
+        with np.load(folder / "sources.npz") as sources:
+            np.savez(out.with_suffix(".npz"), **fused(sources, methods))  # type: ignore[arg-type]
 
 
 # -- comparing -------------------------------------------------------------------------------------
@@ -222,7 +238,13 @@ def measure(
 ) -> dict[str, Path]:
     """Run one process for each environment; the files that they wrote, without their endings, by its name."""
     np.savez(folder / "triples.npz", **(triples() if images is None else images))  # type: ignore[arg-type]
-    np.save(folder / "pair.npy", volumes())
+    case, trial = phantom()
+    sources = {
+        "pair": volumes(),
+        "case": (case.a.data, case.b.data),
+        "findings": (trial.a_with, trial.b_with),
+    }
+    np.savez(folder / "sources.npz", **{key: np.stack(pair) for key, pair in sources.items()})
     command = [sys.executable, __file__, "--child", str(folder), "--ids", ",".join(ids)]
     command += ["--methods", ",".join(methods) or "none"]
     # A kernel that the machine needs for OpenBLAS stays; the rest is as the processor has it.
@@ -280,35 +302,51 @@ def moved_images(files: Mapping[str, Path]) -> dict[str, tuple[float, str, str]]
             with np.load(path.with_suffix(".npz")) as images:
                 for where in images.files:
                     key, _, how = where.partition(" | ")
+                    if how in CASE:
+                        continue
                     gap = float(np.abs(images[where] - base[key]).max())
                     if gap > worst.get(key, (-1.0, "", ""))[0]:
                         worst[key] = gap, how or "whole", name
     return worst
 
 
-def moved_scores(files: Mapping[str, Path], folder: Path) -> dict[str, tuple[float, str, str]]:
-    """Largest difference of a score of each method's image, by which metric, and in which environment.
+def moved_scores(files: Mapping[str, Path]) -> dict[str, tuple[float, str, str]]:
+    """Largest difference of a score of each method's images, by which metric, and in which environment.
 
-    All are scored in this process, so that it is the image that moves.  Relative to scores above 1, as
-    `MethodInfo.tolerance` and ``compare`` have it.
+    Relative to scores above 1, as `MethodInfo.tolerance` and ``compare`` have it.
     """
-    from fusebench.scoring.evaluate import score
-
-    a, b = np.load(folder / "pair.npy")
+    case, trial = phantom()
     worst: dict[str, tuple[float, str, str]] = {}
     with np.load(_first(files).with_suffix(".npz")) as base:
         for method in (key for key in base.files if " | " not in key):
-            known = score(a, b, base[method], mask=(a > 0) | (b > 0))
+            known = _scores(case, trial, method, base)
             worst[method] = (0.0, "", "")
-            for name, path in files.items():
+            for name, path in list(files.items())[1:]:
                 with np.load(path.with_suffix(".npz")) as images:
-                    if np.array_equal(images[method], base[method]):
-                        continue
-                    now = score(a, b, images[method], mask=(a > 0) | (b > 0))
+                    now = _scores(case, trial, method, images)
                 gaps = {m: abs(now[m] - known[m]) / max(1.0, abs(known[m])) for m in known}
                 metric = max(gaps, key=lambda m: gaps[m])
                 worst[method] = max(worst[method], (gaps[metric], metric, name))
     return worst
+
+
+def _scores(case: Any, trial: Any, method: str, images: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+    """All that a run scores of a method's image without asking it again, and the readings."""
+    from fusebench.metrics import metric_registry
+    from fusebench.scoring.protocol import PROTOCOLS, READINGS, ScoredImages
+    from fusebench.scoring.select import default_metrics
+
+    scene = ScoredImages.of(case, images[f"{method} | case"])
+    registry = metric_registry()
+    ids = [
+        m
+        for m in default_metrics(registry, with_truth=True)
+        if not registry.load(m.partition(".")[0]).info.needs_twin
+    ]
+    values = dict(PROTOCOLS["volume"].score(scene, ids, case.truth, None))
+    seen = {"trial": trial, "fused_with": images[f"{method} | findings"]}
+    values |= PROTOCOLS["readers"].score(scene, READINGS, seen, None)
+    return {m: float(v) for m, v in values.items() if not isinstance(v, Exception) and np.isfinite(v)}
 
 
 def allowed(key: str) -> float:
@@ -330,6 +368,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--methods", default="classical", help="all, classical, none, or names")
     parser.add_argument("--ids", default="", help="metric ids; default: all")
+    parser.add_argument("--environments", default="", help="names, with commas; default: all")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -349,11 +388,13 @@ def main() -> int:
     else:
         methods = [] if options.methods == "none" else options.methods.split(",")
     with tempfile.TemporaryDirectory() as folder:
-        files = measure(Path(folder), ids, methods, ENVIRONMENTS)
+        chosen = options.environments.split(",") if options.environments else list(ENVIRONMENTS)
+        chosen = list(dict.fromkeys([next(iter(ENVIRONMENTS)), *chosen]))
+        files = measure(Path(folder), ids, methods, {name: ENVIRONMENTS[name] for name in chosen})
         tables = [moved(files)]
         if methods:
             tables.append(moved_images(files))
-            scores = moved_scores(files, Path(folder))
+            scores = moved_scores(files)
             tables.append({f"{method}, scored": found for method, found in scores.items()})
     count = 0
     for table in tables:
