@@ -177,7 +177,7 @@ def scored(images: Mapping[str, NDArray[Any]], ids: list[str]) -> Iterator[tuple
 
 
 def fused(images: Mapping[str, NDArray[np.float32]], names: list[str]) -> dict[str, NDArray[np.float32]]:
-    """Results of the methods: of a volume, its slices alone and reversed; of a phantom, also with findings."""
+    """Results of the methods: of a volume, its slices alone and reversed; of a phantom, with findings too."""
     import torch
 
     import fusebench

@@ -126,6 +126,7 @@ class CDDFuse(LearnedSliceMethod):
         ),
         params=1_188_272,
         cost=18.0,
+        tolerance=5e-5,
         notes="on a CPU in the faster form (fast=False: the plain network)",
     )
     recipes = {"default": "._recipes_restormer:CDDFuseRecipe"}

@@ -164,6 +164,7 @@ class CNN3D(Method):
         ),
         params=13_219,
         cost=1.1,
+        tolerance=5e-5,
     )
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"map": {"output": "map"}}
     variant_facts: ClassVar[Mapping[str, Mapping[str, Any]]] = {

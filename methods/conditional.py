@@ -38,6 +38,7 @@ class Conditional(Method):
         "12, 1992; Thomas et al., Eur. J. Nucl. Med. Mol. Imaging 38, 2011)",
         notes="keeps the structural image's levels: pooled PSNR is low by intention; wants aligned images",
         cost=0.13,
+        tolerance=5e-5,
     )
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"1": {"k": 1.0}, "2": {"k": 2.0}}
     default_variant: ClassVar[str] = "1"

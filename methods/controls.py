@@ -55,7 +55,9 @@ class Noise(Method):
     seed : int
     """
 
-    info = MethodInfo(name="noise", summary="average plus Gaussian noise", control=True, cost=0.01)
+    info = MethodInfo(
+        name="noise", summary="average plus Gaussian noise", control=True, cost=0.01, tolerance=5e-5
+    )
 
     def __init__(self, sigma: float = 20 / 255, seed: int = 0) -> None:
         if not sigma >= 0:

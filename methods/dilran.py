@@ -87,7 +87,6 @@ class DILRAN(LearnedSliceMethod):
 
     info = MethodInfo(
         name="dilran",
-        tolerance=1e-4,
         summary="Dilated residual attention auto-encoder, nuclear-norm fusion",
         dims=2,
         paper="Zhou et al., An Attention-based Multi-Scale Feature Learning Network for Multimodal Medical "
@@ -101,6 +100,7 @@ class DILRAN(LearnedSliceMethod):
         params=216_001,
         notes="on a CPU in the faster form (fast=False: the plain network)",
         cost=5.0,
+        tolerance=1e-4,
     )
     recipes = {"default": "._recipes_2d:DILRANRecipe"}
     layouts = (

@@ -51,6 +51,7 @@ class DTCWT(Method):
         "8(2), 2007; Kingsbury, Complex wavelets for shift invariant analysis and filtering of signals, "
         "Applied and Computational Harmonic Analysis 10(3), 2001",
         cost=0.23,
+        tolerance=5e-5,
     )
 
     def __init__(self, levels: int = 4) -> None:

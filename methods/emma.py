@@ -167,6 +167,7 @@ class EMMA(LearnedSliceMethod):
         ),
         params=1_517_657,
         cost=2.2,
+        tolerance=5e-5,
         notes="on a CPU in the faster form (fast=False: the plain network)",
     )
     recipes = {"default": "._recipes_restormer:EMMARecipe"}

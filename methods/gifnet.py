@@ -192,6 +192,7 @@ class GIFNet(LearnedSliceMethod):
         ),
         params=652_676,
         cost=12.0,
+        tolerance=5e-5,
     )
     recipes = {"default": "._recipes_windows:GIFNetRecipe"}
     expected_failed_checks = {"identical_inputs": "a network on both images at once has no such identity"}

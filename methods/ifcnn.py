@@ -149,6 +149,7 @@ class IFCNN(LearnedSliceMethod):
         ),
         params=83_587,
         cost=0.45,
+        tolerance=5e-5,
         notes="on a CPU in the faster form (fast=False: the plain network)",
     )
     recipes = {"default": "._recipes_ifcnn:IFCNNRecipe"}

@@ -187,6 +187,7 @@ class MATR(LearnedSliceMethod):
         params=11_574,
         notes="on a CPU in the faster form (fast=False: the plain network)",
         cost=1.5,
+        tolerance=5e-5,
     )
     recipes = {"default": "._recipes_2d:MATRRecipe"}
     network: MATRNet

@@ -201,6 +201,7 @@ class SwinFusion(LearnedSliceMethod):
         ),
         params=965_251,
         cost=49.0,
+        tolerance=5e-5,
     )
     recipes = {"default": "._recipes_windows:SwinFusionRecipe"}
     expected_failed_checks = {"identical_inputs": "a network on both images at once has no such identity"}

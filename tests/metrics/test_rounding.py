@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import fusebench
 from benchmarks import other_processors
 from fusebench.metrics import evaluate, evaluate_slices, metric_registry
 
@@ -138,12 +139,14 @@ def test_another_processor_gives_the_same_number(tmp_path: Path) -> None:
     known = other_processors.ENVIRONMENTS
     environments = {"as it is": {}, "another": known["old machine"] | known["two threads"]}
     images = {n: x for n, x in other_processors.triples().items() if n in ("head", "flat volume")}
-    files = other_processors.measure(tmp_path, ids, METHODS, environments, images)
+    files = other_processors.measure(tmp_path, ids, [*METHODS, "dtcwt"], environments, images)
     # Vectors are off in one of them, so that there is something to compare.
     assert other_processors.read(files["another"])["capability"] == "DEFAULT"
     worst = other_processors.moved(files)
     assert worst.keys() == set(ids)
     assert not {k: v for k, v in worst.items() if v[0] > metric_registry().load(k).info.tolerance}
     voxels = other_processors.moved_images(files)
-    assert voxels.keys() == set(METHODS)
+    assert voxels.keys() == {*METHODS, "dtcwt"}
     assert not {k: v for k, v in voxels.items() if v[0] > 1e-6}
+    scores = other_processors.moved_scores(files)
+    assert not {k: v for k, v in scores.items() if v[0] > fusebench.create_method(k).info.tolerance}
