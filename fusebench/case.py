@@ -140,7 +140,17 @@ class Case:
 
     @cached_property
     def pair(self) -> Pair:
-        return self.loader()
+        """The images, read when they are first asked for.
+
+        Raises
+        ------
+        InputError
+            One has no voxels, or some that are not finite; and whatever the loader raises.
+        """
+        pair = self.loader()
+        for volume, role in ((pair.a, "structural"), (pair.b, "functional")):
+            _check_voxels(volume.data, f"case {self.id}: the {role} image")
+        return pair
 
     @property
     def is_loaded(self) -> bool:
@@ -206,3 +216,14 @@ class Case:
     def __getstate__(self) -> dict[str, Any]:
         # Workers get paths and parameters, not arrays.
         return {k: v for k, v in self.__dict__.items() if k not in ("pair", "truth")}
+
+
+def _check_voxels(data: NDArray[Any], what: str) -> None:
+    """Raise `InputError` for an image without voxels, or with some that are not finite."""
+    if not data.size:
+        raise InputError(f"{what} has shape {data.shape}: no voxels")
+    if not np.isfinite(float(data.min()) - float(data.max())):  # NaN where there is one
+        bad = data.size - int(np.isfinite(data).sum())
+        raise InputError(
+            f"{what} holds NaN or infinity in {bad} of {data.size} voxels; give it finite values"
+        )

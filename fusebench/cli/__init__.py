@@ -14,6 +14,7 @@ import gc
 import os
 import pkgutil
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -90,7 +91,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if out.problem:
             print(f"{PROGRAM}: error: standard output cannot be written ({out.problem})", file=sys.stderr)
             code = code or 2
+    if arguments is None and _plugins_threads():
+        sys.stderr.flush()
+        os._exit(code)  # Python would wait for them
     return code
+
+
+def _plugins_threads() -> list[threading.Thread]:
+    """Threads that would keep this process alive, and are no workers of a pool, which end with it."""
+    pools = getattr(sys.modules.get("concurrent.futures.thread"), "_threads_queues", {})
+    others = (thread for thread in threading.enumerate() if thread is not threading.main_thread())
+    return [thread for thread in others if not thread.daemon and thread not in pools]
 
 
 def _main(given: list[str]) -> int:

@@ -25,6 +25,9 @@ from .fusing import CopiedPair, Here, Image, status_of, warm_up
 from .link import Link
 from .spec import MethodSpec, check_source
 
+# By a method: nobody else interrupts a child, which ignores Ctrl-C.
+_RAISED = (Exception, KeyboardInterrupt, GeneratorExit)
+
 
 def live(link: Link) -> None:
     """Do the jobs that come, until the other end closes."""
@@ -72,7 +75,7 @@ class _Session:
             method.setup(device)
             self._here, self._warm = Here(method, self._given, alone=True), not cold
             by_slice = bool(self._here.by_axial_slice)
-        except Exception as error:
+        except _RAISED as error:
             self._fail(error)
         else:
             self._say(by_slice=by_slice)
@@ -89,7 +92,7 @@ class _Session:
                 self._warm = True
             fused, cost = self._here.fuse(a, b, seed, repeats)
             write_all(into, np.ascontiguousarray(fused))
-        except Exception as error:
+        except _RAISED as error:
             self._fail(error)
         else:
             self._say(seconds=list(cost.seconds), memory_mb=cost.memory_mb, gpu_memory_mb=cost.gpu_memory_mb)

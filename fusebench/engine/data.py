@@ -15,7 +15,7 @@ from ..errors import FuseBenchError, InputError
 from ..parameters import create, signature
 from ..plugins import Plugins
 from ..store.keys import cases_key
-from ..text import plural
+from ..text import plural, printable
 
 
 def open_dataset(
@@ -113,7 +113,7 @@ def left_out(dataset: Dataset) -> str:
     found = dataset.left_out()
     if not found:
         return ""
-    first = found[0] + (", ..." if len(found) > 1 else "")
+    first = printable(str(found[0])) + (", ..." if len(found) > 1 else "")
     where = getattr(dataset, "data_dir", None)
     folder = "" if where is None else f" --data-dir {shlex.quote(str(where))}"
     command = f"prepare --dataset {dataset.info.name}{folder} --report"

@@ -54,7 +54,7 @@ def asking_dataset(name: str, what: str, seconds: float | None) -> Iterator[None
         raise InputError(f"dataset {name}: {what} took over {seconds:g} s (--timeout)") from None
     except (FuseBenchError, OSError):  # a line as they are
         raise
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         raise InputError(f"dataset {name}: {what} failed: {describe(error)}") from error
 
 

@@ -144,7 +144,9 @@ class CopiedPair:
         a, b, ta, tb = self._held[-1]
         for tensor, source, label in ((ta, a, "a (structural)"), (tb, b, "b (functional)")):
             # float32 on both sides: what rounding the source changed is not the method's doing.
-            if not np.array_equal(tensor.cpu().numpy(), np.asarray(source, dtype=np.float32)):
+            given = np.asarray(source, dtype=np.float32)
+            # By bits: NaN does not equal itself.
+            if not np.array_equal(tensor.cpu().numpy().view(np.int32), given.view(np.int32)):
                 self.forget()
                 raise MethodFault(f"{method} changed its input {label}; work on a copy")
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..plugins import find_plugins
-from .link import Link
+from .link import Garbled, Link
 
 # prctl: die with the parent; adopt orphans, so that they can be ended.
 _PDEATHSIG, _SUBREAPER = 1, 36
@@ -109,7 +109,7 @@ class _Keeper:
     def keep(self) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         prctl(_PDEATHSIG, signal.SIGCONT)  # stopped by a child, it would not see that the worker has gone
-        prctl(_SUBREAPER, 1)
+        adopt_orphans()
         try:
             while True:
                 operation, *given = json.loads(self._link.receive() or b"")
@@ -186,7 +186,7 @@ def _run(body: Callable[[], None]) -> None:
     try:
         body()
         code = 0
-    except (EOFError, ConnectionError):  # the other end has gone
+    except (EOFError, ConnectionError, Garbled):  # the other end has gone, or is not the engine
         code = 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
@@ -220,12 +220,29 @@ def _children() -> list[int]:
         return [child.pid for child in psutil.Process().children()]
 
 
+def descendants(pid: int) -> list[int]:
+    """Processes that a process has started, and those of these; none where the system does not tell."""
+    found, todo = list[int](), [pid]
+    while todo:
+        with contextlib.suppress(OSError):
+            for listed in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
+                new = [int(child) for child in listed.read_text().split()]
+                found += new
+                todo += new
+    return found
+
+
 def prctl(option: int, value: int) -> None:
     """Call Linux's `prctl`; nothing elsewhere."""
     if sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def adopt_orphans() -> None:
+    """Make what this process's children leave behind its own, so that it can be found and ended."""
+    prctl(_SUBREAPER, 1)
 
 
 def die_with_parent() -> None:

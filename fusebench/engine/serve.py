@@ -79,9 +79,10 @@ class _Settling:
 
 def main(fd: int, note_fd: int, threads: int) -> None:
     """Run what comes by the link, and answer on it, until the parent closes it."""
-    from .nursery import die_with_parent
+    from .nursery import adopt_orphans, die_with_parent
 
     die_with_parent()
+    adopt_orphans()
     os.dup2(2, 1)  # what a plugin prints must not mix with the parent's output
     for number in (fd, note_fd):
         os.set_inheritable(number, False)

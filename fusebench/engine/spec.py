@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from ..case import Case
-from ..errors import PluginError
-from ..method_info import MethodInfo
+from ..errors import InputError, PluginError
+from ..method_info import MethodInfo, Weights
 from ..plugins import Plugins, make_method
 from ..store.keys import Stamps, are_as_they_were, digest, method_key, watched_files
 from ..store.rows import Row, Status
+from ..text import describe
 
 if TYPE_CHECKING:
     from ..method import Method
@@ -176,22 +179,54 @@ def method_specs(plugins: Plugins, choices: Iterable[Choice]) -> list[MethodSpec
         except PluginError as error:
             specs.append(broken_spec(choice, entry.origin, str(error)))
             continue
-        method = make_method(plugins, choice.method, choice.parameters)
-        preset = cls.variants[entry.variant] if entry.variant else {}
-        files = method.files()
-        key = method_key(cls, dict(method.parameters()), files)
-        specs.append(
-            MethodSpec(
-                choice.label,
-                {**preset, **choice.parameters},
-                key,
-                method.describe(),
-                entry.name.partition("@")[0],
-                entry.origin,
-                watched=watched_files(cls, files),
-            )
-        )
+        try:
+            specs.append(_spec(plugins, choice, cls))
+        except InputError:  # of the user's
+            raise
+        except Exception as error:
+            reason = str(PluginError(choice.method, entry.origin, describe(error)))
+            specs.append(broken_spec(choice, entry.origin, reason))
     return specs
+
+
+def _spec(plugins: Plugins, choice: Choice, cls: type[Method]) -> MethodSpec:
+    entry = plugins.methods.entry(choice.method)
+    method = make_method(plugins, choice.method, choice.parameters)
+    preset = cls.variants[entry.variant] if entry.variant else {}
+    files = method.files()
+    key = method_key(cls, dict(method.parameters()), files)
+    return MethodSpec(
+        choice.label,
+        {**preset, **choice.parameters},
+        key,
+        _facts(method),
+        entry.name.partition("@")[0],
+        entry.origin,
+        watched=watched_files(cls, files),
+    )
+
+
+def _facts(method: Method) -> MethodInfo:
+    """Facts of a method, of plain types: they go to other processes and into the manifest."""
+    info = method.describe()
+    if not isinstance(info, MethodInfo):
+        raise TypeError(f"describe() returned {type(info).__name__}, not a MethodInfo")
+    return replace(info, **{f.name: _plain(getattr(info, f.name), f.name) for f in fields(MethodInfo)})
+
+
+def _plain(value: Any, name: str) -> Any:
+    """A fact without what a type of a plugin's own may add to it."""
+    if value is None or isinstance(value, (bool, Weights)):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, (tuple, list)):
+        return tuple(_plain(one, name) for one in value)
+    if isinstance(value, Integral) and abs(int(value)) < 2**63:
+        return int(value)
+    if isinstance(value, Real) and not isinstance(value, Integral) and math.isfinite(value):
+        return float(value)
+    raise TypeError(f"info.{name} is {repr(value)[:40]}: give text, or a number that can be stored")
 
 
 def check_source(spec: MethodSpec, method: Method) -> None:

@@ -26,9 +26,10 @@ import psutil
 from ..errors import FuseBenchError, WorkerDied
 from ..limits import oom_kills
 from ..loading import module_from_path, module_name
-from ..text import printable
+from ..text import describe, printable
 from .link import Garbled, Link
 from .note import Note
+from .nursery import descendants
 
 if TYPE_CHECKING:
     from ..case import Case
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.1
 START_SECONDS = 300.0  # for a worker to import torch, on a busy machine with a slow disk
+END_SECONDS = 2.0  # for what a worker started to end with it
 STOP_SECONDS = 5.0  # for the processes of a worker to end with it
 LEAST_SECONDS = 10.0  # for a stage that is not a fuse, however short --timeout is
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -63,12 +65,15 @@ _STAGES = {
 
 
 class _Lost(Exception):
-    """A worker gave no rows: status and reason; `deadly` where it may give them when it is asked again."""
+    """A worker gave no rows: status and reason.
 
-    def __init__(self, status: Status, reason: str, *, deadly: bool = True) -> None:
+    `deadly` where it may give them when it is asked again, `garbled` where it may give some.
+    """
+
+    def __init__(self, status: Status, reason: str, *, deadly: bool = True, garbled: bool = False) -> None:
         super().__init__(reason)
         self.status: Status = status
-        self.reason, self.deadly = reason, deadly
+        self.reason, self.deadly, self.garbled = reason, deadly, garbled
 
 
 def stage_seconds(timeout: float | None) -> float | None:
@@ -164,6 +169,11 @@ class IsolatedWorker:
                     guilty += 1
                     made.append(task.row(self._blamed, status=lost.status, reason=lost.reason))
                     left = replace(left, scores=tuple(s for s in left.scores if s != self._blamed))
+                elif lost.garbled and len(left.scores) > 1:  # one of the metrics: which, halves tell
+                    middle = len(left.scores) // 2
+                    for half in (left.scores[:middle], left.scores[middle:]):
+                        made += self.run(replace(left, scores=half))
+                    return complete(task, made)
                 elif lost.deadly and again:
                     again = False
                 else:
@@ -172,11 +182,19 @@ class IsolatedWorker:
 
     def _attempt(self, task: Task, upcoming: Case | None) -> list[Row]:
         try:
-            self._send("task", pack(task, upcoming), self.memory_mb)
+            parcel = pack(task, upcoming)
+        except Exception as error:  # of the next case it is said when that is due
+            if upcoming is not None:
+                return self._attempt(task, None)
+            reason = f"cannot be sent to a worker: {describe(error)}; loaders are functions of a module"
+            raise _Lost("error", f"the case {reason}", deadly=False) from None
+        try:
+            self._send("task", parcel, self.memory_mb)
             return self._wait(task)
         except Garbled:
             self.stop()
-            raise _Lost("error", "the worker's answer is no message: something wrote to its pipe") from None
+            reason = "the worker's answer is no message: something wrote to its pipe"
+            raise _Lost("error", reason, garbled=True) from None
         except (EOFError, OSError):
             self._blamed = self._at(task)
             raise _Lost(*self._post_mortem()) from None
@@ -270,9 +288,17 @@ class IsolatedWorker:
         """Kill the worker, if there is one, and wait until all that it started has ended."""
         if self._process is None:
             return
+        family = []
+        for pid in descendants(self._process.pid):
+            with contextlib.suppress(psutil.Error):
+                family.append(psutil.Process(pid))
         self._process.kill()
         self._process.wait()
         self._process = None
+        # The nursery ends its own; what a metric or a loader has started does not.
+        for left in psutil.wait_procs(family, timeout=END_SECONDS)[1]:
+            with contextlib.suppress(psutil.Error):
+                left.kill()
         self._link.close()
         self._note.close()
         self._said.join(STOP_SECONDS)  # they all hold the other end of what it listens to
