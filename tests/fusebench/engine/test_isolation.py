@@ -218,8 +218,11 @@ def test_no_method_changes_what_another_is_given_or_scored_by(
 
 HANGS = "import signal\nfrom fusebench import MethodInfo\nsignal.pause()\ninfo = MethodInfo(name='hangs')\n"
 METRIC = """
-import os, signal
+import os, signal, stat, subprocess
 from fusebench.metric import MetricInfo, metric
+
+def is_socket(fd):
+    return os.path.exists(f"/proc/self/fd/{{fd}}") and stat.S_ISSOCK(os.fstat(fd).st_mode)
 
 @metric(MetricInfo(name="{name}", title="{name}", family="fidelity", direction="higher", low=0, high=9))
 def measured(triple, part, variant):
@@ -233,6 +236,8 @@ METRICS = {
     "forks": "os.fork()",
     "closes": "os.closerange(3, 64)",
     "counts": "return 3",
+    "writes": "[os.write(f, b'0' * 40) for f in range(3, 30) if is_socket(f)]",
+    "starts": "subprocess.Popen(['sleep', '4321'], start_new_session=True)",
 }
 
 
@@ -267,7 +272,9 @@ def test_a_metric_that_ends_its_worker_costs_its_own_rows_only(
     options = ("--cases", "1", "--jobs", "1", "--timeout", "1", "--metrics", f"rmse,{','.join(METRICS)},psnr")
     assert bench("--methods", "other", *plugins, *options) == 1
     found = rows().set_index("metric")
-    assert found.status[["rmse", "psnr", "forks"]].to_list() == ["ok"] * 3
+    assert found.status[["rmse", "psnr", "forks", "starts"]].to_list() == ["ok"] * 4
+    assert "something wrote to its pipe" in found.reason["writes"]
+    assert not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "4321"]]
     assert found.reason["waits"] == "scoring took over 3 s (--timeout)"
     assert found.reason["ends"] == "the worker exited with code 0"
     assert found.status["closes"] == "error"
@@ -294,6 +301,99 @@ def test_setup_has_a_deadline(bench: Bench, rows: Callable[[], pd.DataFrame]) ->
     assert bench("--methods", "sets-up-for-ever", *options) == 1
     assert list(rows().status) == ["timeout"]
     assert rows().reason[0] == "setting up the method took over 10 s (--timeout)"
+
+
+ODD = {
+    "describes-nothing": ("def describe(self): return None", "cannot be loaded"),
+    "holds-no-number": (
+        "def describe(self): return dataclasses.replace(self.info, params=float('nan'))",
+        "cannot be loaded: TypeError: info.params is nan",
+    ),
+    "fails-in-files": ("def files(self): return 5", "cannot be loaded: TypeError"),
+    "interrupts": ("def setup(self, device): raise KeyboardInterrupt", "KeyboardInterrupt"),
+    "hangs-when-read": (
+        "def describe(self): return dataclasses.replace(self.info, notes=Slow('x'))",
+        "",
+    ),
+}
+ODD_METHODS = """
+import dataclasses, time
+from fusebench.method import Method, MethodInfo
+
+class Slow(str):
+    def __reduce__(self):
+        return time.sleep, (1000,)
+"""
+ODD_METHOD = """
+class C{number}(Method):
+    info = MethodInfo(name="{name}", summary="x")
+    {body}
+    def fuse(self, a, b):
+        return (a + b) / 2
+"""
+
+
+def test_a_method_with_odd_facts_is_a_row_with_its_reason(
+    bench: Bench, tmp_path: Path, rows: Callable[[], pd.DataFrame], capfd: pytest.CaptureFixture[str]
+) -> None:
+    classes = [
+        ODD_METHOD.format(number=i, name=name, body=body) for i, (name, (body, _)) in enumerate(ODD.items())
+    ]
+    (tmp_path / "odd.py").write_text(ODD_METHODS + "".join(classes))
+    options = ("--plugin", str(tmp_path / "odd.py"), "--cases", "1", "--jobs", "1")
+    assert bench("--methods", ",".join([*ODD, "other"]), *options) == 1
+    found = rows().set_index("method")
+    for name, (_, reason) in ODD.items():
+        assert found.status[name] == ("error" if reason else "ok")
+        assert reason in found.reason[name]
+    assert found.status["other"] == "ok"
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+ODD_DATA = """
+import threading, time
+import numpy as np
+from fusebench.case import Case, Pair, Volume
+from fusebench.dataset import Dataset, DatasetInfo
+
+class Odd(Dataset):
+    info = DatasetInfo(name="odd", summary="x")
+
+    def __init__(self, *, kind: str = "lambda"):
+        self.kind = kind
+
+    def cases(self, split="test"):
+        if self.kind == "thread":
+            threading.Thread(target=time.sleep, args=(1000,)).start()
+        fill = float("nan") if self.kind == "nan" else 0.5
+        def load():
+            images = (Volume(np.full((8, 8, 8), fill, np.float32)) for _ in "ab")
+            return Pair(*images, np.ones((8, 8, 8), bool))
+        return [Case("c", "odd", "g", "f", load)]
+
+    def left_out(self):
+        return ["\x1b[31mred"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "jobs", "reason"),
+    [
+        ("lambda", "1", "the case cannot be sent to a worker: "),
+        ("nan", "0", "case c: the structural image holds NaN or infinity in 512 of 512 voxels"),
+        ("thread", "0", ""),
+    ],
+)
+def test_what_a_dataset_gets_wrong_is_said(tmp_path: Path, kind: str, jobs: str, reason: str) -> None:
+    (tmp_path / "odd.py").write_text(ODD_DATA)
+    command = [sys.executable, str(ROOT / "run_bench.py"), "--methods", "average", "--metrics", "psnr"]
+    command += ["--plugin", str(tmp_path / "odd.py"), "--dataset", "odd", "--data-option", f"kind={kind}"]
+    command += ["--jobs", jobs, "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert "Traceback" not in done.stderr and "\x1b" not in done.stdout + done.stderr
+    table = pd.read_parquet(tmp_path / "run" / "rows.parquet")
+    assert reason in table.reason[0]
+    assert done.returncode == (1 if reason else 0)
 
 
 def test_workers_do_not_import_what_lies_in_the_working_folder(tmp_path: Path) -> None:
