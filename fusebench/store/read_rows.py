@@ -99,7 +99,7 @@ def _unpacked(path: Path) -> tuple[pd.DataFrame, dict[bytes, bytes]]:
             if column in TEXT and not all(text.isprintable() for text in cells.dropna().unique()):
                 cells = cells.map(printable, na_action="ignore")
             table[column] = cells
-            if column in _FILES_OF and not all(_can_name(text) for text in cells.dropna().unique()):
+            if column in _FILES_OF and not all(_can_name(text, column) for text in cells.dropna().unique()):
                 raise ValueError(f"a {column} cannot name a file")
         return table, packed.schema.metadata or {}
     except (OSError, ValueError, TypeError, OverflowError, pa.ArrowException) as error:
@@ -164,8 +164,10 @@ def _newest(path: Path, start: int, newest: dict[tuple[str, ...], Row]) -> dict[
     return newest
 
 
-def _can_name(text: str) -> bool:
+def _can_name(text: str, what: str) -> bool:
     """False for a name that would lead out of the folder that it is used in."""
+    if what == "dataset" and "/" in text:  # a page of a case is told by what stands before the slash
+        return False
     # A history names benchmarks by file and test, and pages make names of their own.
     return not text.startswith("/") and not any(part.strip() in (".", "..") for part in text.split("/"))
 
@@ -207,7 +209,7 @@ def parse_row(line: bytes, place: str) -> Row:
         if not (text.isascii() and text.isprintable()):
             values[name] = printable(text)
     for name in _FILES_OF:
-        if not _can_name(values[name]):
+        if not _can_name(values[name], name):
             raise InputError(f"{place}: {name} cannot name a file; delete the line")
     for name in _NUMBERS:
         value = values[name]

@@ -54,6 +54,7 @@ def test_a_store_without_fingerprints_is_read(tmp_path: Path) -> None:
         json.dumps({"schema": 1, **row().as_dict(), "value": True}),
         json.dumps({"schema": 1, **row().as_dict(), "value": 10**400}),
         json.dumps({"schema": 1, **row().as_dict(), "dataset": "../.."}),
+        json.dumps({"schema": 1, **row().as_dict(), "dataset": "a/b"}),
         json.dumps({"schema": 1, **row().as_dict(), "case": ".."}),
         json.dumps({"schema": 1, **row().as_dict(), "method": {}}),
         json.dumps({"schema": 1, **row().as_dict(), "seed": 1.5}),
