@@ -422,8 +422,14 @@ def _unmatched(base: Runs, new: Runs) -> list[str]:
         if cases:
             notes.append(f"{plural(len(cases), 'case')} {text}, not compared.")
     prints = [str(r.manifest.get("dataset", {}).get("fingerprint", "")) for r in (base, new)]
-    if all(prints) and prints[0] != prints[1]:
+    if all(prints) and prints[0] != prints[1] and not (_states_data(base) and _states_data(new)):
         notes.append(
             f"The data differ (fingerprints {prints[0]} and {prints[1]}): changes may come from them."
         )
     return notes
+
+
+def _states_data(runs: Runs) -> bool:
+    """Whether every row says of which data it is: then no case of other data is compared."""
+    rows = _scored(runs)
+    return "fingerprint" in rows and bool((rows["fingerprint"].fillna("") != "").all())

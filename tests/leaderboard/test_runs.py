@@ -58,6 +58,10 @@ def test_cases_of_other_data_are_not_compared(tmp_path: Path) -> None:
     result = regression.compare(base, some, baselines=[base])
     assert "1 case of other data in the new run than in the base, not compared." in result.notes
     assert {c.cases for c in result.changes if c.kind == "quality"} == {3} and not result.absent
+    fewer = runs.load([of_data(tmp_path / "fewer", "a", "old", cases=3)])
+    fewer.manifest["dataset"]["fingerprint"] = "of three"
+    assert not any("data differ" in n for n in regression.compare(base, fewer).notes)
+    assert any("data differ" in n for n in regression.compare(some, fewer).notes)  # a row says nothing
     new = runs.load([of_data(tmp_path / "new", "a", "new")])
     with pytest.raises(InputError, match=r"of other data than .*base in every case that both have \(4\)"):
         regression.compare(base, new)
