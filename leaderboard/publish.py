@@ -11,13 +11,15 @@ import pandas as pd
 from fusebench.engine.manifest import protocol_order, read_manifest
 from fusebench.errors import InputError
 from fusebench.files import write_text
-from fusebench.scoring.protocol import READERS
+from fusebench.scoring.protocol import PROTOCOLS, READERS
 from fusebench.store.folder import RunFolder
 
 from . import contact_sheet, likeness
 from .board import Board
 from .columns import READINGS
 from .tables import MAIN, boards_of, build
+
+SUFFIXES = ("csv", "md", "tex")  # of a board's files
 
 
 def boards(
@@ -74,9 +76,15 @@ def write(folder: RunFolder, found: dict[str, Board], *, radiological: bool = Fa
 
 def _write(folder: RunFolder, found: dict[str, Board], radiological: bool) -> list[Path]:
     paths: list[Path] = []
-    for index, (protocol, board) in enumerate(found.items()):
-        stem = folder.board(protocol if index else "")
-        texts = {"csv": board.to_csv(), "md": board.to_markdown(), "tex": board.to_latex()}
+    stems = {p: folder.board(p if index else "") for index, p in enumerate(found)}
+    for protocol in PROTOCOLS:
+        stem = folder.board(protocol)
+        if stem not in stems.values():  # of an earlier run: its rows may not stand any more
+            for suffix in SUFFIXES:
+                stem.with_name(f"{stem.name}.{suffix}").unlink(missing_ok=True)
+    for protocol, board in found.items():
+        stem = stems[protocol]
+        texts = dict(zip(SUFFIXES, (board.to_csv(), board.to_markdown(), board.to_latex()), strict=True))
         for suffix, text in texts.items():
             path = stem.with_name(f"{stem.name}.{suffix}")
             write_text(path, text)

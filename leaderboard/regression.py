@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ from fusebench.text import plural
 
 from .columns import facts_of
 from .escape import markdown_text
-from .runs import Runs, groups
+from .runs import Runs, data_of, differs, groups
 
 Mode = Literal["auto", "exact", "test"]
 Verdict = Literal["loss", "gain", "same", "warning"]
@@ -183,21 +183,52 @@ def compare(
     Raises
     ------
     InputError
-        The runs have no row in common.
+        The runs have no row in common, or none of the same data.
     """
+    notes: list[str] = []
     if base.rows[_KEY].merge(new.rows[_KEY], on=_KEY).empty:
         one, other = (" + ".join(map(str, r.folders)) for r in (base, new))
         raise InputError(
             f"{other}: no score in common with {one} (same method, dataset, case, protocol and metric); "
             "compare runs of the same benchmark"
         )
-    notes: list[str] = []
+    base, new, baselines = _same_data(base, new, baselines, notes)
     quality = _quality(base, new, mode, tolerance, alpha, min_effect, notes)
     failures = _failures(base, new)
     costs = _costs(base, new, baselines, gate_costs, notes)
     absent = _absent(base, new)
     notes += [*_unmatched(base, new), *_absent_note(absent)]
     return Comparison((*failures, *quality, *costs), tuple(notes), len(absent))
+
+
+def _same_data(
+    base: Runs, new: Runs, baselines: Sequence[Runs], notes: list[str]
+) -> tuple[Runs, Runs, list[Runs]]:
+    """The runs without the cases that base and new have of other data, and the baselines without theirs.
+
+    Raises
+    ------
+    InputError
+        No score in common is left.
+    """
+    data = data_of(new.rows)
+    mine = data_of(base.rows).reindex(data.index).dropna()
+    other = mine.index[mine != data[mine.index]]
+    baselines = [replace(r, rows=r.rows[~differs(r.rows, data)]) for r in baselines]
+    if other.empty:
+        return base, new, baselines
+    left = [
+        replace(r, rows=r.rows[~pd.MultiIndex.from_frame(r.rows[["dataset", "case"]]).isin(other)])
+        for r in (base, new, *baselines)
+    ]
+    if left[0].rows[_KEY].merge(left[1].rows[_KEY], on=_KEY).empty:
+        one, two = (" + ".join(map(str, r.folders)) for r in (base, new))
+        raise InputError(
+            f"{two}: of other data than {one} in every case that both have ({len(other)}); "
+            "compare runs of the same data"
+        )
+    notes.append(f"{plural(len(other), 'case')} of other data in the new run than in the base, not compared.")
+    return left[0], left[1], left[2:]
 
 
 def _scored(runs: Runs) -> pd.DataFrame:
@@ -391,8 +422,14 @@ def _unmatched(base: Runs, new: Runs) -> list[str]:
         if cases:
             notes.append(f"{plural(len(cases), 'case')} {text}, not compared.")
     prints = [str(r.manifest.get("dataset", {}).get("fingerprint", "")) for r in (base, new)]
-    if all(prints) and prints[0] != prints[1]:
+    if all(prints) and prints[0] != prints[1] and not (_states_data(base) and _states_data(new)):
         notes.append(
             f"The data differ (fingerprints {prints[0]} and {prints[1]}): changes may come from them."
         )
     return notes
+
+
+def _states_data(runs: Runs) -> bool:
+    """Whether every row says of which data it is: then no case of other data is compared."""
+    rows = _scored(runs)
+    return "fingerprint" in rows and bool((rows["fingerprint"].fillna("") != "").all())

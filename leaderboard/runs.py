@@ -15,9 +15,11 @@ from fusebench.engine.manifest import protocol_order, read_manifest
 from fusebench.errors import InputError
 from fusebench.store.read_rows import read_rows
 from fusebench.store.rows import IDENTITY
+from fusebench.text import plural
 
 # Where a file of a history store keeps the manifest.
 METADATA = b"fusebench"
+_CASE = ["dataset", "case"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +33,17 @@ class Runs:
         Columns of `fusebench.store.rows.Row`.  Of rows with one identity the later folder's counts.
     manifest : dict
         Manifest of the last folder, with the methods and metrics of all.
+    by_dataset : mapping
+        `manifest` of the folders that hold rows of each dataset.
+    other_data : mapping
+        By dataset and protocol, what was left out: rows of a case that the newest run has other data for.
     """
 
     folders: tuple[Path, ...]
     rows: pd.DataFrame
     manifest: dict[str, Any]
     by_dataset: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    other_data: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     def manifest_of(self, dataset: str) -> dict[str, Any]:
         """`manifest`, of the folders that hold rows of one dataset only."""
@@ -76,16 +83,61 @@ def load(folders: Sequence[str | Path]) -> Runs:
     if not paths:
         raise InputError("no run folder given")
     parts = [read_rows(p) for p in paths]
-    rows = pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
-    if rows.empty:
+    if all(part.empty for part in parts):
         raise InputError(f"{paths[0]}: the run has no rows yet")
-    rows = rows.drop_duplicates(list(IDENTITY), keep="last", ignore_index=True)
     manifests = [_manifest(p) for p in paths]
+    data = _newest_data(parts, manifests)
+    other = [differs(part, data) for part in parts]
+    former = pd.concat([part[o] for part, o in zip(parts, other, strict=True)], ignore_index=True)
+    parts = [part[~o] for part, o in zip(parts, other, strict=True)]
+    rows = pd.concat(parts, ignore_index=True)
+    rows = rows.drop_duplicates(list(IDENTITY), keep="last", ignore_index=True)
     by_dataset = {
         name: _merge([m for m, part in zip(manifests, parts, strict=True) if (part["dataset"] == name).any()])
         for name in rows["dataset"].unique()
     }
-    return Runs(paths, rows, _merge(manifests), by_dataset)
+    return Runs(paths, rows, _merge(manifests), by_dataset, _left_out(former))
+
+
+def data_of(rows: pd.DataFrame) -> pd.Series:
+    """Fingerprint of each dataset and case; the last row that states one counts."""
+    if "fingerprint" not in rows:
+        return pd.Series(dtype=object)
+    stated = rows[rows["fingerprint"].notna() & (rows["fingerprint"] != "")]
+    return stated.drop_duplicates(_CASE, keep="last").set_index(_CASE)["fingerprint"].astype(object)
+
+
+def differs(rows: pd.DataFrame, data: pd.Series) -> pd.Series:
+    """Which rows state other data than `data` does for their case."""
+    if data.empty or "fingerprint" not in rows:
+        return pd.Series(False, index=rows.index)
+    wanted = data.reindex(pd.MultiIndex.from_frame(rows[_CASE].astype(object))).to_numpy()
+    stated = rows["fingerprint"].astype(object)
+    known = stated.notna() & (stated != "") & pd.notna(wanted)
+    return known & (stated != wanted)
+
+
+def _newest_data(parts: Sequence[pd.DataFrame], manifests: Sequence[dict[str, Any]]) -> pd.Series:
+    """`data_of` the newest run that has each case: of the last folder, and in it of its last run."""
+    ordered = []
+    for part, manifest in zip(parts, manifests, strict=True):
+        last = manifest.get("run", {}).get("id")
+        # Rows of a log stand where their identity first stood, so that their order says nothing.
+        ours = part["run"] == last if last and "run" in part else pd.Series(False, index=part.index)
+        ordered += [part[~ours], part[ours]]
+    return data_of(pd.concat(ordered, ignore_index=True))
+
+
+def _left_out(rows: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """What is said of rows of other data, by dataset and protocol."""
+    notes = {}
+    for (dataset, protocol), part in groups(rows, ["dataset", "protocol"]):
+        names = ", ".join(dict.fromkeys(part["method"].astype(str)))
+        notes[dataset, protocol] = (
+            f"{plural(len(part), 'row')} of other data ({names}) left out; the newest run has other data for "
+            f"{plural(part['case'].nunique(), 'case')}: run these methods again."
+        )
+    return notes
 
 
 def _merge(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from rich.table import Table
 from ..case import Case
 from ..dataset import Dataset
 from ..engine.data import check_split, open_dataset, split_cases
+from ..errors import InputError
+from ..files import atomic_path, write_text
 from ..limits import usable_cores
 from ._options import (
     add_plugin_option,
@@ -25,6 +29,8 @@ from ._options import (
 )
 from .run import console_of
 
+MARKER = ".fusebench-prepare"
+_MADE = ("report.csv", "splits.csv", "quality")  # in the folder of --out
 _FIRST = ("subject", "case", "status", "split", "reason")
 
 
@@ -70,6 +76,8 @@ def add(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     console = console_of()
     options = parameters_of(args.data_option, "--data-option")
+    out = args.out or Path("prepared") / args.dataset
+    _check_ours(out)
     if args.download and args.data_dir is not None:
         with writing(args.data_dir):
             args.data_dir.mkdir(parents=True, exist_ok=True)
@@ -77,8 +85,9 @@ def run(args: argparse.Namespace) -> int:
     check_split(dataset, args.split)
     if args.download:
         dataset.download(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
-    out = args.out or Path("prepared") / args.dataset
     rows = _report_rows(dataset, args.split)
+    with _writing(out):  # before anything else, so that what is interrupted can go on
+        write_text(out / MARKER, "Made by prepare of FuseBench; the next one replaces its files here.\n")
     for line in dataset.summary():
         console.print(line, markup=False, highlight=False)
     failed = 0
@@ -163,22 +172,38 @@ def _plain(value: object) -> str:
     return escape(str(value))
 
 
+def _check_ours(out: Path) -> None:
+    """Raise `InputError` where files would be replaced that no `prepare` made, or written through a link."""
+    if (out / "quality").is_symlink():
+        raise InputError(f"--out {out}: quality is a link to another folder; give another --out")
+    foreign = [name for name in _MADE if (out / name).exists() or (out / name).is_symlink()]
+    if foreign and not (out / MARKER).is_file():
+        raise InputError(
+            f"--out {out}: holds {', '.join(foreign)}, not made by prepare; give an empty or new folder"
+        )
+
+
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from None
+
+
 def _write_csv(rows: list[dict[str, Any]], path: Path) -> Path:
-    from ..errors import InputError
     from ..text import csv_value
 
     first = _FIRST if any("status" in row for row in rows) else ("subject", "split")
     names = list(dict.fromkeys([*first, *(k for row in rows for k in row)]))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as handle:
-            writer = csv.DictWriter(handle, names, restval="")
-            writer.writeheader()
-            writer.writerows({k: csv_value(v) for k, v in row.items()} for row in rows)
-    except OSError as error:
-        raise InputError(
-            f"--out {path.parent}: cannot be written ({error.strerror}); give another folder"
-        ) from None
+    with (
+        _writing(path.parent),
+        atomic_path(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as handle,
+    ):
+        writer = csv.DictWriter(handle, names, restval="")
+        writer.writeheader()
+        writer.writerows({k: csv_value(v) for k, v in row.items()} for row in rows)
     return path
 
 

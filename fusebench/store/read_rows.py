@@ -27,8 +27,10 @@ from .rows import (
 
 if TYPE_CHECKING:
     import pandas as pd  # only tables need it, and workers make none
+    import pyarrow as pa
 
 MOST_ROWS = 5_000_000  # of a table that is read
+MOST_TEXT = 1 << 30  # bytes in all cells of such a table: whole for `MOST_ROWS` rows as runs write them
 LONGEST_LINE = 1 << 20  # of a log
 _STATUSES = frozenset(get_args(Status))
 _FILES_OF = ("method", "dataset", "case")  # they become folders and files of a run and a report
@@ -92,18 +94,65 @@ def _unpacked(path: Path) -> tuple[pd.DataFrame, dict[bytes, bytes]]:
         count = pq.read_metadata(path).num_rows
         if count > MOST_ROWS:  # a small file may say so of a single value, and mean to fill the memory
             raise InputError(f"{path}: {count} rows; at most {MOST_ROWS} can be read")
-        packed = pq.read_table(path)
+        packed = _read_bounded(path)
         table: pd.DataFrame = packed.to_pandas()
         for column in table.columns.intersection(list(COLUMNS)):
             cells = table[column].astype(column_type(column))
             if column in TEXT and not all(text.isprintable() for text in cells.dropna().unique()):
                 cells = cells.map(printable, na_action="ignore")
             table[column] = cells
-            if column in _FILES_OF and not all(_can_name(text) for text in cells.dropna().unique()):
+            if column in _FILES_OF and not all(_can_name(text, column) for text in cells.dropna().unique()):
                 raise ValueError(f"a {column} cannot name a file")
         return table, packed.schema.metadata or {}
     except (OSError, ValueError, TypeError, OverflowError, pa.ArrowException) as error:
         raise InputError(f"{path}: not readable ({error}); make it again") from None
+
+
+def _read_bounded(path: Path) -> pa.Table:
+    """The columns of a Parquet file that rows have, none of which takes more memory than a run's may.
+
+    A text that repeats is stored once in the file, and would fill the memory where it is written out.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(path)
+    names = [name for name in schema.names if name in _COLUMNS]
+    if len(names) != len(set(names)):
+        raise ValueError("two columns of one name")
+    texts = []
+    for name in names:
+        kind = schema.field(name).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
+            texts.append(name)
+        elif not (pa.types.is_primitive(kind) or pa.types.is_null(kind)):
+            raise ValueError(f"a {name} is of type {kind}")
+    stored = pq.read_metadata(path)
+    groups = [stored.row_group(i) for i in range(stored.num_row_groups)]
+    if sum(g.column(i).total_uncompressed_size for g in groups for i in range(g.num_columns)) > 2 * MOST_TEXT:
+        raise ValueError("too large when unpacked")
+    packed = pq.read_table(path, columns=names, read_dictionary=texts)
+    left = MOST_TEXT
+    for index, name in enumerate(packed.column_names):
+        column = packed.column(index)
+        if not pa.types.is_dictionary(column.type):
+            continue
+        kind = column.type.value_type
+        if name in texts:
+            left -= sum(_written_out(chunk) for chunk in column.chunks)
+            if left < 0:
+                raise ValueError(f"more than {MOST_TEXT >> 20} MiB of text in {name} and before")
+        packed = packed.set_column(index, name, column.cast(kind))
+    return packed
+
+
+def _written_out(chunk: Any) -> int:
+    """Bytes of a column of texts, where each that repeats is written out every time."""
+    import pyarrow.compute as pc
+
+    lengths = pc.binary_length(chunk.dictionary).cast("int64")
+    return int(pc.sum(lengths.take(chunk.indices)).as_py() or 0)
 
 
 def _read_folder(folder: RunFolder) -> pd.DataFrame:
@@ -164,8 +213,10 @@ def _newest(path: Path, start: int, newest: dict[tuple[str, ...], Row]) -> dict[
     return newest
 
 
-def _can_name(text: str) -> bool:
+def _can_name(text: str, what: str) -> bool:
     """False for a name that would lead out of the folder that it is used in."""
+    if what == "dataset" and "/" in text:  # a page of a case is told by what stands before the slash
+        return False
     # A history names benchmarks by file and test, and pages make names of their own.
     return not text.startswith("/") and not any(part.strip() in (".", "..") for part in text.split("/"))
 
@@ -207,7 +258,7 @@ def parse_row(line: bytes, place: str) -> Row:
         if not (text.isascii() and text.isprintable()):
             values[name] = printable(text)
     for name in _FILES_OF:
-        if not _can_name(values[name]):
+        if not _can_name(values[name], name):
             raise InputError(f"{place}: {name} cannot name a file; delete the line")
     for name in _NUMBERS:
         value = values[name]

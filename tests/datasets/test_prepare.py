@@ -164,3 +164,44 @@ def test_all_splits_are_the_default_of_every_dataset(tmp_path, capsys):
     assert [r["status"] for r in report(tmp_path)] == ["ready"] * 3 + ["found"] * 3
     assert main([*command, "--split", "holdout", "--out", str(tmp_path)]) == 2
     assert "phantom has no split 'holdout'; it has train, val, test" in capsys.readouterr().err
+
+
+def phantom(out):
+    options = ["--data-option", "size=24", "--split", "test", "--cases", "1", "--out", str(out)]
+    return main(["prepare", "--dataset", "phantom", *options])
+
+
+@pytest.mark.parametrize("name", ["report.csv", "splits.csv", "quality/phantom-test-001.png"])
+@pytest.mark.parametrize("linked", [False, True])
+def test_files_that_prepare_did_not_make_are_left_alone(tmp_path, capsys, name, linked):
+    out, thesis = tmp_path / "out", tmp_path / "thesis"
+    (out / name).parent.mkdir(parents=True)
+    thesis.write_text("mine")
+    (out / name).symlink_to(thesis) if linked else (out / name).write_text("mine")
+    assert phantom(out) == 2
+    assert f"holds {name.partition('/')[0]}, not made by prepare" in capsys.readouterr().err
+    assert (out / name).read_text() == thesis.read_text() == "mine"
+    assert [p for p in out.rglob("*") if not p.is_dir()] == [out / name]
+
+
+def test_prepare_again_replaces_its_own_and_follows_no_link(tmp_path, capsys):
+    out, thesis = tmp_path / "out", tmp_path / "thesis"
+    assert phantom(out) == 0
+    first = (out / "report.csv").read_text()
+    thesis.write_text("mine")
+    (out / "report.csv").unlink()
+    (out / "report.csv").symlink_to(thesis)
+    assert phantom(out) == 0
+    assert (
+        thesis.read_text() == "mine"
+        and (out / "report.csv").read_text().split(",")[:3] == first.split(",")[:3]
+    )
+    assert sorted(p.name for p in out.iterdir()) == [
+        ".fusebench-prepare",
+        "quality",
+        "report.csv",
+        "splits.csv",
+    ]
+    (out / "quality").rename(tmp_path / "elsewhere")
+    (out / "quality").symlink_to(tmp_path / "elsewhere")
+    assert phantom(out) == 2 and "quality is a link" in capsys.readouterr().err

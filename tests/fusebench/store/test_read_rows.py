@@ -54,6 +54,7 @@ def test_a_store_without_fingerprints_is_read(tmp_path: Path) -> None:
         json.dumps({"schema": 1, **row().as_dict(), "value": True}),
         json.dumps({"schema": 1, **row().as_dict(), "value": 10**400}),
         json.dumps({"schema": 1, **row().as_dict(), "dataset": "../.."}),
+        json.dumps({"schema": 1, **row().as_dict(), "dataset": "a/b"}),
         json.dumps({"schema": 1, **row().as_dict(), "case": ".."}),
         json.dumps({"schema": 1, **row().as_dict(), "method": {}}),
         json.dumps({"schema": 1, **row().as_dict(), "seed": 1.5}),
@@ -116,4 +117,41 @@ def test_a_table_of_others_is_no_bomb_and_steers_no_terminal(tmp_path: Path) -> 
     pq.write_table(many, path)
     assert path.stat().st_size < 1 << 16
     with pytest.raises(InputError, match="at most 5000000 can be read"):
+        read_rows(tmp_path)
+
+
+@pytest.mark.parametrize("as_stated", [False, True])
+def test_a_long_text_that_repeats_does_not_fill_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_stated: bool
+) -> None:
+    with RunStore(tmp_path) as store:
+        store.append([row(reason="x" * 5000)])
+        store.consolidate()
+    (tmp_path / "rows.jsonl").unlink()
+    path = tmp_path / "rows.parquet"
+    [one] = pq.read_table(path).to_pylist()
+    often = {
+        name: pa.DictionaryArray.from_arrays(np.zeros(3000, np.int32), pa.array([value]))
+        for name, value in one.items()
+        if value is not None
+    }
+    pq.write_table(pa.table(often), path, store_schema=as_stated)
+    assert len(read_rows(tmp_path)) == 3000
+    monkeypatch.setattr("fusebench.store.read_rows.MOST_TEXT", 10 << 20)
+    with pytest.raises(InputError, match=r"rows.parquet: not readable \(more than 10 MiB of text in reason"):
+        read_rows(tmp_path)
+
+
+def test_columns_that_rows_do_not_have_are_not_read(tmp_path: Path) -> None:
+    with RunStore(tmp_path) as store:
+        store.append([row()])
+        table = store.consolidate()
+    (tmp_path / "rows.jsonl").unlink()
+    nested = pa.Table.from_pandas(table).append_column("more", pa.array([[{"a": "b"}]]))
+    pq.write_table(nested, tmp_path / "rows.parquet")
+    assert list(read_rows(tmp_path)) == list(table)
+    pq.write_table(
+        nested.drop_columns("value").append_column("value", pa.array([[1.0]])), tmp_path / "rows.parquet"
+    )
+    with pytest.raises(InputError, match="a value is of type list"):
         read_rows(tmp_path)
