@@ -8,14 +8,16 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from glob import escape
+from glob import escape, iglob
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from itertools import islice
 from pathlib import Path
 
 from ..files import PACKAGE, ROOT, file_sha256, is_installed, stamp
+from . import syntax
 
 # Libraries whose versions change numbers; they are in every key.
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-image", "PyWavelets")
@@ -27,11 +29,16 @@ _NAMES = r"\s+import\s*(?:\(([^)]*)\)|((?:\\\n|[^\n])+))"
 _RELATIVE = re.compile(r"\bfrom\s*(\.+)([\w.]*)" + _NAMES)
 _FROM = re.compile(r"^[ \t]*from\s+(\w[\w.]*)" + _NAMES, re.MULTILINE)
 _IMPORT = re.compile(r"^[ \t]*import\s+([\w., \t]+)", re.MULTILINE)
+_LONGEST, _FOLDERS, _MATCHES = 200, 8, 200  # characters of a name, folders to look in, files of a pattern
+_TELLING = re.compile(r"\w\.|\.\w|\w{3}")  # what a pattern has to hold, or it would match whatever lies there
 _NAME = re.compile(r"\w+")
 _TEXT = re.compile(r"""["']([^"'\n\\{}]{1,200})["']""")
 _ASKS = r"(?:environ(?:\.get)?\s*[\[(]|getenv\s*\()\s*"
 _VARIABLE = re.compile(_ASKS + r"""["'](\w+)["']|["'](\w+)["']\s+(?:not\s+)?in\s+(?:os\s*\.\s*)?environ""")
 _NAMED_VARIABLE = re.compile(_ASKS + r"([A-Za-z_]\w*)\s*[\]),]")
+
+
+_UNUSUAL = re.compile(r"import[ \t]*\(?\s*\*|[;:][ \t]*(?:from[ \t]+[\w.]+[ \t]+import|import)\b")
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ def _walk(path: Path) -> Iterator[tuple[Path, _Parsed | None]]:
         parsed = _parsed(file, stamp(file)) if file.suffix == ".py" else None
         yield file, parsed
         if parsed is not None:
-            todo += (p.resolve() for p in parsed.relative)
+            todo += (p.resolve() for p in parsed.relative if p.is_file())
             todo += parsed.named
             for name in parsed.absolute:
                 todo += _located(name.split("."), file.parent)
@@ -95,26 +102,53 @@ def _walk(path: Path) -> Iterator[tuple[Path, _Parsed | None]]:
 
 @lru_cache(maxsize=1024)
 def _parsed(file: Path, _: tuple[int, ...]) -> _Parsed:
-    # Not by `ast`, which takes twenty times as long; what looks like an import in a text does no harm.
-    text = _COMMENT.sub("", file.read_text(encoding="utf-8", errors="replace"))
+    text = file.read_text(encoding="utf-8", errors="replace")
+    bundled = ROOT in file.parents
+    # A tree takes twenty times as long as the patterns, so bundled files are parsed where these may fail.
+    said = syntax.read(text) if not bundled or _is_unusual(text) else None
+    text = _COMMENT.sub("", text)
+    # What looks like an import in a text does no harm, and may be one that is run.
+    imports = [*_imports_by_pattern(text), *(said.imports if said else ())]
     relative: list[Path] = []
-    for dots, module, *names in _RELATIVE.findall(text):
-        if len(dots) > len(file.parents):
-            continue
-        base = file.parents[len(dots) - 1].joinpath(*filter(None, module.split(".")))
-        # `from . import x` names modules; `from .m import f` names m.py (or a package m/ holding f.py).
-        relative += [base.with_suffix(".py"), *(base / f"{n}.py" for n in _NAME.findall("".join(names)))]
-    absolute = [
-        f"{module}.{n}" for module, *names in _FROM.findall(text) for n in _NAME.findall("".join(names))
-    ]
-    absolute += [m.split()[0] for several in _IMPORT.findall(text) for m in several.split(",") if m.strip()]
+    absolute: list[str] = []
+    for dots, module, names in dict.fromkeys(imports):
+        if not dots:
+            absolute += [f"{module}.{n}" for n in names] or [module]
+        elif dots <= len(file.parents):
+            base = file.parents[dots - 1].joinpath(*filter(None, module.split(".")))
+            # `from . import x` names modules; `from .m import f` names m.py (or a package m/ holding f.py).
+            below = [base / n for n in names]
+            relative += [p.with_suffix(".py") for p in (base, *below)]
+            relative += [p / "__init__.py" for p in ([base, *below] if module else below)]
     variables = {one or other for one, other in _VARIABLE.findall(text)}
     for constant in _NAMED_VARIABLE.findall(text):
         variables.update(re.findall(rf"""\b{constant}\s*(?::[^=\n]+)?=\s*["'](\w+)["']""", text))
+    if said:
+        variables |= said.variables
+        absolute += [m for m in sorted(said.maybe_modules) if _is_module(file.parent / m.partition(".")[0])]
     # Bundled plugins name their files to `Method.files`.
-    named = [] if ROOT in file.parents else _named(text, file)
+    texts = {} if bundled else dict.fromkeys([*_TEXT.findall(text), *sorted(said.texts if said else ())])
+    named = [] if bundled else _named(texts, file)
     wanted = (name for name in dict.fromkeys(absolute) if name.partition(".")[0] not in _KNOWN)
     return _Parsed(tuple(relative), tuple(wanted), tuple(named), frozenset(variables))
+
+
+def _is_unusual(text: str) -> bool:
+    by_word = any(word in text for word in (*syntax.IMPORTERS, *syntax.ENVIRONMENT))
+    return by_word or _UNUSUAL.search(text) is not None
+
+
+def _imports_by_pattern(text: str) -> Iterator[tuple[int, str, tuple[str, ...]]]:
+    for dots, module, *names in _RELATIVE.findall(text):
+        yield len(dots), module, tuple(_NAME.findall("".join(names)))
+    for module, *names in _FROM.findall(text):
+        yield 0, module, tuple(_NAME.findall("".join(names)))
+    for several in _IMPORT.findall(text):
+        yield from ((0, m.split()[0], ()) for m in several.split(",") if m.strip())
+
+
+def _is_module(path: Path) -> bool:
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
 def _located(parts: list[str], beside: Path) -> list[Path]:
@@ -159,14 +193,41 @@ def _distributions() -> Mapping[str, list[str]]:
     return packages_distributions()  # reads a file of every installed package
 
 
-def _named(text: str, file: Path) -> Iterable[Path]:
-    """Files beside a plugin that are there: those that its text names, such as a table, and its namesakes."""
+def _named(texts: Iterable[str], file: Path) -> list[Path]:
+    """Files beside a plugin that are there: those that its texts name, such as a table, and its namesakes."""
     found = [p for p in file.parent.glob(f"{escape(file.stem)}.*") if p.is_file() and p.suffix != ".pyc"]
-    for name in _TEXT.findall(text):
-        try:
-            path = file.parent / os.path.expanduser(name)
-            if "." in name and path.is_file():
-                found.append(path)
-        except (OSError, ValueError):  # a text that cannot be a path
-            continue
-    return [p.resolve() for p in found]
+    names = [t for t in texts if 0 < len(t) <= _LONGEST and not {"\n", "\0"} & {*t}]
+    folders = [file.parent]  # and those below it that a text names: `here / "data" / "table.csv"`
+    for name in names:
+        folder = file.parent / name.strip("/")
+        if (
+            len(folders) <= _FOLDERS
+            and ".." not in name
+            and folder not in folders
+            and _is(folder, Path.is_dir)
+        ):
+            folders.append(folder)
+    for name in names:
+        found += [p for p in (file.parent / os.path.expanduser(name),) if _is(p, Path.is_file)]
+        # `folder + "/table.csv"`, `f"{folder}/table.csv"`
+        below = name.removeprefix("*").lstrip("/") if name.startswith(("/", "*/")) else name
+        for folder in folders:
+            found += [p for p in (folder / below,) if _is(p, Path.is_file)]
+            if {*"*?["} & {*below} and _TELLING.search(below):
+                found += _matching(below, folder)
+    return [p.resolve() for p in dict.fromkeys(found)]
+
+
+def _matching(pattern: str, folder: Path) -> Iterator[Path]:
+    """Files below a folder that match a pattern; two folders deep at most."""
+    for each in {pattern.replace("**/", ""), pattern.replace("**", "*")}:
+        if each.count("/") <= 2 and not each.startswith("/"):
+            matches = (folder / name for name in sorted(iglob(each, root_dir=folder)))
+            yield from islice((p for p in matches if p.suffix != ".pyc" and _is(p, Path.is_file)), _MATCHES)
+
+
+def _is(path: Path, kind: Callable[[Path], bool]) -> bool:
+    try:
+        return kind(path)
+    except (OSError, ValueError):  # a text that cannot be a path
+        return False

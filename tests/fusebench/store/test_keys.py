@@ -69,6 +69,106 @@ def test_every_relative_import_is_followed(tmp_path: Path) -> None:
     assert found == {"main.py", *(f"{name}.py" for name in names[:-1])}
 
 
+# What a plugin says to take a value from beside it, in DIR, or from the environment; the file that holds it.
+WAYS = {
+    "star": ("from helper_w import *", "helper_w.py"),
+    "semicolon": ("import sys; sys.path.insert(0, DIR); from helper_w import W", "helper_w.py"),
+    "semicolon import": ("import sys; import helper_w", "helper_w.py"),
+    "try": ("try: from helper_w import W\nexcept ImportError: W = 0", "helper_w.py"),
+    "import_module": ("import importlib\nW = importlib.import_module('helper_w').W", "helper_w.py"),
+    "import_module as": (
+        "from importlib import import_module as load\nW = load('helper_w').W",
+        "helper_w.py",
+    ),
+    "import_module of a name": (
+        "from importlib import import_module\nN = 'helper_w'\nW = import_module(N).W",
+        "helper_w.py",
+    ),
+    "import_module inside": ("import importlib\nW = importlib.import_module('pkg.deep').W", "pkg/deep.py"),
+    "import_module relative": (
+        "import importlib\nW = importlib.import_module('.helper_w', __package__).W",
+        "helper_w.py",
+    ),
+    "__import__": ("W = __import__('helper_w').W", "helper_w.py"),
+    "relative package": ("def f():\n    from .pkg import W", "pkg/__init__.py"),
+    "run_path": ("import runpy\nW = runpy.run_path(DIR + '/helper_w.py')['W']", "helper_w.py"),
+    "spec": (
+        "import importlib.util as u\ns = u.spec_from_file_location('x', DIR + '/helper_w.py')",
+        "helper_w.py",
+    ),
+    "sum": ("W = open(DIR + '/w.txt').read()", "w.txt"),
+    "sum of three": ("n = 'w'\nW = open(DIR + '/' + n + '.txt').read()", "w.txt"),
+    "f-string": ("from pathlib import Path\nn = 'w'\nW = Path(__file__).parent / f'{n}.txt'", "w.txt"),
+    "f-string of a folder": ("W = open(f'{DIR}/w.txt').read()", "w.txt"),
+    "f-string below": ("n = 'v'\nW = open(f'{DIR}/data/{n}.txt').read()", "data/v.txt"),
+    "percent": ("n = 'w'\nW = open('%s.txt' % n).read()", "w.txt"),
+    "format": ("n = 'w'\nW = open('{}.txt'.format(n)).read()", "w.txt"),
+    "no dot": ("from pathlib import Path\nW = Path(__file__).parent / 'weight'", "weight"),
+    "glob": ("from glob import glob\nW = glob('*.txt')", "w.txt"),
+    "rglob": ("from pathlib import Path\nW = Path(DIR).glob('**/v.*')", "data/v.txt"),
+    "folder and name": (
+        "from pathlib import Path\nW = Path(__file__).parent / 'data' / 'v.txt'",
+        "data/v.txt",
+    ),
+    "environ as": ("from os import environ as E\nW = E['FB_KEY_W']", None),
+    "environ alias": ("import os\ne = os.environ\nW = e['FB_KEY_W']", None),
+    "environ lower": ("import os\ne = os.environ\nW = e.get('fb_key_w')", None),
+    "getenv key": ("import os\nW = os.getenv(key='FB_KEY_W')", None),
+    "getenv as": ("from os import getenv as g\nW = g('FB_KEY_W')", None),
+    "setdefault": ("import os\nW = os.environ.setdefault('FB_KEY_W', '1')", None),
+    "pop": ("import os\nW = os.environ.pop('FB_KEY_W', '1')", None),
+    "sum of names": ("import os\nW = os.environ['FB_KEY' + '_W']", None),
+    "function": ("import os\ndef ask(n): return os.environ[n]\nW = ask('FB_KEY_W')", None),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_plugin_takes_from_beside_it_counts_however_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    said, file = WAYS[way]
+    for name in ("helper_w.py", "pkg/__init__.py", "pkg/deep.py", "w.txt", "weight", "data/v.txt", "no.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("W = 1\n")
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(f"DIR = {str(tmp_path)!r}\n{said}\n")
+    before = source_key(plugin)
+    (tmp_path / "no.csv").write_text("other")
+    monkeypatch.setenv("FB_KEY_OTHER", "2")
+    assert source_key(plugin) == before
+    if file:
+        (tmp_path / file).write_text("W = 2\n")
+    else:
+        monkeypatch.setenv("FB_KEY_W", "2")
+        monkeypatch.setenv("fb_key_w", "2")
+    assert source_key(plugin) != before
+
+
+def test_a_bundled_plugin_is_read_as_well_as_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "ROOT", tmp_path.resolve())
+    (tmp_path / "helper_w.py").write_text("W = 1\n")
+    for way in ("star", "semicolon", "semicolon import", "try", "import_module", "__import__"):
+        plugin = tmp_path / f"{way.replace(' ', '_')}.py"
+        plugin.write_text(f"DIR = ''\n{WAYS[way][0]}\n")
+        assert tmp_path / "helper_w.py" in source_files(plugin), way
+
+
+@pytest.mark.parametrize("said", ["W = '*'", "a = b = 1\nW = f'{a}.{b}'", "W = '\\0'", "W = ('x' * 9) + '*'"])
+def test_a_text_that_matches_anything_names_no_file(tmp_path: Path, said: str) -> None:
+    (tmp_path / "w.txt").write_text("1")
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(said + "\n")
+    assert source_files(plugin) == [plugin]
+
+
+def test_a_source_that_does_not_parse_is_read_by_its_lines(tmp_path: Path) -> None:
+    (tmp_path / "helper_w.py").write_text("W = 1\n")
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text("from helper_w import W\nTABLE = 'w.txt'\nmatch W with\n")
+    (tmp_path / "w.txt").write_text("1")
+    assert source_files(plugin) == [tmp_path / n for n in ("helper_w.py", "plugin.py", "w.txt")]
+
+
 def forget() -> None:
     for cached in (sources._sha256, sources._version, keys.libraries):
         cached.cache_clear()
