@@ -286,22 +286,23 @@ class IsolatedWorker:
 
     def stop(self) -> None:
         """Kill the worker, if there is one, and wait until all that it started has ended."""
-        if self._process is None:
+        process, self._process = self._process, None
+        if process is None:
             return
+        link, note, said = self._link, self._note, self._said  # another thread may start the next worker now
         family = []
-        for pid in descendants(self._process.pid):
+        for pid in descendants(process.pid):
             with contextlib.suppress(psutil.Error):
                 family.append(psutil.Process(pid))
-        self._process.kill()
-        self._process.wait()
-        self._process = None
+        process.kill()
+        process.wait()
+        link.close()
+        note.close()
         # The nursery ends its own; what a metric or a loader has started does not.
         for left in psutil.wait_procs(family, timeout=END_SECONDS)[1]:
             with contextlib.suppress(psutil.Error):
                 left.kill()
-        self._link.close()
-        self._note.close()
-        self._said.join(STOP_SECONDS)  # they all hold the other end of what it listens to
+        said.join(STOP_SECONDS)  # they all hold the other end of what it listens to
 
 
 def _limits(task: Task) -> dict[str, float]:
