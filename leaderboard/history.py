@@ -26,8 +26,8 @@ from fusebench.text import plural
 
 from . import charts, runs
 from .columns import facts_of
+from .matching import BENCHMARK
 from .pages import copy_shared, environment, slug
-from .regression import BENCHMARK
 
 _KEPT = ("run", "git", "versions", "hardware", "dataset", "metrics")
 # A step must be at least this large to be worth a mark: ratio of times, relative change of a score.

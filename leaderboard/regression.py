@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -16,18 +16,16 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from fusebench.errors import InputError
 from fusebench.text import plural
 
 from .columns import facts_of
 from .escape import markdown_text
-from .runs import Runs, data_of, differs, groups
+from .matching import KEY, absent, absent_note, ok, same_data, scored, unmatched
+from .runs import Runs, groups
 
 Mode = Literal["auto", "exact", "test"]
 Verdict = Literal["loss", "gain", "same", "warning"]
 
-# Rows that only carry the time of a pytest benchmark.
-BENCHMARK = "benchmark"
 # Ratios that count as noise while nothing is known about the machine, and the narrowest band ever used.
 UNKNOWN_BAND = {"seconds": 1.5, "memory": 1.25}
 NARROWEST_BAND = {"seconds": 1.10, "memory": 1.05}
@@ -143,9 +141,6 @@ def _markdown_table(changes: Sequence[Change]) -> list[str]:
     return lines
 
 
-_KEY = ["method", "dataset", "case", "protocol", "metric"]
-
-
 def compare(
     base: Runs,
     new: Runs,
@@ -186,58 +181,13 @@ def compare(
         The runs have no row in common, or none of the same data.
     """
     notes: list[str] = []
-    if base.rows[_KEY].merge(new.rows[_KEY], on=_KEY).empty:
-        one, other = (" + ".join(map(str, r.folders)) for r in (base, new))
-        raise InputError(
-            f"{other}: no score in common with {one} (same method, dataset, case, protocol and metric); "
-            "compare runs of the same benchmark"
-        )
-    base, new, baselines = _same_data(base, new, baselines, notes)
+    base, new, baselines = same_data(base, new, baselines, notes)
     quality = _quality(base, new, mode, tolerance, alpha, min_effect, notes)
     failures = _failures(base, new)
     costs = _costs(base, new, baselines, gate_costs, notes)
-    absent = _absent(base, new)
-    notes += [*_unmatched(base, new), *_absent_note(absent)]
-    return Comparison((*failures, *quality, *costs), tuple(notes), len(absent))
-
-
-def _same_data(
-    base: Runs, new: Runs, baselines: Sequence[Runs], notes: list[str]
-) -> tuple[Runs, Runs, list[Runs]]:
-    """The runs without the cases that base and new have of other data, and the baselines without theirs.
-
-    Raises
-    ------
-    InputError
-        No score in common is left.
-    """
-    data = data_of(new.rows)
-    mine = data_of(base.rows).reindex(data.index).dropna()
-    other = mine.index[mine != data[mine.index]]
-    baselines = [replace(r, rows=r.rows[~differs(r.rows, data)]) for r in baselines]
-    if other.empty:
-        return base, new, baselines
-    left = [
-        replace(r, rows=r.rows[~pd.MultiIndex.from_frame(r.rows[["dataset", "case"]]).isin(other)])
-        for r in (base, new, *baselines)
-    ]
-    if left[0].rows[_KEY].merge(left[1].rows[_KEY], on=_KEY).empty:
-        one, two = (" + ".join(map(str, r.folders)) for r in (base, new))
-        raise InputError(
-            f"{two}: of other data than {one} in every case that both have ({len(other)}); "
-            "compare runs of the same data"
-        )
-    notes.append(f"{plural(len(other), 'case')} of other data in the new run than in the base, not compared.")
-    return left[0], left[1], left[2:]
-
-
-def _scored(runs: Runs) -> pd.DataFrame:
-    return runs.rows[runs.rows["protocol"] != BENCHMARK]
-
-
-def _ok(runs: Runs) -> pd.DataFrame:
-    rows = _scored(runs)
-    return rows[rows["status"] == "ok"]
+    left_out = absent(base, new)
+    notes += [*unmatched(base, new), *absent_note(left_out)]
+    return Comparison((*failures, *quality, *costs), tuple(notes), len(left_out))
 
 
 def _quality(
@@ -249,9 +199,9 @@ def _quality(
     min_effect: float,
     notes: list[str],
 ) -> list[Change]:
-    left, right = _ok(base), _ok(new)
-    columns = [*_KEY, "group", "value", "device"]
-    pairs = left[columns].merge(right[[*_KEY, "value", "device"]], on=_KEY, suffixes=("_base", "_new"))
+    left, right = ok(base), ok(new)
+    columns = [*KEY, "group", "value", "device"]
+    pairs = left[columns].merge(right[[*KEY, "value", "device"]], on=KEY, suffixes=("_base", "_new"))
     found: list[tuple[Change, bool]] = []
     for (dataset, protocol, metric, method), t in groups(pairs, ["dataset", "protocol", "metric", "method"]):
         facts = facts_of(metric, new.manifest)
@@ -315,8 +265,8 @@ def _adjusted(found: list[tuple[Change, bool]], alpha: float, notes: list[str]) 
 
 def _failures(base: Runs, new: Runs) -> list[Change]:
     """Cases that had a value and now have a reason in its place; a skip is a loss too."""
-    had, rows = _ok(base)[_KEY], _scored(new)
-    lost = had.merge(rows[rows["status"] != "ok"][[*_KEY, "status", "reason"]], on=_KEY)
+    had, rows = ok(base)[KEY], scored(new)
+    lost = had.merge(rows[rows["status"] != "ok"][[*KEY, "status", "reason"]], on=KEY)
     changes = []
     for (dataset, protocol, method, status), t in groups(lost, ["dataset", "protocol", "method", "status"]):
         n = int(t["case"].nunique())
@@ -326,28 +276,6 @@ def _failures(base: Runs, new: Runs) -> list[Change]:
         numbers = (n, np.nan, np.nan, -float(n), 0.0, None)
         changes.append(Change("failure", method, dataset, protocol, "", *numbers, "loss", reason))
     return changes
-
-
-def _absent(base: Runs, new: Runs) -> pd.DataFrame:
-    """Scores of the base without a row in the new run, of the methods that it ran.
-
-    A new run of fewer cases or metrics is one on purpose as often as not: these are counted, not losses.
-    """
-    had, rows = _ok(base), _scored(new)
-    had = had.loc[had["method"].isin(rows["method"]), _KEY]
-    found = had.merge(rows[_KEY], on=_KEY, how="left", indicator=True)
-    return found[found["_merge"] == "left_only"]
-
-
-def _absent_note(absent: pd.DataFrame) -> list[str]:
-    if absent.empty:
-        return []
-    counts = [f"{method} {n}" for method, n in absent["method"].value_counts().items()]
-    more = f" and {len(counts) - 10} more methods" if len(counts) > 10 else ""
-    return [
-        f"{plural(len(absent), 'score')} of the base without a row in the new run, not compared: "
-        f"{', '.join(counts[:10])}{more}."
-    ]
 
 
 # -- time and memory ---------------------------------------------------------------------------------
@@ -409,27 +337,3 @@ def _costs(base: Runs, new: Runs, baselines: Sequence[Runs], gate: bool, notes: 
 
 def _pairs(series: Any) -> list[tuple[tuple[str, str], float]]:
     return [((str(d), str(m)), float(v)) for (d, m), v in series.items()]
-
-
-def _unmatched(base: Runs, new: Runs) -> list[str]:
-    notes = []
-    for one, other, text in ((base, new, "only in the base"), (new, base, "only in the new run")):
-        for kind in ("method", "metric"):
-            names = sorted(set(_scored(one)[kind]) - set(_scored(other)[kind]))
-            if names:
-                notes.append(f"{kind.capitalize()}s {text}, not compared: {', '.join(map(str, names))}.")
-        cases = set(_scored(one)["case"]) - set(_scored(other)["case"])
-        if cases:
-            notes.append(f"{plural(len(cases), 'case')} {text}, not compared.")
-    prints = [str(r.manifest.get("dataset", {}).get("fingerprint", "")) for r in (base, new)]
-    if all(prints) and prints[0] != prints[1] and not (_states_data(base) and _states_data(new)):
-        notes.append(
-            f"The data differ (fingerprints {prints[0]} and {prints[1]}): changes may come from them."
-        )
-    return notes
-
-
-def _states_data(runs: Runs) -> bool:
-    """Whether every row says of which data it is: then no case of other data is compared."""
-    rows = _scored(runs)
-    return "fingerprint" in rows and bool((rows["fingerprint"].fillna("") != "").all())
