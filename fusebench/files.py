@@ -7,9 +7,11 @@ import hashlib
 import os
 import sysconfig
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
+
+from .errors import InputError
 
 # The folder that holds this package: the checkout, or site-packages where it is installed.
 PACKAGE = Path(__file__).resolve().parent
@@ -50,6 +52,15 @@ def stamp(file: Path) -> tuple[int, ...]:
     """Changes when a file is written to, even where its size and time of change are put back."""
     stat = file.stat()
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+
+
+def refuse_foreign(folder: Path, names: Iterable[str], maker: str) -> None:
+    """Raise `InputError` if `folder` holds any of `names`, a link that leads nowhere as well."""
+    foreign = [name for name in names if (folder / name).exists() or (folder / name).is_symlink()]
+    if foreign:
+        raise InputError(
+            f"{folder}: holds {', '.join(foreign)}, not made by {maker}; give --out an empty or new folder"
+        )
 
 
 def write_text(target: Path, text: str) -> None:

@@ -14,7 +14,7 @@ import pandas as pd
 from fusebench import __version__
 from fusebench.engine.manifest import read_manifest
 from fusebench.errors import InputError
-from fusebench.files import write_text
+from fusebench.files import refuse_foreign, write_text
 from fusebench.metric import MetricId
 from fusebench.plugins import Plugins, find_plugins
 from fusebench.store.read_rows import read_log
@@ -278,8 +278,8 @@ def _board(
 
 
 def _write(out: Path, sections: Sequence[Section], refused: Sequence[str]) -> list[Path]:
-    if (out / "index.html").exists() and not (out / MARKER).is_file():
-        raise InputError(f"--out {out}: holds index.html, not made by `board merge`; give another folder")
+    if not (out / MARKER).is_file():
+        refuse_foreign(out, ["index.html"], "`board merge`")
     shutil.rmtree(out / "static", ignore_errors=True)
     copy_shared(out)
     write_text(out / MARKER, "A public board of FuseBench; the next one made here replaces it.\n")

@@ -12,14 +12,12 @@ from fusebench.engine.manifest import protocol_order, read_manifest
 from fusebench.errors import InputError
 from fusebench.files import write_text
 from fusebench.scoring.protocol import PROTOCOLS, READERS
-from fusebench.store.folder import RunFolder
+from fusebench.store.folder import BOARD_SUFFIXES, RunFolder
 
 from . import contact_sheet, likeness
 from .board import Board
 from .columns import READINGS
 from .tables import MAIN, boards_of, build
-
-SUFFIXES = ("csv", "md", "tex")  # of a board's files
 
 
 def boards(
@@ -80,12 +78,12 @@ def _write(folder: RunFolder, found: dict[str, Board], radiological: bool) -> li
     for protocol in PROTOCOLS:
         stem = folder.board(protocol)
         if stem not in stems.values():  # of an earlier run: its rows may not stand any more
-            for suffix in SUFFIXES:
+            for suffix in BOARD_SUFFIXES:
                 stem.with_name(f"{stem.name}.{suffix}").unlink(missing_ok=True)
     for protocol, board in found.items():
         stem = stems[protocol]
-        texts = dict(zip(SUFFIXES, (board.to_csv(), board.to_markdown(), board.to_latex()), strict=True))
-        for suffix, text in texts.items():
+        texts = board.to_csv(), board.to_markdown(), board.to_latex()
+        for suffix, text in zip(BOARD_SUFFIXES, texts, strict=True):
             path = stem.with_name(f"{stem.name}.{suffix}")
             write_text(path, text)
             paths.append(path)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fusebench.errors import InputError
-from fusebench.files import write_text
+from fusebench.files import refuse_foreign, write_text
 from fusebench.metric import MetricId
 from fusebench.scoring.protocol import READERS
 from fusebench.scoring.select import metric_registry
@@ -130,11 +130,8 @@ def _check_present(metrics: Sequence[str], found: runs.Runs) -> None:
 
 def _clear(out: Path) -> None:
     """Make the report's folders anew: pages of an earlier one would outlive the methods they describe."""
-    foreign = [n for n in ("index.html", *FOLDERS) if (out / n).exists() or (out / n).is_symlink()]
-    if foreign and not (out / MARKER).is_file():
-        raise InputError(
-            f"{out}: holds {', '.join(foreign)}, not made by a report; give --out an empty or new folder"
-        )
+    if not (out / MARKER).is_file():
+        refuse_foreign(out, ("index.html", *FOLDERS), "a report")
     out.mkdir(parents=True, exist_ok=True)
     # Before anything else, so that a report that was interrupted can be made again in its place.
     write_text(out / MARKER, "A report of FuseBench; the next one made here replaces its folders.\n")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from ..case import Case
 from ..dataset import Dataset
 from ..engine.data import check_split, open_dataset, split_cases
 from ..errors import InputError
-from ..files import atomic_path, write_text
+from ..files import atomic_path, refuse_foreign, write_text
 from ..limits import usable_cores
 from ._options import (
     add_plugin_option,
@@ -86,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     if args.download:
         dataset.download(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
     rows = _report_rows(dataset, args.split)
-    with _writing(out):  # before anything else, so that what is interrupted can go on
+    with writing(out):  # before anything else, so that what is interrupted can go on
         write_text(out / MARKER, "Made by prepare of FuseBench; the next one replaces its files here.\n")
     for line in dataset.summary():
         console.print(line, markup=False, highlight=False)
@@ -176,19 +174,8 @@ def _check_ours(out: Path) -> None:
     """Raise `InputError` where files would be replaced that no `prepare` made, or written through a link."""
     if (out / "quality").is_symlink():
         raise InputError(f"--out {out}: quality is a link to another folder; give another --out")
-    foreign = [name for name in _MADE if (out / name).exists() or (out / name).is_symlink()]
-    if foreign and not (out / MARKER).is_file():
-        raise InputError(
-            f"--out {out}: holds {', '.join(foreign)}, not made by prepare; give an empty or new folder"
-        )
-
-
-@contextlib.contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from None
+    if not (out / MARKER).is_file():
+        refuse_foreign(out, _MADE, "prepare")
 
 
 def _write_csv(rows: list[dict[str, Any]], path: Path) -> Path:
@@ -197,7 +184,7 @@ def _write_csv(rows: list[dict[str, Any]], path: Path) -> Path:
     first = _FIRST if any("status" in row for row in rows) else ("subject", "split")
     names = list(dict.fromkeys([*first, *(k for row in rows for k in row)]))
     with (
-        _writing(path.parent),
+        writing(path.parent),
         atomic_path(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as handle,
     ):

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+BOARD_SUFFIXES = ("csv", "md", "tex")  # of the files of a leaderboard
+
 
 @dataclass(frozen=True)
 class RunFolder:

@@ -16,9 +16,9 @@ from typing import IO, TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from ..errors import InputError
-from ..files import atomic_path, file_sha256
+from ..files import atomic_path, file_sha256, refuse_foreign
 from ..text import cell
-from .folder import RunFolder
+from .folder import BOARD_SUFFIXES, RunFolder
 from .read_rows import LONGEST_LINE, parse_row, read_log
 from .rows import LOG_HASH, LOG_SIZE, SCHEMA, TEXT, Row, as_table
 
@@ -29,7 +29,7 @@ FSYNC_SECONDS = 1.0
 # Files that a run writes into its folder besides the rows.
 _FILES = (
     *("rows.parquet", "rows.csv", "manifest.json", "figures", "fused"),
-    *(f"leaderboard.{suffix}" for suffix in ("csv", "md", "tex")),
+    *(f"leaderboard.{suffix}" for suffix in BOARD_SUFFIXES),
 )
 
 
@@ -188,11 +188,7 @@ def _check_ours(folder: Path) -> None:
         with log.open("rb") as handle:
             first = handle.readline(LONGEST_LINE)
     except FileNotFoundError:
-        foreign = [name for name in _FILES if (folder / name).exists() or (folder / name).is_symlink()]
-        if foreign:
-            raise InputError(
-                f"{folder}: holds {', '.join(foreign)}, not made by a run; give --out an empty or new folder"
-            ) from None
+        refuse_foreign(folder, _FILES, "a run")
         return
     except OSError as error:
         raise InputError(f"--out {folder}: {error.strerror}; give a folder that can be written") from None
