@@ -91,17 +91,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if out.problem:
             print(f"{PROGRAM}: error: standard output cannot be written ({out.problem})", file=sys.stderr)
             code = code or 2
-    if arguments is None and _plugins_threads():
+    if arguments is None and _thread_lingers():
         sys.stderr.flush()
         os._exit(code)  # Python would wait for them
     return code
 
 
-def _plugins_threads() -> list[threading.Thread]:
-    """Threads that would keep this process alive, and are no workers of a pool, which end with it."""
+def _thread_lingers() -> bool:
+    """A thread would keep this process alive, and is no worker of a pool, which ends with it."""
     pools = getattr(sys.modules.get("concurrent.futures.thread"), "_threads_queues", {})
     others = (thread for thread in threading.enumerate() if thread is not threading.main_thread())
-    return [thread for thread in others if not thread.daemon and thread not in pools]
+    return any(not thread.daemon and thread not in pools for thread in others)
 
 
 def _main(given: list[str]) -> int:

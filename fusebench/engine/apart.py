@@ -23,7 +23,7 @@ from .child import live, write_all
 from .fusing import Cost, Fuser, Image, Killed, TaskEnded, in_range
 from .link import Garbled
 from .memory import give_back_memory
-from .nursery import Nursery, descendants
+from .nursery import Nursery
 from .worker import KILLED, how_it_ended, stage_seconds
 
 if TYPE_CHECKING:
@@ -258,6 +258,18 @@ def rss_mb(pid: int) -> float:
         return float(psutil.Process(pid).memory_info().rss) / 2**20
     except psutil.Error:
         return 0.0
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that a process has started, and those of these; none where the system does not tell."""
+    found, todo = list[int](), [pid]
+    while todo:
+        with contextlib.suppress(OSError):
+            for listed in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
+                new = [int(child) for child in listed.read_text().split()]
+                found += new
+                todo += new
+    return found
 
 
 def _pss_mb(pid: int) -> float:

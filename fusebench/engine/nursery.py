@@ -220,18 +220,6 @@ def _children() -> list[int]:
         return [child.pid for child in psutil.Process().children()]
 
 
-def descendants(pid: int) -> list[int]:
-    """Processes that a process has started, and those of these; none where the system does not tell."""
-    found, todo = list[int](), [pid]
-    while todo:
-        with contextlib.suppress(OSError):
-            for listed in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
-                new = [int(child) for child in listed.read_text().split()]
-                found += new
-                todo += new
-    return found
-
-
 def prctl(option: int, value: int) -> None:
     """Call Linux's `prctl`; nothing elsewhere."""
     if sys.platform == "linux":

@@ -29,7 +29,6 @@ from ..loading import module_from_path, module_name
 from ..text import describe, printable
 from .link import Garbled, Link
 from .note import Note
-from .nursery import descendants
 
 if TYPE_CHECKING:
     from ..case import Case
@@ -290,10 +289,9 @@ class IsolatedWorker:
         if process is None:
             return
         link, note, said = self._link, self._note, self._said  # another thread may start the next worker now
-        family = []
-        for pid in descendants(process.pid):
-            with contextlib.suppress(psutil.Error):
-                family.append(psutil.Process(pid))
+        family: list[psutil.Process] = []
+        with contextlib.suppress(psutil.Error):
+            family = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.wait()
         link.close()
