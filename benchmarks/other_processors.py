@@ -350,7 +350,7 @@ def _scores(case: Any, trial: Any, method: str, images: Mapping[str, NDArray[Any
 
 
 def allowed(key: str) -> float:
-    """What the facts of a metric id, or of a method's scores, allow; voxels of a method have no such fact."""
+    """Tolerance of a metric id or of a method's scores by its facts; voxels of a method have no such fact."""
     import fusebench
     from fusebench.metrics import metric_registry
 

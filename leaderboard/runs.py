@@ -129,7 +129,7 @@ def _newest_data(parts: Sequence[pd.DataFrame], manifests: Sequence[dict[str, An
 
 
 def _left_out(rows: pd.DataFrame) -> dict[tuple[str, str], str]:
-    """What is said of rows of other data, by dataset and protocol."""
+    """Notes on rows of other data, by dataset and protocol."""
     notes = {}
     for (dataset, protocol), part in groups(rows, ["dataset", "protocol"]):
         names = ", ".join(dict.fromkeys(part["method"].astype(str)))

@@ -95,5 +95,5 @@ def as_table(rows: Iterable[Row]) -> pd.DataFrame:
 
 
 def column_type(column: str) -> Literal["str", "int64", "float64"]:
-    """What a column of the table holds."""
+    """Type of a column of the table."""
     return "str" if column in TEXT else "int64" if column == "seed" else "float64"

@@ -36,8 +36,7 @@ _TEXT = re.compile(r"""["']([^"'\n\\{}]{1,200})["']""")
 _ASKS = r"(?:environ(?:\.get)?\s*[\[(]|getenv\s*\()\s*"
 _VARIABLE = re.compile(_ASKS + r"""["'](\w+)["']|["'](\w+)["']\s+(?:not\s+)?in\s+(?:os\s*\.\s*)?environ""")
 _NAMED_VARIABLE = re.compile(_ASKS + r"([A-Za-z_]\w*)\s*[\]),]")
-
-
+# Imports that the patterns do not see.
 _UNUSUAL = re.compile(r"import[ \t]*\(?\s*\*|[;:][ \t]*(?:from[ \t]+[\w.]+[ \t]+import|import)\b")
 
 

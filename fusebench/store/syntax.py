@@ -1,4 +1,4 @@
-"""What a Python source says of modules, files and environment variables, by its syntax tree."""
+"""Modules, files and environment variables that a Python source names, by its syntax tree."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BRACES = re.compile(r"\{[^{}]*\}")
 
 @dataclass
 class Said:
-    """What one source says."""
+    """Names in one source."""
 
     imports: list[tuple[int, str, tuple[str, ...]]] = field(default_factory=list)  # dots, module, names of it
     maybe_modules: set[str] = field(default_factory=set)  # where it imports by name: its dotted texts
