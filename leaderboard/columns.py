@@ -39,7 +39,7 @@ def columns_of(
 
     A column is `Column.ranked` where it may count; `settle` says which do.
     """
-    ids = [m for m in dict.fromkeys(rows["metric"].dropna().astype(str)) if m]
+    ids = [m for m in rows["metric"].dropna().astype(str).unique() if m]
     # Task metrics have skips and no value outside their protocol: they tell no method from another.
     of = {status: set(rows.loc[rows["status"] == status, "metric"]) for status in ("ok", "skip")}
     present = [m for m in ids if m in of["ok"] or m not in of["skip"]] or ids

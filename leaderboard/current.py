@@ -46,7 +46,7 @@ def current(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> tuple[pd.DataFra
     if seed is not None and "seed" in rows:
         other = pd.to_numeric(rows["seed"], errors="coerce").fillna(seed) != seed
         if other.any():
-            names = ", ".join(dict.fromkeys(rows.loc[other, "method"].astype(str)))
+            names = ", ".join(rows.loc[other, "method"].astype(str).unique())
             notes.append(
                 f"{plural(int(other.sum()), 'row')} made under another seed than {seed}: {names}; run these "
                 "methods again."

@@ -48,7 +48,7 @@ def reasons(rows: pd.DataFrame, info: Mapping[str, Any]) -> tuple[str, ...]:
 def _by_cases(rows: pd.DataFrame, *, apart: bool) -> dict[frozenset[str], list[str]]:
     """The metrics of rows, by the cases that these have; all under all cases if not `apart`."""
     if not apart:
-        return {frozenset(rows["case"]): list(dict.fromkeys(rows["metric"].dropna().astype(str)))}
+        return {frozenset(rows["case"]): list(rows["metric"].dropna().astype(str).unique())}
     found: dict[frozenset[str], list[str]] = {}
     for name, some in rows.groupby(rows["metric"].astype(str), sort=False):
         found.setdefault(frozenset(some["case"]), []).append(str(name))

@@ -18,7 +18,7 @@ from .cards import method_card, metric_card
 from .case_images import CaseImages
 from .columns import facts_of
 from .runs import Runs
-from .section import NOTHING, Section, digits, short
+from .section import Section, digits, short, sortable
 from .terms import images_line, may_be_shared
 
 SITE = Path(__file__).parent / "site"
@@ -39,13 +39,6 @@ def slug(name: str) -> str:
     return safe if safe == name else f"{safe or 'x'}-{hashlib.sha1(name.encode()).hexdigest()[:8]}"
 
 
-def _sortable(x: float | str | None) -> str:
-    """The sort key of a cell: nothing for no value, JavaScript's spelling for an infinite one."""
-    if x is None or x != x:
-        return ""
-    return str(x).replace("inf", "Infinity") if isinstance(x, float) else str(x)
-
-
 def environment(manifest: Mapping[str, Any]) -> Environment:
     """Templates that escape all names, with the facts of a run that every page shows."""
     made = Environment(
@@ -55,7 +48,7 @@ def environment(manifest: Mapping[str, Any]) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["sortable"] = _sortable
+    made.filters["sortable"] = sortable
     made.filters["short"] = short
     made.filters["digits"] = digits
     hardware = manifest.get("hardware", {})
@@ -135,12 +128,7 @@ class Pages:
             if line is None:
                 continue
             rows = [
-                {
-                    "case": case,
-                    "slug": slug(case),
-                    "values": s.values(name, case),
-                    "status": s.statuses.get((name, case), NOTHING),
-                }
+                {"case": case, "slug": slug(case), "outcome": s.outcome(name, case)}
                 for case in s.board.scores.cases
             ]
             boards.append(
@@ -150,7 +138,6 @@ class Pages:
                     "line": line,
                     "columns": s.columns,
                     "cases": rows,
-                    "printed": s.printed_values(rows),
                 }
             )
         self._render(
@@ -187,13 +174,8 @@ class Pages:
         for folder in self.found.folders:
             for case in volumes.stored_cases(folder):
                 stored[f"{case.dataset}/{case.case}"] = case
-        groups = dict(
-            zip(
-                self.found.rows["dataset"] + "/" + self.found.rows["case"],
-                self.found.rows["group"],
-                strict=True,
-            )
-        )
+        cases = self.found.rows.drop_duplicates(["dataset", "case"], keep="last")
+        groups = dict(zip(cases["dataset"] + "/" + cases["case"], cases["group"], strict=True))
         order = list(dict.fromkeys(x.method for s in self.sections for x in s.board.lines))
         listed = []
         for name, group in sorted(groups.items()):
@@ -213,7 +195,7 @@ class Pages:
                 self.images[name] = images
             viewer = images.viewer if images else None
             boards = [self._case_board(s, name) for s in self.sections if name in s.board.scores.cases]
-            failures = sum(r["status"].failed for b in boards for r in b["rows"])
+            failures = sum(r["outcome"].status.failed for b in boards for r in b["rows"])
             self._render(
                 "case.html",
                 f"cases/{slug(name)}.html",
@@ -246,12 +228,7 @@ class Pages:
 
     def _case_board(self, section: Section, case: str) -> dict[str, Any]:
         rows = [
-            {
-                "method": x.method,
-                "control": x.control,
-                "values": section.values(x.method, case),
-                "status": section.statuses.get((x.method, case), NOTHING),
-            }
+            {"method": x.method, "control": x.control, "outcome": section.outcome(x.method, case)}
             for x in section.board.lines
         ]
         return {
@@ -259,5 +236,4 @@ class Pages:
             "slug": section.slug,
             "columns": section.columns,
             "rows": rows,
-            "printed": section.printed_values(rows),
         }

@@ -121,7 +121,7 @@ def _write(
 
 def _check_present(metrics: Sequence[str], found: runs.Runs) -> None:
     """Raise `InputError` for ids without rows."""
-    present = [m for m in dict.fromkeys(found.rows["metric"].dropna().astype(str)) if m]
+    present = [m for m in found.rows["metric"].dropna().astype(str).unique() if m]
     for name in metrics:
         if name not in present:
             metric_registry().entry(MetricId.parse(name).name)

@@ -57,7 +57,7 @@ class Runs:
     @property
     def datasets(self) -> list[str]:
         """Datasets with rows, in their order of appearance."""
-        return list(dict.fromkeys(self.rows["dataset"].astype(str)))
+        return list(self.rows["dataset"].astype(str).unique())
 
 
 def failed(rows: pd.DataFrame) -> pd.Series:
@@ -132,7 +132,7 @@ def _left_out(rows: pd.DataFrame) -> dict[tuple[str, str], str]:
     """Notes on rows of other data, by dataset and protocol."""
     notes = {}
     for (dataset, protocol), part in groups(rows, ["dataset", "protocol"]):
-        names = ", ".join(dict.fromkeys(part["method"].astype(str)))
+        names = ", ".join(part["method"].astype(str).unique())
         notes[dataset, protocol] = (
             f"{plural(len(part), 'row')} of other data ({names}) left out; the newest run has other data for "
             f"{plural(part['case'].nunique(), 'case')}: run these methods again."

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from fusebench.text import plural
 
@@ -44,6 +45,20 @@ class Status:
 
 
 NOTHING = Status("–", False)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Status and values of one method on one case: the values as cells of a table, and as text."""
+
+    status: Status
+    cells: Markup
+    texts: list[str]
+
+    @property
+    def printed(self) -> list[str]:
+        """Status and values, for paper."""
+        return [self.status.text, *self.texts]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,17 +130,15 @@ class Section:
         a = self.agreement
         return [[a.text(s, r) for r in a.readings] for s in a.similarities] if a else []
 
-    def printed_values(self, rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-        """Status and values, as text, of rows that have them."""
-        return [
-            [r["status"].text, *(digits(v, c) for v, c in zip(r["values"], self.columns, strict=True))]
-            for r in rows
-        ]
-
-    def values(self, method: str, case: str) -> list[float]:
-        """Values of all columns for one method and case."""
+    def outcome(self, method: str, case: str) -> Outcome:
+        """The outcome of one method on one case."""
         scores = self.board.scores
-        return [float(v) for v in scores.values[scores.methods.index(method), scores.cases.index(case)]]
+        values = scores.values[scores.methods.index(method), scores.cases.index(case)].tolist()
+        texts = [digits(v, c) for v, c in zip(values, self.columns, strict=True)]
+        keys = [abs(v) if c.direction == "zero" else v for v, c in zip(values, self.columns, strict=True)]
+        # Pages hold each value twice, in numbers that make a macro of Jinja dear.
+        cells = "".join(f'<td data-value="{sortable(k)}">{t}</td>' for k, t in zip(keys, texts, strict=True))
+        return Outcome(self.statuses.get((method, case), NOTHING), Markup(cells), texts)
 
     @property
     def published(self) -> dict[str, Any] | None:
@@ -186,9 +199,16 @@ class Section:
         )
 
 
+def sortable(x: float | str | None) -> str:
+    """The sort key of a cell: nothing for no value, JavaScript's spelling for an infinite one."""
+    if x is None or x != x:
+        return ""
+    return str(x).replace("inf", "Infinity") if isinstance(x, float) else str(x)
+
+
 def digits(x: float, column: Column) -> str:
     """A value with the decimals of its column."""
-    return short(x) if np.isnan(x) or abs(x) > 1e300 else f"{x:.{column.decimals}f}"
+    return short(x) if x != x or abs(x) > 1e300 else f"{x:.{column.decimals}f}"
 
 
 def short(x: float) -> str:

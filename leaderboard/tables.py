@@ -71,7 +71,7 @@ def build(
     mine, old = current(rows[rows["protocol"].isin(parts)], manifest)
     columns = columns_of(mine, manifest, metrics)
     infos: Mapping[str, Any] = manifest.get("methods", {})
-    names = list(dict.fromkeys([*infos, *mine["method"].astype(str)]))
+    names = list(dict.fromkeys([*infos, *mine["method"].astype(str).unique()]))
     controls = [m for m in names if infos.get(m, {}).get("control")]
     files = [m for m in names if known_by_files(infos.get(m, {}))]
     directions = {c.id: c.direction for c in columns}
