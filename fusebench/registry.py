@@ -32,6 +32,7 @@ from .literals import (
 )
 from .loading import module_from_path
 from .names import check_name
+from .staying import staying
 from .text import printable
 
 T = TypeVar("T")
@@ -207,7 +208,8 @@ class Registry(Generic[T]):
         """
         entry = self.entry(name)
         try:
-            return entry.load()
+            with staying():
+                return entry.load()
         # A plugin is foreign code and may raise anything, SystemExit included.
         except (Exception, SystemExit) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]

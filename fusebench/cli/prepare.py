@@ -14,6 +14,7 @@ from rich.table import Table
 from ..case import Case
 from ..dataset import Dataset
 from ..engine.data import check_split, open_dataset, split_cases
+from ..engine.deadline import asking_dataset
 from ..errors import InputError
 from ..files import atomic_path, refuse_foreign, write_text
 from ..limits import usable_cores
@@ -82,11 +83,13 @@ def run(args: argparse.Namespace) -> int:
     dataset = open_dataset(plugins_of(args), args.dataset, args.data_dir, options)
     check_split(dataset, args.split)
     if args.download:
-        dataset.download(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
-    rows = _report_rows(dataset, args.split)
+        with asking_dataset(args.dataset, "downloading it"):
+            dataset.download(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
+    with asking_dataset(args.dataset, "reporting its cases"):
+        rows, summary = _report_rows(dataset, args.split), dataset.summary()
     with writing(out):  # before anything else, so that what is interrupted can go on
         write_text(out / MARKER, "Made by prepare of FuseBench; the next one replaces its files here.\n")
-    for line in dataset.summary():
+    for line in summary:
         console.print(line, markup=False, highlight=False)
     failed = 0
     if not args.report:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.data import open_dataset, split_cases
+from ..engine.deadline import asking_dataset
 from ..errors import InputError
 from ..files import file_sha256
 from ._options import (
@@ -135,7 +136,8 @@ def run_train(args: argparse.Namespace) -> int:
             f"dataset {args.dataset!r} has no split {args.val_split!r}; it has {', '.join(splits)}"
         )
     train_cases = split_cases(dataset, args.split)[: args.cases]
-    val_cases = dataset.cases(args.val_split)[: args.val_cases] if has_val else []
+    with asking_dataset(args.dataset, "listing its cases"):
+        val_cases = dataset.cases(args.val_split)[: args.val_cases] if has_val else []
     if hyper.patience and not val_cases:
         raise InputError(f"--patience needs a val split, and {args.dataset!r} has none here; see --val-split")
     train = samples.Subjects(train_cases, pool=args.pool)

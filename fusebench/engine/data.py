@@ -16,6 +16,7 @@ from ..parameters import create, signature
 from ..plugins import Plugins
 from ..store.keys import cases_key
 from ..text import plural, printable
+from .deadline import asking_dataset
 
 
 def open_dataset(
@@ -48,7 +49,8 @@ def open_dataset(
         given["data_dir"] = data_dir.resolve()  # workers may run in another folder
     elif cls.info.needs_dir and not given:
         raise InputError(f"dataset {name} needs --data-dir PATH. {cls.info.obtain}".strip())
-    return create(name, cls, given)
+    with asking_dataset(name, "opening it"):
+        return create(name, cls, given)
 
 
 def guess_dataset(plugins: Plugins, data_dir: Path) -> str:
@@ -61,7 +63,8 @@ def guess_dataset(plugins: Plugins, data_dir: Path) -> str:
             cls = plugins.datasets.load(name)
             if "data_dir" in signature(cls)[0]:
                 dataset = create(name, cls, {"data_dir": data_dir.resolve()})
-                counts[name] = len(dataset.every_case())
+                with asking_dataset(name, "listing its cases"):
+                    counts[name] = len(dataset.every_case())
         except (FuseBenchError, OSError):  # it is no folder of that kind, or the plugin is broken
             continue
     if not any(counts.values()):
@@ -83,7 +86,8 @@ def check_split(dataset: Dataset, split: str) -> None:
 def split_cases(dataset: Dataset, split: str) -> list[Case]:
     """The cases of a split, or of all; where there are none, the error says where there are."""
     check_split(dataset, split)
-    cases = list(dataset.every_case() if split == "all" else dataset.cases(split))
+    with asking_dataset(dataset.info.name, "listing its cases"):
+        cases = list(dataset.every_case() if split == "all" else dataset.cases(split))
     if not cases:
         counts = {other: _count(dataset, other) for other in dataset.info.splits}
         have = ", ".join(f"{other} {count}" for other, count in counts.items())
@@ -103,7 +107,8 @@ def split_cases(dataset: Dataset, split: str) -> list[Case]:
 
 def _count(dataset: Dataset, split: str) -> int:
     try:
-        return len(dataset.cases(split))
+        with asking_dataset(dataset.info.name, "listing its cases"):
+            return len(dataset.cases(split))
     except InputError:  # how some datasets say that there are none
         return 0
 

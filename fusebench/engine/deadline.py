@@ -12,6 +12,7 @@ from types import FrameType
 import psutil
 
 from ..errors import FuseBenchError, InputError
+from ..staying import staying
 from ..text import describe
 
 _SIGN_OF_LIFE = 1 << 14  # bytes read; to find out how many takes a few hundred
@@ -28,7 +29,7 @@ def listing_seconds(timeout: float | None) -> float | None:
 
 
 @contextlib.contextmanager
-def asking_dataset(name: str, what: str, seconds: float | None) -> Iterator[None]:
+def asking_dataset(name: str, what: str, seconds: float | None = None) -> Iterator[None]:
     """Have a plugin do `what`: a fault of its own is one line, and it may not hang.
 
     Time in which files are read does not count: large data are listed for as long as it takes.  Outside the
@@ -48,9 +49,11 @@ def asking_dataset(name: str, what: str, seconds: float | None) -> Iterator[None
         It took over `seconds`, or raised what is no `FuseBenchError` or `OSError`.
     """
     try:
-        with _limit(seconds):
+        with staying(), _limit(seconds):
             yield
     except _Overdue:
+        if seconds is None:  # the limit of who asked for this
+            raise
         raise InputError(f"dataset {name}: {what} took over {seconds:g} s (--timeout)") from None
     except (FuseBenchError, OSError):  # a line as they are
         raise

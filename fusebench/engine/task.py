@@ -19,6 +19,7 @@ from ..errors import InputError, Undefined
 from ..metric import Metric, MetricId, Trial
 from ..plugins import find_plugins
 from ..scoring.protocol import PROTOCOLS, ScoredImages, Truth
+from ..staying import is_ctrl_c
 from ..store.rows import Row
 from ..text import describe
 from .from_files import MISSING, fused_image
@@ -131,7 +132,9 @@ class TaskRunner:
             finally:
                 rows += scored
         # Whatever a plugin or a reader raises becomes rows; only the row says what went wrong.
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            if is_ctrl_c(error):
+                raise
             self.spoilt |= isinstance(error, Unrestored)
             done = {(row.protocol, row.metric) for row in rows}
             rows += [

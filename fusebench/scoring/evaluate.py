@@ -15,6 +15,7 @@ from ..case import Case, Pair
 from ..errors import InputError
 from ..metric import Metric, MetricFault, MetricId
 from ..parameters import as_list
+from ..staying import is_ctrl_c
 from .select import metric_registry, ranking_set
 
 if TYPE_CHECKING:
@@ -217,10 +218,11 @@ def _evaluate(
         try:
             yield
         # A metric plugin is foreign code; with "keep" whatever it raises is that metric's result.
-        except (Exception, SystemExit) as error:
-            if on_error == "raise":
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            if on_error == "raise" or is_ctrl_c(error):
                 raise
-            out[text] = error if isinstance(error, Exception) else MetricFault(f"{text} raised SystemExit")
+            raised = MetricFault(f"{text} raised {type(error).__name__}")
+            out[text] = error if isinstance(error, Exception) else raised
 
     for text in texts:
         with caught(text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -11,12 +12,14 @@ import pandas as pd
 import pytest
 
 import fusebench.engine.deadline
+from fusebench.cli import main
 from fusebench.engine.deadline import asking_dataset
 from fusebench.errors import InputError
 
 from ..conftest import Bench
 
 PLUGIN = """
+import os
 import signal
 from functools import partial
 import numpy as np
@@ -38,6 +41,13 @@ class Waits(Dataset):
             signal.pause()
         if self.where == "leaves":
             raise SystemExit(0)
+        if self.where == "ends":
+            os._exit(0)
+        if self.where == "divides":
+            1 / 0
+        if self.where == "forks":
+            if pid := os.fork():
+                os.waitpid(pid, 0)
         return [Case("c", "waits", "g", "f", load)] * (2 if self.where == "twice" else 1)
 
     def left_out(self):
@@ -83,8 +93,44 @@ def test_a_dataset_that_hangs_or_fails_is_a_line(
     )
     assert bench(*common, "where=leaves") == 2
     assert "listing its cases failed: SystemExit: 0" in capsys.readouterr().err
+    assert bench(*common, "where=ends") == 2
+    assert "listing its cases failed: SystemExit: os._exit(0)" in capsys.readouterr().err
     assert bench(*common, "where=twice") == 2
     assert "dataset waits: 2 cases are called 'c'; give each its own id" in capsys.readouterr().err
     assert bench(*common, "where=doubts") == 0
     assert rows()["status"].to_list() == ["ok"]
     assert "dataset waits: looking at its cases took over 0.2 s" in capsys.readouterr().out
+
+
+def test_no_command_ends_with_a_dataset_or_shows_its_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "waits.py").write_text(PLUGIN)
+    common = ["--dataset", "waits", "--plugin", str(tmp_path / "waits.py"), "--data-option"]
+    out = ["--out", str(tmp_path / "out")]
+    for command in (["prepare"], ["train", "dcfb", "--split", "test"]):
+        for where, why in (("ends", "SystemExit: os._exit(0)"), ("divides", "ZeroDivisionError")):
+            assert main([*command, *out, *common, f"where={where}"]) == 2, (command, where)
+            said = capsys.readouterr().err
+            assert said.startswith("run_bench.py: error: dataset waits: ") and said.count("\n") == 1
+            assert f"its cases failed: {why}" in said and "(waits.py:" in said
+
+
+def test_what_forks_while_listing_goes_on_once(
+    bench: Bench, rows: Callable[[], pd.DataFrame], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "waits.py").write_text(PLUGIN.replace("signal.pause()", "return []"))
+    common = ("--methods", "average", "--plugin", str(tmp_path / "waits.py"))
+    assert bench(*common, "--dataset", "waits", "--data-option", "where=forks") == 0
+    assert rows()["status"].to_list() == ["ok"]
+
+
+def test_a_plugin_that_ends_the_process_at_import_is_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin = tmp_path / "ends.py"
+    plugin.write_text(PLUGIN.replace('"waits"', '"ends"') + "os._exit(0)\n")
+    real = os._exit
+    assert main(["list", "datasets", "ends", "--plugin", str(plugin)]) == 0
+    assert "SystemExit: os._exit(0)" in " ".join(capsys.readouterr().out.split())
+    assert os._exit is real

@@ -233,6 +233,7 @@ METRICS = {
     "waits": "signal.pause()",
     "ends": "os._exit(0)",
     "leaves": "raise SystemExit",
+    "interrupts": "raise KeyboardInterrupt",
     "forks": "os.fork()",
     "closes": "os.closerange(3, 64)",
     "counts": "return 3",
@@ -279,6 +280,7 @@ def test_a_metric_that_ends_its_worker_costs_its_own_rows_only(
     assert found.reason["ends"] == "the worker exited with code 0"
     assert found.status["closes"] == "error"
     assert found.reason["leaves"] == "leaves raised SystemExit"
+    assert found.reason["interrupts"] == "interrupts raised KeyboardInterrupt"
     assert found.reason["counts"] == "counts returned int, not a tensor"
 
 

@@ -68,6 +68,10 @@ import numpy as np
 from fusebench.case import Case, Pair, Volume
 from fusebench.dataset import Dataset, DatasetInfo
 
+class Interrupts:
+    def __call__(self):
+        raise KeyboardInterrupt
+
 class Odd(Dataset):
     info = DatasetInfo(name="odd", summary="x")
 
@@ -81,7 +85,7 @@ class Odd(Dataset):
         def load():
             images = (Volume(np.full((8, 8, 8), fill, np.float32)) for _ in "ab")
             return Pair(*images, np.ones((8, 8, 8), bool))
-        return [Case("c", "odd", "g", "f", load)]
+        return [Case("c", "odd", "g", "f", Interrupts() if self.kind == "interrupts" else load)]
 
     def left_out(self):
         return ["\x1b[31mred"]
@@ -94,6 +98,7 @@ class Odd(Dataset):
         ("lambda", "1", "the case cannot be sent to a worker: "),
         ("nan", "0", "case c: the structural image holds NaN or infinity in 512 of 512 voxels"),
         ("thread", "0", ""),
+        ("interrupts", "1", "KeyboardInterrupt"),
     ],
 )
 def test_what_a_dataset_gets_wrong_is_said(tmp_path: Path, kind: str, jobs: str, reason: str) -> None:

@@ -1,0 +1,47 @@
+"""Foreign code in this process: it may not end the process without a word, nor go on in a copy of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from typing import NoReturn
+
+
+def is_ctrl_c(error: BaseException) -> bool:
+    """True for an interruption by the user; where this process passes Ctrl-C over, a plugin raised it."""
+    return isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+
+
+@contextlib.contextmanager
+def staying() -> Iterator[None]:
+    """Have ``os._exit`` raise `SystemExit` here, and end a child process that comes out at the other end.
+
+    Without it, a dataset that calls ``os._exit(0)`` while its cases are listed ends the command as if all
+    were well.
+    """
+    real, mine = os._exit, os.getpid()
+
+    def refuse(status: int) -> NoReturn:
+        if os.getpid() != mine:  # children may end as they like
+            real(status)
+        raise SystemExit(f"os._exit({status})")
+
+    outermost = getattr(real, "__module__", "") != __name__
+    if outermost:
+        os._exit = refuse
+    try:
+        yield
+    except SystemExit as error:
+        trace = error.__traceback__
+        while trace is not None:
+            if trace.tb_next is not None and trace.tb_next.tb_frame.f_code is refuse.__code__:
+                trace.tb_next = None  # its place is that of the call
+            trace = trace.tb_next
+        raise
+    finally:
+        if os.getpid() != mine:
+            real(0)
+        if outermost:
+            os._exit = real
