@@ -95,6 +95,8 @@ def _walk(path: Path) -> Iterator[tuple[Path, _Parsed | None]]:
         if parsed is not None:
             todo += (p.resolve() for p in parsed.relative if p.is_file())
             todo += parsed.named
+            given = [os.environ.get(name, "") for name in sorted(parsed.variables)]
+            todo += [Path(value).resolve() for value in given if value and _is(Path(value), Path.is_file)]
             for name in parsed.absolute:
                 todo += _located(name.split("."), file.parent)
 
@@ -193,7 +195,10 @@ def _distributions() -> Mapping[str, list[str]]:
 
 
 def _named(texts: Iterable[str], file: Path) -> list[Path]:
-    """Files beside a plugin that are there: those that its texts name, such as a table, and its namesakes."""
+    """Files that are there, beside a plugin or in the working folder, of the names that its texts hold.
+
+    Namesakes of the plugin beside it are among them.
+    """
     found = [p for p in file.parent.glob(f"{escape(file.stem)}.*") if p.is_file() and p.suffix != ".pyc"]
     names = [t for t in texts if 0 < len(t) <= _LONGEST and not {"\n", "\0"} & {*t}]
     folders = [file.parent]  # and those below it that a text names: `here / "data" / "table.csv"`
@@ -208,6 +213,8 @@ def _named(texts: Iterable[str], file: Path) -> list[Path]:
             folders.append(folder)
     for name in names:
         found += [p for p in (file.parent / os.path.expanduser(name),) if _is(p, Path.is_file)]
+        if "." in name:  # in the working folder, where a bare word is more likely to be there by chance
+            found += [p for p in (Path(name),) if _is(p, Path.is_file)]
         # `folder + "/table.csv"`, `f"{folder}/table.csv"`
         below = name.removeprefix("*").lstrip("/") if name.startswith(("/", "*/")) else name
         for folder in folders:

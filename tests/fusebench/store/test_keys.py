@@ -144,6 +144,23 @@ def test_what_a_plugin_takes_from_beside_it_counts_however_it_says_so(
     assert source_key(plugin) != before
 
 
+@pytest.mark.parametrize(
+    "said", ["W = open('w.txt').read()", "import os\nW = open(os.environ['FB_KEY_FILE'])"]
+)
+def test_a_file_that_lies_elsewhere_counts_with_what_it_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "w.txt").write_text("1")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setenv("FB_KEY_FILE", str(tmp_path / "elsewhere" / "w.txt"))
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(said + "\n")
+    before = source_key(plugin)
+    (tmp_path / "elsewhere" / "w.txt").write_text("2")
+    assert source_key(plugin) != before
+
+
 def test_a_bundled_plugin_is_read_as_well_as_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "ROOT", tmp_path.resolve())
     (tmp_path / "helper_w.py").write_text("W = 1\n")
