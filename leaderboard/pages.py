@@ -170,10 +170,7 @@ class Pages:
         )
 
     def _cases(self, viewer_cases: int) -> list[dict[str, Any]]:
-        stored = {}
-        for folder in self.found.folders:
-            for case in volumes.stored_cases(folder):
-                stored[f"{case.dataset}/{case.case}"] = case
+        stored = volumes.of_runs(self.found.cases)
         cases = self.found.rows.drop_duplicates(["dataset", "case"], keep="last")
         groups = dict(zip(cases["dataset"] + "/" + cases["case"], cases["group"], strict=True))
         order = list(dict.fromkeys(x.method for s in self.sections for x in s.board.lines))

@@ -37,6 +37,8 @@ class Runs:
         `manifest` of the folders that hold rows of each dataset.
     other_data : mapping
         By dataset and protocol, what was left out: rows of a case that the newest run has other data for.
+    cases : mapping
+        ``dataset/case`` of each folder that has rows here.
     """
 
     folders: tuple[Path, ...]
@@ -44,6 +46,7 @@ class Runs:
     manifest: dict[str, Any]
     by_dataset: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     other_data: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    cases: Mapping[Path, frozenset[str]] = field(default_factory=dict)
 
     def manifest_of(self, dataset: str) -> dict[str, Any]:
         """`manifest`, of the folders that hold rows of one dataset only."""
@@ -96,7 +99,9 @@ def load(folders: Sequence[str | Path]) -> Runs:
         name: _merge([m for m, part in zip(manifests, parts, strict=True) if (part["dataset"] == name).any()])
         for name in rows["dataset"].unique()
     }
-    return Runs(paths, rows, _merge(manifests), by_dataset, _left_out(former))
+    named = (frozenset((part["dataset"] + "/" + part["case"]).unique()) for part in parts)
+    cases = dict(zip(paths, named, strict=True))
+    return Runs(paths, rows, _merge(manifests), by_dataset, _left_out(former), cases)
 
 
 def data_of(rows: pd.DataFrame) -> pd.Series:

@@ -10,8 +10,8 @@ import base64
 import csv
 import gzip
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,29 @@ def stored_cases(folder: Path) -> Iterator[StoredCase]:
                 with_ if table.is_file() else {},
                 roles_of({"roles": [_noted(named[n]).get("role") for n in ("mri", "pet")]}),
             )
+
+
+def of_runs(folders: Mapping[Path, Collection[str]]) -> dict[str, StoredCase]:
+    """Stored cases by ``dataset/case``, with the fused volumes of all folders.
+
+    Parameters
+    ----------
+    folders : mapping
+        The cases whose volumes count, by run folder; of equal volumes the later folder's counts.
+    """
+    found: dict[str, StoredCase] = {}
+    for folder, names in folders.items():
+        for case in stored_cases(folder):
+            name = f"{case.dataset}/{case.case}"
+            if name not in names:  # rows of other data were left out, and so are their images
+                continue
+            before = found.get(name, case)
+            found[name] = replace(
+                case,
+                fused={**before.fused, **case.fused},
+                with_findings={**before.with_findings, **case.with_findings} if case.findings else {},
+            )
+    return found
 
 
 def _files(folder: Path) -> list[Path]:

@@ -33,6 +33,7 @@ def test_rows_of_other_data_than_the_newest_run_has_are_left_out_and_counted(tmp
     found = runs.load([first, second])
     kept = found.rows.groupby("method")["case"].nunique()
     assert kept.to_dict() == {"a": 3, "b": 4}
+    assert [len(found.cases[folder]) for folder in (first, second)] == [3, 4]
     (note,) = found.other_data.values()
     assert note.startswith("6 rows of other data (a) left out; the newest run has other data for 1 case")
     report.write([first, second], tmp_path / "site", figures=False)

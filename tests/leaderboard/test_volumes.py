@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fusebench.leaderboard.volumes import stored_cases
+from fusebench.leaderboard.volumes import of_runs, stored_cases
 
 from fusebench.case import Volume
 from fusebench.engine.volumes import store
@@ -29,3 +29,14 @@ def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path: Path) -> None:
     (case / "sources" / "pet.nii.gz").unlink()
     os.mkfifo(case / "sources" / "pet.nii.gz")
     assert list(stored_cases(tmp_path)) == []
+
+
+def test_several_runs_show_the_volumes_of_cases_whose_rows_they_show(tmp_path: Path) -> None:
+    like = Volume(np.zeros((2, 3, 4), np.float32))
+    for run, method in (("one", "mean"), ("two", "max")):
+        for case in ("c", "d"):
+            for name in ("sources/mri", "sources/pet", method):
+                store(tmp_path / run / "fused" / "data" / case / f"{name}.nii.gz", like.data, like, "key")
+    both = {tmp_path / "one": {"data/c", "data/d"}, tmp_path / "two": {"data/d"}}
+    found = {name: sorted(case.fused) for name, case in of_runs(both).items()}
+    assert found == {"data/c": ["mean"], "data/d": ["max", "mean"]}
