@@ -32,6 +32,16 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def is_file(value: object) -> bool:
+    """True for a `Path` of a file that is there, or a text that can only be one: it has a dot or a slash."""
+    if not isinstance(value, Path | str) or (isinstance(value, str) and not {".", "/", os.sep} & {*value}):
+        return False
+    try:
+        return Path(value).is_file()
+    except (OSError, ValueError):  # too long, or with a zero in it
+        return False
+
+
 _PACKAGES = tuple(f"{os.sep}{kind}-packages{os.sep}" for kind in ("site", "dist"))
 
 

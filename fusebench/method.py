@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .arrays import grey
 from .errors import InputError
+from .files import is_file
 from .method_info import MethodInfo as MethodInfo
 from .method_info import Weights as Weights
 
@@ -92,12 +93,18 @@ class Method:
         return self.info
 
     def files(self) -> Sequence[Path]:
-        """Files besides the source that decide what `fuse` returns: the weights, given or shipped."""
-        given = self.parameters().get("weights")  # a method of that name, as of `pca`, is no file
+        """Files besides the source that decide what `fuse` returns: weights, and those that parameters name.
+
+        Override it for files that no parameter and no text of the source names.
+        """
+        parameters = dict(self.parameters())
+        given = parameters.pop("weights", None)  # a method of that name, as of `pca`, is no file
+        others = [Path(v) for v in parameters.values() if is_file(v)]
         if given:
-            return [Path(str(given))]
+            return [Path(str(given)), *others]
         shipped = self.describe().weights
-        return [Path(inspect.getfile(type(self))).parent / shipped.file] if shipped else []
+        beside = Path(inspect.getfile(type(self))).parent
+        return [beside / shipped.file, *others] if shipped else others
 
     def parameters(self) -> Mapping[str, Any]:
         """The constructor's arguments as they are set."""

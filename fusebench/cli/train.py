@@ -12,7 +12,7 @@ from typing import Any
 from ..engine.data import open_dataset, split_cases
 from ..engine.deadline import asking_dataset
 from ..errors import InputError
-from ..files import file_sha256
+from ..files import file_sha256, is_file
 from ._options import (
     add_data_options,
     add_device_option,
@@ -149,7 +149,7 @@ def run_train(args: argparse.Namespace) -> int:
         "method": args.method,
         "recipe": recipe_name,
         "options": {
-            k: f"{Path(v).name}, sha256 {_sha256(Path(v))}" if _is_file(v) else v for k, v in options.items()
+            k: f"{Path(v).name}, sha256 {_sha256(Path(v))}" if is_file(v) else v for k, v in options.items()
         },
         "dataset": args.dataset,
         "dataset parameters": args.data_option,
@@ -205,10 +205,6 @@ def _options_of(pairs: list[str]) -> dict[str, Any]:
     return options
 
 
-def _is_file(value: Any) -> bool:
-    return isinstance(value, str) and Path(value).is_file()
-
-
 def _sha256(path: Path) -> str:
     if not path.is_file():
         raise InputError(f"--weights {path}: no such file; leave it out to start from random weights")
@@ -223,7 +219,7 @@ def _command(args: argparse.Namespace, recipe: str, hyper: Any, weights: Path | 
     words += ["--data-dir", "DIR"] if args.data_dir else []
     words += [w for text in args.data_option for w in ("--data-option", text)]
     for name, value in _options_of(args.set).items():
-        words += ["--set", f"{name}={Path(value).name if _is_file(value) else value}"]
+        words += ["--set", f"{name}={Path(value).name if is_file(value) else value}"]
     words += [w for path in args.plugin for w in ("--plugin", Path(path).name)]
     words += ["--weights", weights.name] if weights else []
     values: dict[str, Any] = {"device": device_of(args)}

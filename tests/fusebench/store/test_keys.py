@@ -10,6 +10,7 @@ import pytest
 
 from fusebench.case import Case
 from fusebench.errors import InputError
+from fusebench.method import Method, MethodInfo
 from fusebench.plugins import find_plugins
 from fusebench.store import keys, sources
 from fusebench.store.keys import (
@@ -348,3 +349,20 @@ def test_a_list_of_cases_has_a_key_of_ids_subjects_and_voxels() -> None:
 def test_minor_versions_leave_the_last_number_away() -> None:
     (numpy, absent) = minor_versions(("numpy", "no-such-library"))
     assert len(numpy.split(".")) == 2 and absent == ""
+
+
+def test_a_method_depends_on_the_content_of_a_file_that_a_parameter_names(tmp_path: Path) -> None:
+    class Tabled(Method):
+        info = MethodInfo(name="tabled", summary="x")
+
+        def __init__(self, *, table: str = "none", kind: str = "a.b") -> None:
+            self.table, self.kind = table, kind
+
+    table = tmp_path / "table"
+    table.write_text("1")
+    assert Tabled().files() == []
+    made = Tabled(table=str(table))
+    before = method_key(Tabled, made.parameters(), made.files())
+    table.write_text("2")
+    assert made.files() == [table]
+    assert method_key(Tabled, made.parameters(), made.files()) != before
