@@ -32,6 +32,7 @@ from ._options import (
     add_data_options,
     add_plugin_option,
     add_radiological_option,
+    at_least,
     data_of,
     plugins_of,
     split_commas,
@@ -120,6 +121,7 @@ def add(subparsers: Any) -> None:
     )
     board.add_argument("--name", default="", help="name of the entry, where DIR holds the images itself")
     board.add_argument("--out", type=Path, metavar="DIR", help="run folder (default runs/<dataset>-<split>)")
+    board.add_argument("--jobs", type=at_least(0), metavar="N", help="worker processes, as for run")
     add_radiological_option(board)
     add_data_options(parser)
     parser.set_defaults(split=None)  # so that it is known whether it was given
@@ -133,6 +135,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             "--name is of an entry in --results-dir; leave it out, files are named by their names"
         )
+    if args.jobs is not None:
+        raise InputError("--jobs is of --results-dir; leave it out, files are scored one after the other")
     if not (args.mri and args.pet and args.fused):
         raise InputError("give --mri, --pet and --fused; or --results-dir with --dataset")
     plugins = plugins_of(args)
@@ -195,6 +199,7 @@ def score_results(args: argparse.Namespace) -> int:
         entry=args.name,
         fused_range=_fused_range(args),
         device="cpu",
+        jobs=args.jobs,
         out=args.out,
         radiological=args.radiological,
         command=sys.argv,

@@ -118,7 +118,7 @@ def test_a_run_says_what_was_left_out(tmp_path, capsys):
     picture(tmp_path / "theirs" / "0.png")
     picture(tmp_path / "theirs" / "1.png")
     command = ["score", "--results-dir", str(tmp_path / "theirs"), *command[:4], "--metrics", "psnr"]
-    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    assert main([*command, "--jobs", "0", "--out", str(tmp_path / "run")]) == 0
     assert line in capsys.readouterr().out
 
 

@@ -48,7 +48,8 @@ def test_any_size_gives_a_finite_image_in_range_and_leaves_the_inputs_alone(meth
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in NAMES]
 )
 def test_large_odd_size(name, folder):
-    a, b = images(1, 300, 517)
+    # A dear network has to be asked for several windows in each direction, and for no more.
+    a, b = images(1, 131, 227) if name in SLOW else images(1, 300, 517)
     fused = with_random_weights(name, folder).fuse_slices(a, b)
     assert fused.shape == a.shape
     assert fused.isfinite().all()

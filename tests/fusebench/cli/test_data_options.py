@@ -57,7 +57,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_results_are_scored_as_the_run_that_they_join(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    assert main(["score", "--results-dir", "theirs", "--out", "out"]) == 0
+    assert main(["score", "--results-dir", "theirs", "--out", "out", "--jobs", "0"]) == 0
     said = capsys.readouterr().out
     assert "as of the run in out: " in said and "split all" in said and "metrics psnr, mi@cddfuse" in said
     rows = pd.read_csv(run / "rows.csv")
@@ -68,7 +68,7 @@ def test_results_are_scored_as_the_run_that_they_join(run: Path, capsys: pytest.
 
 
 def test_what_is_given_counts_before_what_the_run_had(run: Path) -> None:
-    command = ["score", "--results-dir", "theirs", "--out", "out"]
+    command = ["score", "--results-dir", "theirs", "--out", "out", "--jobs", "0"]
     assert main([*command, "--metrics", "ssim", "--cases", "1"]) == 0
     rows = pd.read_csv(run / "rows.csv").query("method == 'net'")
     assert list(rows.metric) == ["ssim"] and list(rows.protocol) == ["slices"]
@@ -87,7 +87,7 @@ def test_a_manifest_of_nonsense_is_not_taken(
     manifest = json.loads((run / "manifest.json").read_text())
     manifest["options"] |= nonsense
     (run / "manifest.json").write_text(json.dumps(manifest))
-    assert main(["score", "--results-dir", "theirs", "--out", "out"]) == 2
+    assert main(["score", "--results-dir", "theirs", "--out", "out", "--jobs", "0"]) == 2
     assert words in capsys.readouterr().err
 
 

@@ -120,10 +120,11 @@ def test_images_beside_folders_of_images_are_refused(folders, tmp_path, capsys):
     assert "folders of images (lap)" in capsys.readouterr().err
 
 
-def test_a_name_without_a_results_folder_is_refused(sources, tmp_path, capsys):
+def test_options_of_a_results_folder_are_refused_without_one(sources, tmp_path, capsys):
     save("f.png", FUSED, tmp_path)
-    assert main(["score", *FILES, "--fused", "f.png", "--name", "net"]) == 2
-    assert "--name" in capsys.readouterr().err
+    for option, value in (("--name", "net"), ("--jobs", "1")):
+        assert main(["score", *FILES, "--fused", "f.png", option, value]) == 2
+        assert option in capsys.readouterr().err
 
 
 def test_a_reading_cannot_be_scored_from_files(capsys: pytest.CaptureFixture[str]) -> None:

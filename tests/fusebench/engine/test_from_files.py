@@ -14,7 +14,7 @@ from fusebench.scoring.select import ranking_set
 
 from ...saving import save_volume
 
-OPTIONS = ["--data-option", "size=24", "--cases", "2"]
+OPTIONS = ["--data-option", "size=24", "--cases", "2", "--jobs", "0"]
 
 
 @pytest.fixture
@@ -38,7 +38,8 @@ def test_files_score_as_arrays_in_memory(cases, tmp_path):
     for case in cases:
         save(case, mean(case), tmp_path / "theirs" / "net" / f"{case.id}.nii.gz")
     out = tmp_path / "run"
-    assert main(["score", "--results-dir", str(tmp_path / "theirs"), *OPTIONS, "--out", str(out)]) == 0
+    command = ["score", "--results-dir", str(tmp_path / "theirs"), *OPTIONS, "--out", str(out)]
+    assert main([*command, "--jobs", "1"]) == 0
     rows = rows_of(out)
     for case in cases:
         expected = evaluate(
@@ -53,7 +54,7 @@ def test_score_of_saved_images_is_that_of_their_run(protocol, cases, tmp_path, m
     monkeypatch.chdir(tmp_path)
     asked = ["--protocol", protocol, *([] if protocol == "paper" else ["--metrics", "psnr,ssim,qabf"])]
     command = ["run", "--methods", "max", *asked]
-    assert main([*command, "--save-fused", *OPTIONS, "--cases", "1", "--jobs", "0", "--out", "run"]) == 0
+    assert main([*command, "--save-fused", *OPTIONS, "--cases", "1", "--out", "run"]) == 0
     folder = tmp_path / "run" / "fused" / "phantom" / cases[0].id
     save(cases[0], cases[0].mask.astype(np.uint8), tmp_path / "mask.nii")
     images = ["--mri", f"{folder}/sources/mri.nii.gz", "--pet", f"{folder}/sources/pet.nii.gz"]
@@ -67,7 +68,7 @@ def test_score_of_saved_images_is_that_of_their_run(protocol, cases, tmp_path, m
 
 def test_entry_joins_the_board_of_a_run_marked(cases, tmp_path):
     out = tmp_path / "run"
-    assert main(["run", "--methods", "average,max", *OPTIONS, "--jobs", "0", "--out", str(out)]) == 0
+    assert main(["run", "--methods", "average,max", *OPTIONS, "--out", str(out)]) == 0
     for case in cases:
         save(case, mean(case), tmp_path / "theirs" / f"{case.id}.nii")
     command = [
@@ -170,15 +171,8 @@ def test_pictures_of_every_depth(pictures, tmp_path, kind):
         else:
             Image.fromarray(fused).save(folder / f"{name}.{kind[:3]}")
     out = tmp_path / "run"
-    command = [
-        "score",
-        "--results-dir",
-        str(tmp_path / "theirs"),
-        "--dataset",
-        "pairs",
-        "--data-dir",
-        str(data),
-    ]
+    command = ["score", "--results-dir", str(tmp_path / "theirs"), "--dataset", "pairs", "--jobs", "0"]
+    command += ["--data-dir", str(data)]
     assert main([*command, "--metrics", "psnr,ssim,mi,qabf", "--protocol", "slices", "--out", str(out)]) == 0
     rows = rows_of(out)
     for name, images in triples.items():
@@ -188,17 +182,9 @@ def test_pictures_of_every_depth(pictures, tmp_path, kind):
 
 def test_a_picture_fused_by_a_run_scores_the_same_from_its_volume(pictures, tmp_path):
     data, triples = pictures
-    options = [
-        "--dataset",
-        "pairs",
-        "--data-dir",
-        str(data),
-        "--metrics",
-        "psnr",
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    assert main(["run", "--methods", "source-mri", *options, "--save-fused", "--jobs", "0"]) == 0
+    options = ["--dataset", "pairs", "--data-dir", str(data), "--metrics", "psnr", "--jobs", "0"]
+    options += ["--out", str(tmp_path / "run")]
+    assert main(["run", "--methods", "source-mri", *options, "--save-fused"]) == 0
     for name in triples:
         stored = next((tmp_path / "run" / "fused").rglob(f"{name}/source-mri.nii.gz"))
         (tmp_path / "theirs").mkdir(exist_ok=True)
