@@ -7,6 +7,7 @@ nibabel's: 4x4, on voxel indices ``(x, y, z) = (w, h, d)``, giving millimetres.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -198,7 +199,8 @@ class Case:
     @cached_property
     def truth(self) -> Mapping[str, NDArray[Any]] | None:
         """Ground truth by name, or None where the dataset has none."""
-        return None if self.truth_loader is None else self.truth_loader()
+        found = None if self.truth_loader is None else self.truth_loader()
+        return copy.deepcopy(found) if self.is_foreign else found
 
     def __repr__(self) -> str:
         """Short, and without reading the images: what was read already is said."""
@@ -208,8 +210,11 @@ class Case:
 
     def load(self) -> None:
         """Read it now; of a plugin's case the truth as well, so that all of its code has run."""
+        fresh = not self.is_loaded
         _ = self.pair
         if self.is_foreign:
+            if fresh:  # its arrays may be a buffer that the next case is read into
+                self.__dict__["pair"] = copy.deepcopy(self.pair)
             with suppress(Exception):  # which whoever asks for it is told
                 _ = self.truth
 

@@ -9,7 +9,8 @@ _LONGEST = 200  # bytes; file systems have 255, and a suffix follows
 # A shell, another system, or a list of names would take these for something else.
 _RESERVED = set('/\\:*?"<>|,;[]')
 _FIRST = set(".-=+@' ")  # a hidden file, an option, a formula
-_SETS = {"all", "fast", "standard"}  # what --methods takes besides names
+# What --methods takes besides names, and the sources that lie beside kept volumes.
+_TAKEN = {"all", "fast", "standard", "mri", "pet"}
 
 
 def check_name(name: object, what: str) -> str:
@@ -22,10 +23,10 @@ def check_name(name: object, what: str) -> str:
         take for more than a name.
     """
     text = check_file_name(name, what)
-    if text[0] in _FIRST or text[-1] in ". " or set(text) & _RESERVED or text in _SETS:
+    if text[0] in _FIRST or text[-1] in ". " or set(text) & _RESERVED or text in _TAKEN:
         raise InputError(
-            f"{what} {shown(text)}: cannot be a name; begin with a letter or digit and leave out "
-            'spaces at the end and any of / \\ : * ? " < > | , ; [ ]; all, fast and standard are taken'
+            f"{what} {shown(text)}: cannot be a name; begin with a letter or digit and leave out spaces "
+            f'at the end and any of / \\ : * ? " < > | , ; [ ]; taken are {", ".join(sorted(_TAKEN))}'
         )
     return text
 

@@ -33,7 +33,7 @@ from .literals import (
 from .loading import module_from_path
 from .names import check_name
 from .staying import staying
-from .text import printable
+from .text import message_of, printable, type_name
 
 T = TypeVar("T")
 
@@ -212,8 +212,8 @@ class Registry(Generic[T]):
                 return entry.load()
         # A plugin is foreign code and may raise anything, SystemExit included.
         except (Exception, SystemExit) as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise PluginError(name, entry.origin, reason) from error
+            reason = f"{type_name(error)}: {message_of(error)[:300]}".splitlines()[0]
+            raise PluginError(name, entry.origin, printable(reason)) from error
 
     def facts(self, name: str) -> Facts:
         """Facts of an entry, from its source where that states them, else by importing it.

@@ -9,6 +9,7 @@ from .errors import FuseBenchError
 
 # Control, format (right-to-left marks among them), lone surrogates, line and paragraph separators.
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_LONG = 2000  # characters of a message that are looked at
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -40,15 +41,20 @@ def csv_value(value: object) -> object:
 
 def describe(error: BaseException) -> str:
     """One line for a row: our own errors as they are, others with their type and place."""
-    text = printable(" ".join(message_of(error).split()))[:300]
+    text = printable(" ".join(message_of(error)[:_LONG].split()))[:300]
     if isinstance(error, FuseBenchError):
         return text
     place, trace = "", error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
-        place = f" ({printable(Path(code.co_filename).name)}:{trace.tb_lineno})"
+        place = f" ({printable(Path(code.co_filename).name[:80])}:{trace.tb_lineno})"
         trace = trace.tb_next
-    return f"{type(error).__name__}: {text}{place}"
+    return f"{type_name(error)}: {text}{place}"
+
+
+def type_name(value: object) -> str:
+    """Name of a value's type, which may be anything, as a line can hold it."""
+    return printable(type(value).__name__[:80])
 
 
 def message_of(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..names import check_file_name
+from ..names import check_name
 from ..parameters import user_path
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def choices_of(texts: Iterable[str], option: str) -> list[Choice]:
         given = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
         if not (equals and label and name and len(given) == len(pairs)):
             raise InputError(f"{option} {text}: the form is LABEL=METHOD,PARAM=VALUE,...")
-        check_file_name(label, f"{option}: the label")
+        check_name(label, f"{option}: the label")
         values = {key: literal(value) for key, value in given.items()}
         if isinstance(values.get("weights"), str):
             values["weights"] = str(user_path(values["weights"]).resolve())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import time
@@ -72,7 +73,7 @@ class Fuser(Protocol):
         """Each axial slice of its answer is made from that slice of the inputs alone."""
 
     def fuse(self, a: Image, b: Image, seed: int = 0, repeats: int = 1) -> tuple[Image, Cost]:
-        """Fuse one pair `repeats` times; the last answer counts.
+        """Fuse one pair `repeats` times; the first answer counts, as it does without repeats.
 
         Parameters
         ----------
@@ -109,9 +110,12 @@ class Here:
         seconds = []
         once = answer_of if self._alone else fuse
         with PeakMemory(str(self.method.device), fresh=self._alone) as peak:
-            for _ in range(max(1, repeats)):
-                fused, elapsed = once(self.method, a, b, seed, self._given)
-                seconds.append(elapsed)
+            fused, elapsed = once(self.method, a, b, seed, self._given)
+            seconds.append(elapsed)
+            if repeats > 1:
+                fused = fused.copy()  # from memory that the method may use again
+            for _ in range(1, repeats):
+                seconds.append(once(self.method, a, b, seed, self._given)[1])
         return fused, Cost(seconds, peak.memory_mb, peak.gpu_memory_mb)
 
 
@@ -181,14 +185,23 @@ def fuse(
     return in_range(method.info.name, fused), seconds
 
 
+def seed_by(case: Case) -> None:
+    """Seed the global generators before a plugin reads a case, which then has the same voxels everywhere."""
+    _seed(int(hashlib.sha256(f"{case.dataset}/{case.id}".encode()).hexdigest()[:8], 16))
+
+
+def _seed(seed: int, kind: str = "cpu") -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - plugins may use the global generator
+    # torch.manual_seed also formats a stack trace for lazy CUDA calls: milliseconds, for nothing on a CPU.
+    (torch.manual_seed if kind != "cpu" else torch.default_generator.manual_seed)(seed)
+
+
 def answer_of(
     method: Method, a: Image, b: Image, seed: int = 0, given: CopiedPair | None = None
 ) -> tuple[Image, float]:
     """As `fuse`, but the values are as they come, in memory that the method may use again."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - plugins may use the global generator
-    # torch.manual_seed also formats a stack trace for lazy CUDA calls: milliseconds, for nothing on a CPU.
-    (torch.manual_seed if method.device.type != "cpu" else torch.default_generator.manual_seed)(seed)
+    _seed(seed, method.device.type)
     given = given or CopiedPair()
     ta, tb = given.take(a, b, method.device)
     _synchronise(method.device)

@@ -142,15 +142,21 @@ def _answer_here(question: Callable[[], T]) -> T:
         return question()
 
 
-def run_here(tasks: Iterable[Task], pace: Pace) -> Iterator[Result]:
+def run_here(tasks: Iterable[Task], pace: Pace, threads: int = 1) -> Iterator[Result]:
     """Run tasks in this process, one after the other: for a debugger, without isolation or time-outs."""
+    import torch
+
     from .task import TaskRunner
 
-    runner, mine = TaskRunner(), os.getpid()
+    runner, mine, before = TaskRunner(), os.getpid(), torch.get_num_threads()
     for task in tasks:
         begin = time.monotonic()
         pace.started(task)
-        rows = complete(task, runner.run(task))
+        torch.set_num_threads(threads)
+        try:
+            rows = complete(task, runner.run(task))
+        finally:
+            torch.set_num_threads(before)
         if os.getpid() != mine:  # a plugin has forked and let its child return
             os._exit(0)
         pace.took(task, time.monotonic() - begin, rows)

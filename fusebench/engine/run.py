@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..case import Case
 from ..dataset import Dataset
 from ..errors import FuseBenchError, InputError, WorkerDied
-from ..names import check_file_name
+from ..names import check_name
 from ..plugins import Plugins, find_plugins, require_plugins
 from ..scoring.protocol import PROTOCOLS, default_protocols, require_scored
 from ..store.folder import RunFolder
@@ -339,7 +339,7 @@ def _choices(plugins: Plugins, request: Request) -> list[Choice]:
             raise InputError(f"{option}: {typed} is not among the methods to run")
     choices = [Choice(name, name, settings.get(name, ("", {}))[1]) for name in names]
     for choice in request.choices:
-        check_file_name(choice.label, "--method-as")
+        check_name(choice.label, "--method-as")
         if choice.label in names or choice.label in plugins.methods:
             raise InputError(f"{choice.label}: the label is a method's name; give another")
         plugins.methods.entry(choice.method)
@@ -369,6 +369,6 @@ def _executor(planned: Planned, pool: LocalPool) -> Execute:
             pace=planned.pace,
         )
     if not jobs:
-        return partial(run_here, pace=planned.pace)
+        return partial(run_here, pace=planned.pace, threads=request.threads)
     memory_mb = request.memory or default_memory_mb(jobs)
     return partial(pool.run, jobs=jobs, memory_mb=memory_mb, pace=planned.pace)

@@ -16,10 +16,11 @@ from ..errors import WorkerDied
 from ..text import describe
 from .link import Link
 from .note import Note
-from .worker import unpack
+from .worker import Parcel, unpack
 
 if TYPE_CHECKING:
     from ..case import Case
+    from .spec import Task
     from .world import World
 
 
@@ -38,7 +39,10 @@ class _Cases:
         """Return the loaded case and the seconds that loading took."""
         key = (case.dataset, case.id)
         if key not in self._loads and case.is_foreign:
+            from .fusing import seed_by
+
             with self._world.kept():
+                seed_by(case)
                 found = _load(case)
             self._hold(case, Future())
             self._loads[key].set_result(found)
@@ -126,6 +130,14 @@ def main(fd: int, note_fd: int, threads: int) -> None:
     def stage(name: str) -> None:
         say("stage", name)
 
+    def unpack_kept(parcel: Parcel) -> tuple[Task, Case | None]:
+        if not parcel[0]:  # no plugin is imported
+            return unpack(parcel)
+        with runner.world.kept() as left:
+            found = unpack(parcel)
+        sys.path[:] = left.get("sys.path", sys.path)  # from where a dataset may import more
+        return found
+
     runner = TaskRunner(stage, apart, take_note)
     cases = _Cases(runner.world)
     say("ready")
@@ -143,7 +155,14 @@ def main(fd: int, note_fd: int, threads: int) -> None:
             say("answer", number, answer)
             continue
         stage("unpack")
-        task, upcoming = unpack(content)
+        try:
+            task, upcoming = unpack_kept(content)
+        except Exception as error:
+            reason = f"cannot be made in a worker: {describe(error)}; loaders are functions of a module"
+            say("unread", number, f"the case {reason}")
+            if isinstance(error, Unrestored):
+                os._exit(0)
+            continue
         stage("load")
         if upcoming is not None:
             cases.get(task.case)

@@ -42,6 +42,8 @@ class MethodSpec:
         The reason where the plugin cannot be made; its rows are then errors.
     watched : tuple
         The files that `key` depends on, with their stamps.
+    file : str
+        The plugin file; "" for a plugin without one.
     """
 
     name: str
@@ -52,6 +54,7 @@ class MethodSpec:
     origin: str = ""
     broken: str = ""
     watched: Stamps = ()
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -194,15 +197,17 @@ def _spec(plugins: Plugins, choice: Choice, cls: type[Method]) -> MethodSpec:
     method = make_method(plugins, choice.method, choice.parameters)
     preset = cls.variants[entry.variant] if entry.variant else {}
     files = method.files()
-    key = method_key(cls, dict(method.parameters()), files)
+    given = {**preset, **choice.parameters}
+    file = str(entry.path or "")
     return MethodSpec(
         choice.label,
-        {**preset, **choice.parameters},
-        key,
+        given,
+        method_key(cls, method.parameters(), files, given, file),
         _facts(method),
         entry.name.partition("@")[0],
         entry.origin,
-        watched=watched_files(cls, files),
+        watched=watched_files(cls, files, file),
+        file=file,
     )
 
 
@@ -233,7 +238,8 @@ def check_source(spec: MethodSpec, method: Method) -> None:
     """Raise `PluginError` where a method, as it was made here, is not the one that was planned."""
     if not spec.watched or are_as_they_were(spec.watched):
         return
-    if method_key(type(method), dict(method.parameters()), method.files()) != spec.key:
+    key = method_key(type(method), method.parameters(), method.files(), spec.parameters, spec.file)
+    if key != spec.key:
         reason = "its code or weights are not those of the plan: edited meanwhile, or another copy"
         raise PluginError(spec.name, spec.origin, f"{reason}; run the same command again")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import statistics
 import time
 from collections import ChainMap
@@ -33,6 +34,7 @@ from .fusing import (
     MethodFault,
     fuse_again,
     fuse_twin,
+    seed_by,
     status_of,
     warm_up,
 )
@@ -120,8 +122,11 @@ class TaskRunner:
             self.stage("load")
             begin = time.perf_counter()
             case = task.case
-            with self.world.kept() if case.is_foreign and not case.is_loaded else contextlib.nullcontext():
-                case.load()
+            if case.is_foreign and not case.is_loaded:
+                with self.world.kept():
+                    seed_by(case)
+                    case.load()
+            case.load()
             timing["load_seconds"] = load_seconds or time.perf_counter() - begin
             scored: list[Row] = []
             try:
@@ -262,7 +267,7 @@ class TaskRunner:
         begin = time.perf_counter()  # fusing the twin is no part of scoring
         scene = ScoredImages.of(task.case, fused, task.device, self._shared_of(task.case))
 
-        def values_of(some: list[str], scene: ScoredImages = scene) -> dict[str, Any]:
+        def values_of(some: list[str], scene: ScoredImages = scene, truth: Truth = truth) -> dict[str, Any]:
             said = PROTOCOLS[protocol].score(
                 scene, some, truth, plugins, lambda metric: self._note(f"{protocol} {metric}")
             )
@@ -272,7 +277,12 @@ class TaskRunner:
         values = values_of(ours) if ours else {}
         for metric in (m for m in metrics if m in foreign):
             with self.world.kept():  # nothing that is scored behind it finds what it changes
-                values |= values_of([metric], replace(scene, shared=None))
+                values |= values_of([metric], replace(scene, shared=None), _copy_of(truth))
+        reasons = {}
+        for metric, value in values.items():
+            if isinstance(value, Exception):
+                self._note(f"{protocol} {metric}")  # what an error says of itself is its plugin's code, too
+                reasons[metric] = describe(value)
         self._note("")
         seconds = time.perf_counter() - begin
         rows = []
@@ -281,11 +291,11 @@ class TaskRunner:
                 continue
             value = values[score.metric]
             if score.source not in ("", self._sources[MetricId.parse(score.metric).name]):
-                value = MethodFault(_OTHER_METRIC)
+                value, reasons[score.metric] = MethodFault(_OTHER_METRIC), _OTHER_METRIC
             outcome: dict[str, Any] = {"value": value}
             if isinstance(value, Exception):
                 status = "skip" if isinstance(value, Undefined) else status_of(value)
-                outcome = {"status": status, "reason": describe(value)}
+                outcome = {"status": status, "reason": reasons[score.metric]}
             elif np.isnan(value):
                 outcome = {"status": "skip", "reason": "not defined for this case"}
             rows.append(task.row(score, **outcome, **timing, score_seconds=seconds))
@@ -339,6 +349,14 @@ class TaskRunner:
         if task.save:
             self._store(task, save_findings, trial, with_)
         return with_
+
+
+def _copy_of(truth: Truth) -> Truth:
+    """Truth for a plugin's metric, which may write to it; the same where it is of a kind without copies."""
+    try:
+        return copy.deepcopy(truth)
+    except Exception:  # an object of a plugin's own
+        return truth
 
 
 def _key_of(case: Case) -> str:

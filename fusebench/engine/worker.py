@@ -224,6 +224,8 @@ class IsolatedWorker:
                     self._ready, since = True, time.monotonic()
                 elif kind == "stage":
                     stage, since = content[0], time.monotonic()
+                elif kind == "unread" and content[0] == self._asked:
+                    raise _Lost("error", content[1], deadly=False)
                 elif kind == "rows" and content[0] == self._asked:
                     rows: list[Row] = content[1]
                     return rows
@@ -264,6 +266,7 @@ class IsolatedWorker:
         self._note = Note()
         fds = (theirs.fileno(), self._note.fd)
         environment = {**ALLOCATOR, **os.environ, **dict.fromkeys(THREAD_VARIABLES, str(self.threads))}
+        environment.setdefault("PYTHONHASHSEED", "0")  # the order of a set may be in a number
         # An empty entry is the working folder, whose files are not to stand for the standard library's.
         paths = [path for path in environment.pop("PYTHONPATH", "").split(os.pathsep) if path]
         if paths:
@@ -276,6 +279,7 @@ class IsolatedWorker:
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=environment,
+            process_group=0,  # what a plugin does to its process group does not reach the run
         )
         theirs.close()
         self._ready = False

@@ -26,6 +26,18 @@ _WATCHED = (
         "os",
         "io",
         "json",
+        "statistics",
+        "collections",
+        "dataclasses",
+        "functools",
+        "itertools",
+        "contextlib",
+        "copy",
+        "copyreg",
+        "pickle",
+        "hashlib",
+        "pathlib",
+        "tempfile",
         "fusebench",
         "numpy",
         "pywt",
@@ -42,6 +54,9 @@ _WATCHED = (
     ),
     *("torch", "torch.functional", "torch.nn", "torch.fft", "torch.linalg", "torch.special", "torch.random"),
 )
+# Of these the constants and tables count as well.
+_WHOLE = ("fusebench", "copyreg")
+_CONSTANTS = (bool, int, float, str, tuple, frozenset)
 _TREES = tuple(f"{name}." for name in _WATCHED if name != "torch")
 
 
@@ -58,6 +73,7 @@ class World:
         self._names: list[tuple[Any, Mapping[str, Any], str, Any]] = []
         self._classes: list[tuple[type, Mapping[str, Any], int]] = []
         self._own: dict[type, frozenset[str]] = {}
+        self._tables: list[tuple[dict[Any, Any], dict[Any, Any]]] = []  # each with what it held
 
     @contextlib.contextmanager
     def kept(self, settings: Settings | None = None) -> Iterator[Settings]:
@@ -104,6 +120,10 @@ class World:
         for name, module in new.items():
             known = {k: v for k, v in list(vars(module).items()) if callable(v)}
             self._names += [(module, vars(module), k, v) for k, v in known.items()]
+            if name.partition(".")[0] in _WHOLE:
+                held = [(k, v) for k, v in list(vars(module).items()) if not k.startswith("__")]
+                self._names += [(module, vars(module), k, v) for k, v in held if type(v) in _CONSTANTS]
+                self._tables += [(v, dict(v)) for _, v in held if type(v) is dict]
             for cls in known.values():
                 if isinstance(cls, type) and cls.__module__ == name and not issubclass(cls, BaseException):
                     there = vars(cls)
@@ -122,6 +142,10 @@ class World:
             if len(there) != count
             for name in [n for n in there if n not in self._own[owner] and callable(there[n])]
         ]
+        for table, held in self._tables:
+            if len(table) != len(held) or any(table.get(k) is not v for k, v in held.items()):
+                table.clear()
+                table.update(held)
         for owner, name, value in changed:
             with contextlib.suppress(AttributeError, TypeError):
                 setattr(owner, name, value)

@@ -232,7 +232,7 @@ def _evaluate(
             columns[text] = []
             continue
         with caught(text):
-            out[text] = metric.on(triple, key.part, key.variant)
+            out[text] = _numbers(metric.on(triple, key.part, key.variant))
         triple.trim()
     for slices in triple.slices() if columns else ():
         for text in columns.keys() - out.keys():
@@ -240,8 +240,16 @@ def _evaluate(
             with caught(text):
                 columns[text].append(metric.values(slices, key.part, key.variant))
     for text in columns.keys() - out.keys():
-        out[text] = torch.cat(columns[text]).mean(0, keepdim=True)
+        with caught(text):
+            out[text] = _numbers(torch.cat(columns[text]).mean(0, keepdim=True))
     return {text: out[text] for text in texts}
+
+
+def _numbers(values: Tensor) -> Tensor:
+    """The same values in a tensor of our own: a plugin's may be of a kind that raises when it is read."""
+    import torch
+
+    return torch.tensor(values.tolist(), dtype=torch.float64)
 
 
 def _find(text: str, plugins: Plugins | None) -> tuple[MetricId, Metric]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -36,8 +36,15 @@ Stamps = tuple[tuple[str, tuple[int, ...]], ...]
 
 def digest(*parts: object) -> str:
     """Short hash of the JSON form of `parts`."""
-    text = json.dumps(parts, sort_keys=True, default=str)
+    text = json.dumps(parts, sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    """JSON form of an array or tensor, all of it, where its text would leave numbers out; else the text."""
+    if hasattr(value, "tolist") and hasattr(value, "dtype"):
+        return [str(value.dtype), list(getattr(value, "shape", ())), value.tolist()]
+    return str(value)
 
 
 def content_key(parameters: Mapping[str, Any], sources: Iterable[Path] = ()) -> str:
@@ -56,36 +63,57 @@ def cases_key(cases: Iterable[Case]) -> str:
     return hashed.hexdigest()[:16]
 
 
-def method_key(cls: type, parameters: Mapping[str, Any], files: Iterable[Path]) -> str:
+def method_key(
+    cls: type,
+    parameters: Mapping[str, Any],
+    files: Sequence[Path],
+    given: Mapping[str, Any] | None = None,
+    file: str = "",
+) -> str:
     """Hash of everything that decides what a method returns for given inputs.
 
     Parameters
     ----------
     parameters : mapping
-        As they are set.
-    files : iterable of Path
+        As the method has stored them.
+    files : sequence of Path
         `Method.files`: weights and the like.
+    given : mapping, optional
+        What it was made with, of which it may have stored something else.
+    file : str, optional
+        The plugin file, where that is not the one of the class.
 
     Raises
     ------
     InputError
         A file is missing.
     """
-    path = path_of(cls)
+    paths = _source_paths(cls, file)
+    stored = dict(parameters)
+    if "weights" in stored and (stored["weights"] is None or Path(str(stored["weights"])) in files):
+        given = {k: v for k, v in (given or {}).items() if k != "weights"}
+        del stored["weights"]  # their content counts, wherever they lie
+    other = {k: v for k, v in (given or {}).items() if k not in stored or digest(v) != digest(stored[k])}
     inputs = {
         "class": cls.__name__,
-        "source": source_key(path) if path else f"{cls.__module__}.{cls.__qualname__}",
-        "parameters": {k: v for k, v in parameters.items() if k != "weights"},
+        "source": [source_key(p) for p in paths] or f"{cls.__module__}.{cls.__qualname__}",
+        "parameters": [stored, other],
         "files": [_file_key(f) for f in files],
         "contract": _core_key(CONTRACT),
     }
     return digest(inputs)
 
 
-def watched_files(cls: type, files: Iterable[Path]) -> Stamps:
+def _source_paths(cls: type, file: str) -> list[Path]:
+    """The plugin file and that of the class, which may be another: the plugin sets up what it imports."""
+    found = (Path(file) if file else None, path_of(cls))
+    return list(dict.fromkeys(p.resolve() for p in found if p is not None))
+
+
+def watched_files(cls: type, files: Sequence[Path], file: str = "") -> Stamps:
     """The files behind a `method_key` with their `stamp`s: while these stay, so does the key."""
-    path = path_of(cls)
-    return tuple((str(f), stamp(f)) for f in (*(source_files(path) if path else ()), *files))
+    found = dict.fromkeys(f for p in _source_paths(cls, file) for f in source_files(p))
+    return tuple((str(f), stamp(f)) for f in (*found, *files))
 
 
 def are_as_they_were(watched: Stamps) -> bool:
@@ -169,7 +197,8 @@ def _core_key(names: tuple[str, ...]) -> str:
 def path_of(obj: Any) -> Path | None:
     """Source file of a class, function or metric object, or None where it has none."""
     try:
-        return Path(inspect.getfile(inspect.unwrap(getattr(obj, "core", obj))))
+        core = obj if isinstance(obj, type) else getattr(obj, "core", obj)
+        return Path(inspect.getfile(inspect.unwrap(core)))
     except (TypeError, OSError):
         return None
 

@@ -31,6 +31,8 @@ _FROM = re.compile(r"^[ \t]*from\s+(\w[\w.]*)" + _NAMES, re.MULTILINE)
 _IMPORT = re.compile(r"^[ \t]*import\s+([\w., \t]+)", re.MULTILINE)
 _LONGEST, _FOLDERS, _MATCHES = 200, 8, 200  # characters of a name, folders to look in, files of a pattern
 _TELLING = re.compile(r"\w\.|\.\w|\w{3}")  # what a pattern has to hold, or it would match whatever lies there
+_PASSING = {".pyc", ".log", ".lock", ".tmp", ".pid"}  # beside a plugin, of which it is no part
+_SYSTEM = ("/proc/", "/sys/", "/dev/")  # another content at every look
 _NAME = re.compile(r"\w+")
 _TEXT = re.compile(r"""["']([^"'\n\\{}]{1,200})["']""")
 _ASKS = r"(?:environ(?:\.get)?\s*[\[(]|getenv\s*\()\s*"
@@ -95,8 +97,10 @@ def _walk(path: Path) -> Iterator[tuple[Path, _Parsed | None]]:
         if parsed is not None:
             todo += (p.resolve() for p in parsed.relative if p.is_file())
             todo += parsed.named
-            given = [os.environ.get(name, "") for name in sorted(parsed.variables)]
-            todo += [Path(value).resolve() for value in given if value and _is(Path(value), Path.is_file)]
+            given = [Path(os.environ.get(name, "")) for name in sorted(parsed.variables)]
+            # A file without a suffix, or with a passing one, is more likely written to than read.
+            read = [p for p in given if p.suffix and p.suffix not in _PASSING]
+            todo += [p.resolve() for p in read if _is(p, Path.is_file)]
             for name in parsed.absolute:
                 todo += _located(name.split("."), file.parent)
 
@@ -199,7 +203,9 @@ def _named(texts: Iterable[str], file: Path) -> list[Path]:
 
     Namesakes of the plugin beside it are among them.
     """
-    found = [p for p in file.parent.glob(f"{escape(file.stem)}.*") if p.is_file() and p.suffix != ".pyc"]
+    found = [
+        p for p in file.parent.glob(f"{escape(file.stem)}.*") if p.is_file() and p.suffix not in _PASSING
+    ]
     names = [t for t in texts if 0 < len(t) <= _LONGEST and not {"\n", "\0"} & {*t}]
     folders = [file.parent]  # and those below it that a text names: `here / "data" / "table.csv"`
     for name in names:
@@ -233,6 +239,8 @@ def _matching(pattern: str, folder: Path) -> Iterator[Path]:
 
 
 def _is(path: Path, kind: Callable[[Path], bool]) -> bool:
+    if str(path).startswith(_SYSTEM):
+        return False
     try:
         return kind(path)
     except (OSError, ValueError):  # a text that cannot be a path
