@@ -50,11 +50,14 @@ def _import_helpers_afresh() -> None:
             del sys.path_importer_cache[path]
 
 
+PLUGIN_MODULE = "fusebench_plugin_"  # how the names of plugin files' modules begin
+
+
 def module_name(path: Path) -> str:
     """Name under which a plugin file is imported, made from its path."""
     # The hash keeps two files of one stem apart.
     tag = hashlib.sha256(str(path).encode()).hexdigest()[:8]
-    return f"fusebench_plugin_{re.sub(r'[^0-9a-zA-Z_]', '_', path.stem)}_{tag}"
+    return f"{PLUGIN_MODULE}{re.sub(r'[^0-9a-zA-Z_]', '_', path.stem)}_{tag}"
 
 
 _STAMP = "__fusebench_stamp__"  # of a module's file, as it was imported

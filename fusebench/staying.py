@@ -8,6 +8,8 @@ import signal
 from collections.abc import Iterator
 from typing import NoReturn
 
+leave = os._exit  # ends the process also where `staying` has replaced that
+
 
 def is_ctrl_c(error: BaseException) -> bool:
     """True for an interruption by the user; where this process passes Ctrl-C over, a plugin raised it."""

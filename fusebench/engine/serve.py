@@ -97,9 +97,9 @@ def main(fd: int, note_fd: int, threads: int) -> None:
 
     from .apart import Apart
     from .fusing import TaskEnded
+    from .keeper import Unrestored
     from .memory import settle
     from .task import TaskRunner
-    from .world import Unrestored
 
     gc.freeze()
     gc.enable()

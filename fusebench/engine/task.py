@@ -38,11 +38,12 @@ from .fusing import (
     status_of,
     warm_up,
 )
+from .keeper import Unrestored
+from .plain_settings import Settings
 from .plan import metric_source
-from .settings import Settings
 from .spec import Score, Task, check_source
 from .volumes import read_stored, save_findings, save_fused
-from .world import Unrestored, World
+from .world import World
 
 if TYPE_CHECKING:
     from .apart import Apart

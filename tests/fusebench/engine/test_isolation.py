@@ -15,8 +15,10 @@ import torch
 
 import fusebench.engine.survey
 import fusebench.engine.worker
-from fusebench.engine.settings import _SETTINGS, read_settings
-from fusebench.engine.world import Unrestored, World
+from fusebench.engine.keeper import Unrestored
+from fusebench.engine.plain_settings import Settings, read
+from fusebench.engine.settings import SETTINGS
+from fusebench.engine.world import World
 
 from ..conftest import Bench
 
@@ -28,6 +30,10 @@ BOARD = (
     "noise,source-mri,source-pet,densefuse,matr,u2fusion"
 )
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="children are watched by what Linux tells")
+
+
+def read_settings() -> Settings:
+    return read(SETTINGS)
 
 
 def values(folder: Path) -> dict[tuple[str, ...], float]:
@@ -163,8 +169,8 @@ def test_a_method_finds_what_its_setup_has_set() -> None:
 
 
 def test_what_cannot_be_put_back_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(_SETTINGS, "umask", (_SETTINGS["umask"][0], lambda _: None))
-    mask = _SETTINGS["umask"][0]()
+    monkeypatch.setitem(SETTINGS, "umask", (SETTINGS["umask"][0], lambda _: None))
+    mask = SETTINGS["umask"][0]()
     with pytest.raises(Unrestored, match="it has changed for good: umask"), World().kept():
         os.umask(0o123)
     os.umask(mask)

@@ -11,5 +11,5 @@ def test_settings_can_be_read_after_a_learned_method() -> None:
     """torch refuses some of them where two ways of setting one were mixed."""
     with full_precision():
         pass
-    for get, put in settings._SETTINGS.values():
+    for get, put in settings.SETTINGS.values():
         put(get())
