@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from ..case import Case
-from ..errors import FuseBenchError
+from ..errors import FuseBenchError, InputError
 from ..metric import MetricId
 from ..plugins import Plugins
-from ..store.keys import fuse_key, score_key, source_key
+from ..store.keys import fuse_key, score_key
 from ..store.rows import Row
-from .plan import Options, metric_source
+from .made_of import GONE, OTHER_CODE, metric_source_now, what_changed
+from .plan import Options
 from .spec import MethodSpec, Task
 
 OTHER_DATA = "made from other data of the same cases"
-OTHER_CODE = "made with other code, settings, seed, device or libraries"
+OTHER_IMAGES = "made of other images, or with other code, settings or libraries"
 
 
 class Outdated:
@@ -33,7 +35,9 @@ class Outdated:
         Planned.
     options : Options
     before : mapping
-        Manifest of the folder before this run; it knows the methods that are not in it.
+        Manifest of the folder before this run.
+    manifest : mapping
+        The present one, which knows the methods and metrics of both.
     """
 
     def __init__(
@@ -44,15 +48,17 @@ class Outdated:
         tasks: Sequence[Task],
         options: Options,
         before: Mapping[str, Any],
+        manifest: Mapping[str, Any],
     ) -> None:
         self._plugins, self._options = plugins, options
         self._now = {(c.dataset, c.id): c.fingerprint for c in cases}
         self._methods = {m.name: m for m in methods}
         self._planned = {t.identity(s): s.key for t in tasks for s in t.scores}
-        self._from_files = any(t.image for t in tasks)
-        self._before = before
-        self._sources = cache(lambda name: metric_source(plugins, name))
+        self._run_of_files = any(t.image for t in tasks)
+        self._before, self._manifest = before, manifest
+        self._sources = cache(self._metric_source)
         self._keys = cache(self._method_key)
+        self._images = cache(self._find_images)
         self._volumes = cache(fuse_key)
 
     def __call__(self, row: Row) -> str:
@@ -64,42 +70,78 @@ class Outdated:
             return f"of cases that split {self._options.split} does not have"
         if row.fingerprint not in ("", fingerprint):
             return OTHER_DATA
-        wanted = self._planned.get(row.identity) or self._wanted(row, fingerprint)
-        return "" if wanted in (None, row.key) else OTHER_CODE
-
-    def _wanted(self, row: Row, fingerprint: str) -> str | None:
-        """Key under which the row would be made now; None where nothing can be said."""
-        key = self._keys(row.method)
-        if not key:
-            return key
-        seed, device = self._options.seed, self._options.device
-        threads = self._options.threads
-        if self._from_files:  # images are scored beside methods, whatever these were run with
+        if planned := self._planned.get(row.identity):
+            return "" if planned == row.key else OTHER_CODE
+        key, reason = self._keys(row.method)
+        source = self._sources(row.metric)
+        if reason or not source:
+            return reason or GONE
+        if self._is_of_files(row.method):
+            return self._of_images(row, key, fingerprint, source)
+        seed, device, threads = self._options.seed, self._options.device, self._options.threads
+        if self._run_of_files:  # images are scored beside methods, whatever these were run with
             seed, device = row.seed, row.device
             threads = self._before.get("options", {}).get("threads", threads)
+        volume = self._volumes(key, fingerprint, seed, device, threads)
+        return "" if score_key(volume, row.protocol, row.metric, source) == row.key else OTHER_CODE
+
+    def _of_images(self, row: Row, key: str, fingerprint: str, source: str) -> str:
+        """The reason against a row of an image that was made elsewhere: the image is another, or gone."""
+        from .from_files import WITH_FINDINGS, image_key  # numpy
+
+        images = self._images(row.method)
+        if images is None:
+            return GONE
+        # The seed and the like are in the key, and decide nothing of an image.
+        volume = self._volumes(key, fingerprint, row.seed, row.device, self._threads(row.run))
+        score = score_key(volume, row.protocol, row.metric, source)
+        facts = self._manifest.get("metrics", {}).get(MetricId.parse(row.metric).name, {})
+        second = images.get(row.case + WITH_FINDINGS)
         try:
-            source = self._sources(MetricId.parse(row.metric).name)
+            wanted = image_key(score, images.get(row.case), second, bool(facts.get("needs_findings")))
+        except OSError:
+            return GONE
+        return "" if wanted == row.key else OTHER_IMAGES
+
+    def _find_images(self, entry: str) -> Mapping[str, Path] | None:
+        """Images of an entry by case, as they are now; None where its folder is not to be read."""
+        from ..images.raw import folder_images
+        from .from_files import WITH_FINDINGS
+
+        folder = self._manifest.get("method_files", {}).get(entry, {}).get("folder")
+        cases = {case for _, case in self._now}
+        try:
+            return folder_images(Path(folder), cases | {c + WITH_FINDINGS for c in cases}) if folder else None
+        except (OSError, ValueError, InputError):
+            return None
+
+    def _threads(self, run: str) -> Any:
+        """Threads of an earlier run into the folder, or of this one."""
+        how = self._manifest.get("earlier", {}).get(run)
+        options = how.get("options") if isinstance(how, dict) and run != self._options.run else None
+        return (options if isinstance(options, dict) else {}).get("threads", self._options.threads)
+
+    def _metric_source(self, metric: str) -> str:
+        try:
+            name = MetricId.parse(metric).name
         except FuseBenchError:
             return ""
-        volume = self._volumes(key, fingerprint, seed, device, threads)
-        return score_key(volume, row.protocol, row.metric, source)
+        kept = self._manifest.get("metric_files", {}).get(name, {})
+        return metric_source_now(self._plugins, name, kept)
 
-    def _method_key(self, name: str) -> str | None:
-        """Content key of a method; "" where its code has changed, None where it is not to be known."""
+    def _is_of_files(self, name: str) -> bool:
         spec = self._methods.get(name)
-        if spec is not None:
-            return spec.key if spec.plugin else None
-        facts = self._before.get("methods", {}).get(name, {})
-        plugin = facts.get("plugin")
-        if not plugin or not facts.get("key"):
-            return None
-        source = method_source(self._plugins, str(plugin))
-        return "" if source and source != facts.get("source", source) else str(facts["key"])
+        return not (spec.plugin if spec else self._manifest.get("methods", {}).get(name, {}).get("plugin"))
 
-
-def method_source(plugins: Plugins, plugin: str) -> str:
-    """Hash of the source of a registered method, which is not imported; "" where there is none."""
-    if plugin not in plugins.methods:
-        return ""
-    path = plugins.methods.entry(plugin).path
-    return source_key(path) if path else ""
+    def _method_key(self, name: str) -> tuple[str, str]:
+        """Content key of a method, and the reason where its rows do not stand whatever theirs are."""
+        if name in self._methods:
+            return self._methods[name].key, ""
+        facts = self._manifest.get("methods", {}).get(name, {})
+        key, plugin = str(facts.get("key") or ""), str(facts.get("plugin") or "")
+        if not key:
+            return "", GONE
+        if not plugin:
+            return key, ""
+        kept = self._manifest.get("method_files", {}).get(name, {})
+        return key, what_changed(self._plugins, plugin, facts.get("source"), kept)

@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 from ..arrays import OVERSHOOT
 from ..case import Case, Volume
 from ..errors import InputError
-from ..files import file_sha256
 from ..images.raw import EXTENSIONS, RawImage, extension, folder_images, image_files
 from ..images.read_write import check_grid, read_raw, scale
 from ..method_info import MethodInfo
 from ..metric import MetricId, MetricInfo
 from ..names import check_file_name
 from ..plugins import Plugins
-from ..store.keys import digest
+from ..store.keys import digest, remembered_sha256
 from .spec import MethodSpec, Task
 
 # `Task.image` of a case without an image.
@@ -136,15 +135,11 @@ def file_tasks(
     found = []
     for task in tasks:
         path = results[task.method.name].get(task.case.id)
-        content = "".join(map(file_sha256, image_files(path))) if path else "missing"
         second = results[task.method.name].get(task.case.id + WITH_FINDINGS)
-        content_with = "".join(map(file_sha256, image_files(second))) if second else "missing"
         scores = []
         for score in task.scores:
-            skip, key = score.skip, digest(score.key, content)
             info = infos[MetricId.parse(score.metric).name]
-            if info.needs_findings:
-                key = digest(key, content_with)
+            skip, key = score.skip, image_key(score.key, path, second, info.needs_findings)
             if not skip and info.needs_twin:
                 skip = "needs the method itself, not only its images"
             elif not skip and info.needs_findings and path and not second:
@@ -157,13 +152,31 @@ def file_tasks(
             replace(
                 task,
                 scores=tuple(scores),
-                fuse_key=digest(task.fuse_key, content),
+                fuse_key=digest(task.fuse_key, image_content(path)),
                 image=str(path.resolve()) if path else MISSING,
                 image_with=str(second.resolve()) if second else MISSING,
                 image_range=wanted,
             )
         )
     return found
+
+
+def image_key(score: str, path: Path | None, second: Path | None, needs_findings: bool) -> str:
+    """Key of a score of an image: `score` is that of the plan, `second` the image with findings."""
+    key = digest(score, image_content(path))
+    return digest(key, image_content(second)) if needs_findings else key
+
+
+def image_content(path: Path | None) -> str:
+    """Hash of an image with its detached data; "missing" where there is none."""
+    return "".join(map(remembered_sha256, image_files(path))) if path else "missing"
+
+
+def folders_of(results: Results, folder: Path) -> dict[str, str]:
+    """Folder of each entry, in full."""
+    # The images of one entry may lie in `folder` itself, under a name that is not its own.
+    found = {entry: next(iter(i.values())).parent if i else folder / entry for entry, i in results.items()}
+    return {entry: str(path.resolve()) for entry, path in found.items()}
 
 
 def fused_image(task: Task, *, findings: bool = False) -> NDArray[np.float32]:

@@ -21,8 +21,10 @@ from ..text import printable
 from .spec import MethodSpec
 
 _PACKAGES = ("torch", "numpy", "scipy", "nibabel", "scikit-image", "pandas", "PyWavelets", "safetensors")
-# Of a manifest that are mappings; of the first two every value is one.
-_PARTS = ("methods", "metrics", "options", "run", "dataset", "hardware", "versions", "earlier", "git")
+# By name of a method or metric, and kept from earlier commands.
+_NAMED = ("methods", "metrics", "method_files", "metric_files")
+# Of a manifest that are mappings.
+_PARTS = (*_NAMED, "options", "run", "dataset", "hardware", "versions", "earlier", "git")
 # What the facts in them are; each may be absent or null.
 _SHAPES: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
     "methods": {
@@ -37,6 +39,8 @@ _SHAPES: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
         **dict.fromkeys(("low", "high", "tolerance"), (int, float)),
         **{"tolerances": dict, "units": dict, "dims": list, "parts": list},
     },
+    "method_files": {"file": str, "folder": str, "watched": dict},
+    "metric_files": {"file": str},
     "options": {"protocols": list, "metrics": list, "split": str, "device": str},
     "dataset": {"name": str, "doubts": list, "left_out": str},
 }
@@ -91,8 +95,8 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     merged = dict(manifest)
     if path.exists():
         before = read_manifest(folder)
-        for part in ("methods", "metrics"):
-            merged[part] = {**before.get(part, {}), **merged[part]}
+        for part in _NAMED:
+            merged[part] = {**before.get(part, {}), **merged.get(part, {})}
         how = {part: before[part] for part in _HOW if part in before}
         merged["earlier"] = {**before.get("earlier", {}), str(before.get("run", {}).get("id", "")): how}
     try:
@@ -162,12 +166,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error}); delete it and run again") from None
     parts = [content, *(content.get(p, {}) for p in _PARTS)] if isinstance(content, dict) else [content]
-    named = [facts for part in parts[1:3] if isinstance(part, dict) for facts in part.values()]
+    named = [
+        facts for part in parts[1 : 1 + len(_NAMED)] if isinstance(part, dict) for facts in part.values()
+    ]
     if not all(isinstance(part, dict) for part in (*parts, *named)):
         raise InputError(f"{path} is no manifest of a run; delete it and run again")
     for part, shape in _SHAPES.items():
         facts = content.get(part, {})
-        for one in facts.values() if part in ("methods", "metrics") else [facts]:
+        for one in facts.values() if part in _NAMED else [facts]:
             wrong = _wrong(one, shape)
             if wrong:
                 raise InputError(f"{path} is no manifest of a run ({part}: {wrong}); delete it and run again")

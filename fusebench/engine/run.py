@@ -24,9 +24,10 @@ from ..store.read_rows import read_log
 from ..store.rows import IDENTITY, Row, as_table
 from ..store.run_store import RunStore
 from ..text import printable
-from .current import Outdated, method_source
+from .current import Outdated
 from .data import check_split, dataset_facts, left_out, open_dataset, split_cases
 from .deadline import asking_dataset, listing_seconds
+from .made_of import method_files, method_source, metric_files
 from .manifest import (
     add_to_manifest,
     describe_run,
@@ -212,7 +213,7 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
         split=request.split,
     )
     if results is not None and request.results_dir:
-        from .from_files import file_specs, file_tasks
+        from .from_files import file_specs, file_tasks, folders_of
 
         found = replace(found, methods=file_specs(results, request.results_dir, request.fused_range))
         tasks = make_plan(plugins, cases, found.methods, found.infos, options, folder)
@@ -240,9 +241,12 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
     )
     for spec in found.methods:
         manifest["methods"][spec.name]["source"] = method_source(plugins, spec.plugin)
-    if results is not None:
-        for facts in manifest["methods"].values():
-            facts["dims"] = None  # slices or volumes: the images do not say
+    manifest["method_files"] = method_files(plugins, found.methods)
+    manifest["metric_files"] = metric_files(plugins, found.infos)
+    if results is not None and request.results_dir:
+        for entry, path in folders_of(results, request.results_dir).items():
+            manifest["method_files"][entry]["folder"] = path
+            manifest["methods"][entry]["dims"] = None  # slices or volumes: the images do not say
     notes = (lost,) if lost else ()
     pace = Pace(found.infos, jobs or 1)
     return Planned(
@@ -303,6 +307,7 @@ def execute(planned: Planned, pool: LocalPool, observer: Observer | None = None)
             planned.tasks,
             planned.options,
             before,
+            read_manifest(folder.path),
         )
         table = store.consolidate(outdated)
         if table.empty and interrupted:
