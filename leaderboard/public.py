@@ -17,7 +17,7 @@ from fusebench.errors import InputError
 from fusebench.files import refuse_foreign, write_text
 from fusebench.metric import MetricId
 from fusebench.plugins import Plugins, find_plugins
-from fusebench.store.read_rows import read_log
+from fusebench.store.read_rows import read_standing
 from fusebench.store.rows import Row, as_table
 from fusebench.text import csv_value, plural
 
@@ -103,7 +103,7 @@ def merge(
     """
     plugins = find_plugins()
     entries, refused = _read(entry_folders(paths), verdicts or {}, plugins)
-    runs = [(read_log(p), read_manifest(p)) for p in trusted]
+    runs = [(read_standing(p), read_manifest(p)) for p in trusted]
     kept: list[tuple[Entry, Verdict]] = []
     for entry, verdict in entries:
         problem = _refuted(entry, [row for rows, _ in runs for row in rows])

@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..files import ROOT, atomic_path
 from ..metric import ARROWS, MetricInfo
 from ..store.folder import RunFolder
+from ..store.rows import OUTDATED
 from ..text import printable
 from .spec import MethodSpec
 
@@ -24,7 +25,7 @@ _PACKAGES = ("torch", "numpy", "scipy", "nibabel", "scikit-image", "pandas", "Py
 # By name of a method or metric, and kept from earlier commands.
 _NAMED = ("methods", "metrics", "method_files", "metric_files")
 # Of a manifest that are mappings.
-_PARTS = (*_NAMED, "options", "run", "dataset", "hardware", "versions", "earlier", "git")
+_PARTS = (*_NAMED, "options", "run", "dataset", "hardware", "versions", "earlier", "git", OUTDATED)
 # What the facts in them are; each may be absent or null.
 _SHAPES: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
     "methods": {
@@ -42,6 +43,7 @@ _SHAPES: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
     "method_files": {"file": str, "folder": str, "watched": dict},
     "metric_files": {"file": str},
     "options": {"protocols": list, "metrics": list, "split": str, "device": str},
+    OUTDATED: {"rows": list},
     "dataset": {"name": str, "doubts": list, "left_out": str},
 }
 _HOW = ("run", "options", "git", "versions", "hardware", "dataset")
@@ -97,6 +99,8 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
         before = read_manifest(folder)
         for part in _NAMED:
             merged[part] = {**before.get(part, {}), **merged.get(part, {})}
+        if OUTDATED in before:  # until this run says anew what is
+            merged[OUTDATED] = before[OUTDATED]
         how = {part: before[part] for part in _HOW if part in before}
         merged["earlier"] = {**before.get("earlier", {}), str(before.get("run", {}).get("id", "")): how}
     try:

@@ -21,7 +21,7 @@ from ..plugins import Plugins, find_plugins, require_plugins
 from ..scoring.protocol import PROTOCOLS, default_protocols, require_scored
 from ..store.folder import RunFolder
 from ..store.read_rows import read_log
-from ..store.rows import IDENTITY, Row, as_table
+from ..store.rows import IDENTITY, OUTDATED, Row, as_table
 from ..store.run_store import RunStore
 from ..text import printable
 from .current import Outdated
@@ -310,6 +310,7 @@ def execute(planned: Planned, pool: LocalPool, observer: Observer | None = None)
             read_manifest(folder.path),
         )
         table = store.consolidate(outdated)
+        add_to_manifest(folder.path, **{OUTDATED: {"rows": store.outdated_marks}})
         if table.empty and interrupted:
             raise KeyboardInterrupt
         if table.empty:

@@ -17,6 +17,7 @@ from .rows import (
     IDENTITY,
     LOG_HASH,
     LOG_SIZE,
+    OUTDATED,
     SCHEMA,
     TEXT,
     Row,
@@ -40,7 +41,7 @@ _NUMBERS = tuple(c for c in COLUMNS if c not in TEXT and c != "seed")
 
 
 def read_log(folder: Path) -> list[Row]:
-    """Newest row of every identity in a run folder's log; a torn last line is ignored.
+    """Newest row of every identity in a run folder's log, outdated or not; a torn last line is ignored.
 
     Raises
     ------
@@ -48,6 +49,28 @@ def read_log(folder: Path) -> list[Row]:
         No rows there, a line that is no row, or another schema version.
     """
     return list(_newest(RunFolder(folder).rows, 0, {}).values())
+
+
+def read_standing(folder: Path) -> list[Row]:
+    """`read_log` without the rows that the last run left out as outdated.
+
+    Raises
+    ------
+    InputError
+        As of `read_log`.
+    """
+    outdated = _outdated_marks(folder)
+    rows = read_log(folder)
+    return [row for row in rows if row.mark not in outdated] if outdated else rows
+
+
+def _outdated_marks(folder: Path) -> frozenset[str]:
+    """Marks of the rows of a log that the manifest beside it says were left out."""
+    try:
+        content = json.loads(RunFolder(folder).manifest.read_text(encoding="utf-8"))
+        return frozenset(mark for mark in content[OUTDATED]["rows"] if isinstance(mark, str))
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        return frozenset()
 
 
 def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
@@ -75,7 +98,8 @@ def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
     if path.is_dir():
         return _read_folder(RunFolder(path))
     if path.suffix == ".jsonl":
-        return as_table(_newest(path, 0, {}).values())
+        outdated = _outdated_marks(path.parent)
+        return as_table(row for row in _newest(path, 0, {}).values() if row.mark not in outdated)
     if path.suffix != ".parquet":
         raise InputError(f"{path}: not a run folder, rows.jsonl or rows.parquet")
     table = _unpacked(path)[0]
@@ -160,19 +184,19 @@ def _read_folder(folder: RunFolder) -> pd.DataFrame:
     if not path.exists():
         if not log.exists():
             raise InputError(f"{folder.path}: neither rows.jsonl nor rows.parquet there; is it a run folder?")
-        return as_table(read_log(folder.path))
+        return as_table(read_standing(folder.path))
     try:
         table, known = _unpacked(path)
     except InputError:
         if log.exists():
-            return as_table(read_log(folder.path))
+            return as_table(read_standing(folder.path))
         raise
     if not log.exists():
         return table
     said = known.get(LOG_SIZE, b"")
     size = int(said) if said.isdigit() else -1
     if size < 0 or _beginning_hash(log, size) != known.get(LOG_HASH, b"").decode():
-        return as_table(read_log(folder.path))  # the table is of another log
+        return as_table(read_standing(folder.path))  # the table is of another log
     if log.stat().st_size == size:
         return table
     held = {row.identity: row for row in (Row(**r) for r in _records(table))}

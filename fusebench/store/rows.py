@@ -6,6 +6,7 @@ A row is one method x case x protocol x metric.  `fusebench.store.run_store` wri
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
@@ -77,9 +78,17 @@ class Row:
         """Method, dataset, case, protocol and metric: a later row with the same ones replaces this one."""
         return tuple(getattr(self, name) for name in IDENTITY)
 
+    @property
+    def mark(self) -> str:
+        """Short hash of identity, key and run: what tells this row from one that replaces it."""
+        parts = "\0".join((*self.identity, self.key, self.run))
+        return hashlib.sha256(parts.encode(errors="replace")).hexdigest()[:16]
+
 
 COLUMNS = tuple(f.name for f in fields(Row))
 TEXT = {"run", "key", *IDENTITY, "group", "status", "reason", "device", "fingerprint", "split"}
+# Part of manifest.json whose ``rows`` are the marks of what was left out of rows.parquet.
+OUTDATED = "outdated"
 # In the header of rows.parquet: how long rows.jsonl was when it was made, and its hash.
 LOG_SIZE, LOG_HASH = b"fusebench.log.size", b"fusebench.log.sha256"
 

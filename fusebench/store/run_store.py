@@ -46,6 +46,7 @@ class RunStore:
         self.folder = folder
         self.notes: list[str] = []  # on the file as it was found
         self.outdated: list[str] = []  # on rows that `consolidate` kept out of the table
+        self.outdated_marks: list[str] = []  # of these rows: without the table, they tell what stands
         _check_ours(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -128,6 +129,7 @@ class RunStore:
         for row in self.latest():
             reason = outdated(row)
             if reason:
+                self.outdated_marks.append(row.mark)
                 other.setdefault(reason, {}).setdefault(row.method, set()).add(row.case)
             else:
                 rows.append(row)

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fusebench.store.read_rows import read_rows
+
 from ...saving import save_volume
 
 Bench = Callable[..., int]
@@ -138,3 +140,20 @@ def test_metric_of_an_entry_from_files(
     assert bench("--methods", "healthy", *own, "--jobs", "1") == 0
     net = rows()[rows().method == "net"]
     assert set(net.metric) == {"psnr"}, "the values of the metric as it was are left out"
+
+
+def test_a_lost_table_brings_no_outdated_rows_back(bench: Bench, tmp_path: Path) -> None:
+    plugin = write(tmp_path / "mine.py", METHOD.format(value=0.5))
+    given = ("--plugin", str(plugin))
+    assert bench("--methods", "mine,healthy", *given) == 0
+    write(plugin, METHOD.format(value=0.25))
+    assert bench("--methods", "mine", "--cases", "1", "--jobs", "1", *given) == 0
+    run = tmp_path / "run"
+    order = ["method", "case"]
+    before = read_rows(run).sort_values(order)[[*order, "value"]].to_numpy().tolist()
+    assert len(before) == 4
+    for damage in (b"", b"PAR1rubbish", None):
+        (run / "rows.parquet").unlink() if damage is None else (run / "rows.parquet").write_bytes(damage)
+        after = read_rows(run).sort_values(order)[[*order, "value"]].to_numpy().tolist()
+        assert after == before
+    assert len(read_rows(run / "rows.jsonl")) == 4
