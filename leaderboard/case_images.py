@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fusebench.engine.volumes import has_own_findings
 from fusebench.files import atomic_path, write_text
 from fusebench.images.colour import DEFAULT_MAP, chroma, ramp, span, tint
 from fusebench.images.sheet import NEUROLOGICAL, RADIOLOGICAL, View, panel
@@ -113,7 +114,9 @@ def write(
     for i, (key, label, path) in enumerate(files):
         data = pet if key == "pet" else volumes.read(path)[0]
         stem = f"{i}-{_safe(label)}"
-        with_ = stored.with_findings.get(key.removeprefix("method:"))
+        method = key.removeprefix("method:")
+        # A method called like a source has no volume with findings: the one of that name is the source's.
+        with_ = stored.with_findings.get(method) if key == method or has_own_findings(method) else None
         listed.append(
             {
                 "id": key,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from fusebench.errors import FuseBenchError
 from fusebench.files import write_text
 
 from . import case_images, charts, volumes
@@ -169,6 +171,19 @@ class Pages:
             boards=boards,
         )
 
+    def _images(self, name: str, stored: volumes.StoredCase, order: list[str]) -> CaseImages | None:
+        """Images of a case; of one with a damaged file a note, and its page is without them."""
+        folder = slug(name)
+        try:
+            self.images[name] = case_images.write(
+                self.out, name, folder, stored, order, self._controls(), radiological=self.radiological
+            )
+        except FuseBenchError as error:
+            print(f"note: no images of {name}: {error}", file=sys.stderr)
+            for kind in ("data", "pictures"):
+                shutil.rmtree(self.out / kind / folder, ignore_errors=True)
+        return self.images.get(name)
+
     def _cases(self, viewer_cases: int) -> list[dict[str, Any]]:
         stored = volumes.of_runs(self.found.cases)
         cases = self.found.rows.drop_duplicates(["dataset", "case"], keep="last")
@@ -180,16 +195,7 @@ class Pages:
             images = None
             shown = self.shared[dataset] or self.embed
             if shown and name in stored and len(self.images) < viewer_cases:
-                images = case_images.write(
-                    self.out,
-                    name,
-                    slug(name),
-                    stored[name],
-                    order,
-                    self._controls(),
-                    radiological=self.radiological,
-                )
-                self.images[name] = images
+                images = self._images(name, stored[name], order)
             viewer = images.viewer if images else None
             boards = [self._case_board(s, name) for s in self.sections if name in s.board.scores.cases]
             failures = sum(r["outcome"].status.failed for b in boards for r in b["rows"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from fusebench.engine.manifest import protocol_order, read_manifest
-from fusebench.errors import InputError
+from fusebench.errors import FuseBenchError, InputError
 from fusebench.files import write_text
 from fusebench.scoring.protocol import PROTOCOLS, READERS
 from fusebench.store.folder import BOARD_SUFFIXES, RunFolder
@@ -87,5 +88,14 @@ def _write(folder: RunFolder, found: dict[str, Board], radiological: bool) -> li
             path = stem.with_name(f"{stem.name}.{suffix}")
             write_text(path, text)
             paths.append(path)
-    sheet = contact_sheet.of_run(folder.path, radiological=radiological)
+    sheet = _sheet(folder, radiological)
     return [*paths, *([sheet] if sheet else []), folder.csv, folder.parquet, folder.manifest]
+
+
+def _sheet(folder: RunFolder, radiological: bool) -> Path | None:
+    """The contact sheet; of a volume that cannot be read a note: the boards stand without it."""
+    try:
+        return contact_sheet.of_run(folder.path, radiological=radiological)
+    except FuseBenchError as error:
+        print(f"note: no contact sheet: {error}", file=sys.stderr)
+        return None

@@ -8,6 +8,7 @@ from typing import Any
 
 from fusebench.engine.from_files import WITH_FINDINGS
 from fusebench.engine.manifest import read_manifest
+from fusebench.engine.volumes import has_own_findings
 from fusebench.errors import InputError
 from fusebench.plugins import find_plugins
 from fusebench.store.folder import RunFolder
@@ -91,7 +92,7 @@ def _volumes(run: Path, name: str, rows: Sequence[Row]) -> dict[str, Path]:
             raise InputError(f"{path}: an entry needs this volume; run the same command with --save-fused")
         found[case] = path
         second = path.parent / "findings" / path.name
-        if second.is_file():
+        if second.is_file() and has_own_findings(row.method):
             found[case + WITH_FINDINGS] = second
     return found
 

@@ -174,7 +174,7 @@ def findings(path: Path) -> list[dict[str, Any]]:
                 for row in csv.DictReader(handle)
             ]
     except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
-        raise InputError(f"{path}: no table of findings ({error!r}); run again with --force") from None
+        raise InputError(f"{path}: no table of findings ({error!r}); run it again") from None
 
 
 def _opened(path: Path) -> tuple[Any, NDArray[np.float32]]:
@@ -184,7 +184,9 @@ def _opened(path: Path) -> tuple[Any, NDArray[np.float32]]:
         return image, np.asarray(image.dataobj, dtype=np.float32)
     except Exception as error:  # a damaged file makes nibabel and zlib raise nearly anything
         reason = " ".join(str(error).split())[:160]
-        raise InputError(f"{path}: not a readable NIfTI file ({reason}); run again with --force") from None
+        raise InputError(
+            f"{path}: not a readable NIfTI file ({reason}); run the same command again"
+        ) from None
 
 
 def read(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from ..case import Case
 from ..metric import MetricId, MetricInfo
@@ -15,6 +14,7 @@ from ..store.folder import RunFolder
 from ..store.keys import fuse_key, path_of, score_key, source_key
 from ..store.rows import Row
 from .spec import MethodSpec, Score, Task
+from .volumes import Checked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,8 @@ def make_plan(
                 name = MetricId.parse(metric).name
                 skip = PROTOCOLS[protocol].reason_to_skip(infos[name], has_truth)
                 key = score_key(volume, protocol, metric, sources[name])
-                found.append(Score(protocol, metric, key, skip or "", sources[name]))
+                findings = infos[name].needs_findings
+                found.append(Score(protocol, metric, key, skip or "", sources[name], findings))
         return tuple(found)
 
     tasks = []
@@ -118,7 +119,7 @@ def pending(tasks: Iterable[Task], rows: Iterable[Row]) -> list[tuple[Task, Coun
 
     A row stands when its content key is the wanted one and its status is final ("ok" or "skip"); errors,
     time-outs and memory failures are tried again.  A value whose fused volume is to be kept and is not there
-    does not stand: it comes anew with the volume.
+    as it was stored does not stand, nor one whose sources are not: it comes anew with them.
 
     Returns
     -------
@@ -127,20 +128,34 @@ def pending(tasks: Iterable[Task], rows: Iterable[Row]) -> list[tuple[Task, Coun
         before", "without the volume".  A task whose scores are all stored is left out.
     """
     stored = {row.identity: row for row in rows}
+    kept = Checked()
     todo = []
     for task in tasks:
-        missing, why = [], Counter[str]()
-        lacking = task.save and not Path(task.fused_path).is_file()
-        for score in task.scores:
-            row = stored.get(task.identity(score))
-            if row is not None and row.key == score.key and row.status in ("ok", "skip"):
-                if score.skip or not lacking:
-                    continue
-                reason = "without the volume"
-            else:
-                reason = "new" if row is None else "changed" if row.key != score.key else "failed before"
-            missing.append(score)
-            why[reason] += 1
+        reasons = {s: _reason(s, stored.get(task.identity(s))) for s in task.scores}
+        standing = {s: stored[task.identity(s)] for s, why in reasons.items() if not (why or s.skip)}
+        reasons |= dict.fromkeys(_without_volumes(task, standing, kept), "without the volume")
+        missing = tuple(s for s in task.scores if reasons[s])
         if missing:
-            todo.append((replace(task, scores=tuple(missing)), why))
+            todo.append((replace(task, scores=missing), Counter(reasons[s] for s in missing)))
     return todo
+
+
+def _reason(score: Score, row: Row | None) -> str:
+    """Why a score is to be made; "" where its row stands."""
+    if row is None:
+        return "new"
+    if row.key != score.key:
+        return "changed"
+    return "" if row.status in ("ok", "skip") else "failed before"
+
+
+def _without_volumes(task: Task, standing: Mapping[Score, Row], kept: Checked) -> list[Score]:
+    """Scores whose rows stand, but not what is to be kept with them."""
+    if not (task.save and standing):
+        return []
+    # A reading without a value may come of a case that takes no findings; images from files are not stored.
+    read = [s for s, row in standing.items() if s.findings and row.status == "ok" and not task.image]
+    lost_findings = bool(read) and kept.lost_findings(task)
+    if kept.lost(task):
+        return list(standing)
+    return read if lost_findings else []

@@ -69,6 +69,8 @@ class Score:
         The reason for no value.
     source : str
         Hash of the metric's source, which is in the key; "" where nobody is to check it.
+    findings : bool
+        It takes what the method makes of findings.
     """
 
     protocol: str
@@ -76,6 +78,7 @@ class Score:
     key: str
     skip: str = ""
     source: str = ""
+    findings: bool = False
 
 
 @dataclass(frozen=True)

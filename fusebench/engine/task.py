@@ -42,7 +42,7 @@ from .keeper import Unrestored
 from .plain_settings import Settings
 from .plan import metric_source
 from .spec import Score, Task, check_source
-from .volumes import read_stored, save_findings, save_fused
+from .volumes import read_stored, save_findings, save_fused, save_sources
 from .world import World
 
 if TYPE_CHECKING:
@@ -188,6 +188,8 @@ class TaskRunner:
         if found is not None:
             fused, made = found
             timing.update(made)
+            if task.save:
+                self._store(task, save_sources)
             return fused
         case = task.case
         fused, cost = fuser().fuse(case.a.data, case.b.data, task.seed, task.repeats)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,19 @@ from numpy.typing import NDArray
 
 from ..case import Case, Volume
 from ..errors import FuseBenchError
-from ..files import atomic_path
+from ..files import atomic_path, file_sha256, stamp, write_text
 from ..images.packed import MAX_BYTES, unpack
 from ..metric import Trial
+from ..store.cache import cache_dir
 from ..store.keys import digest
 from .spec import Task
 
 Image = NDArray[np.float32]
 
 _HASH = "voxels"  # in the header: sha256 of shape and values
+# In the header of a volume: the keys of volumes that were stored beside it, and the sha256 of the table.
+_BESIDE, _TABLE = "beside", "table"
+SOURCES = ("mri", "pet")
 
 
 @contextmanager
@@ -53,23 +58,45 @@ def save_fused(
             store_sources(path.parent, case)
 
 
+def save_sources(task: Task, *, sources: bool = True) -> None:
+    """Write the sources beside a fused volume that is there, if they may be missing."""
+    path = Path(task.fused_path)
+    with _said(path.parents[2]):
+        if sources:
+            store_sources(path.parent, task.case)
+
+
 def save_findings(task: Task, trial: Trial, fused_with: Image, *, sources: bool = True) -> None:
     """Write what a method makes of findings, and as `save_fused` the sources with them: ``findings/``."""
     path, case = Path(task.fused_path), task.case
     folder = path.parent / "findings"
+    rows = list(trial.table())
+    key, table = digest(case.fingerprint, rows), _table(rows)
+    beside = {**dict.fromkeys(SOURCES, key), _TABLE: hashlib.sha256(table).hexdigest()}
     with _said(path.parents[2]):
-        store(folder / path.name, fused_with, case.a, task.fuse_key)
+        if has_own_findings(task.method.name):
+            store(folder / path.name, fused_with, case.a, task.fuse_key, {_BESIDE: beside})
         if not sources:
             return
-        rows = list(trial.table())
-        key = digest(case.fingerprint, rows)
-        for name, data in (("mri", trial.a_with), ("pet", trial.b_with)):
-            if read_stored(folder / f"{name}.nii.gz", key) is None:
+        for name, data in zip(SOURCES, (trial.a_with, trial.b_with), strict=True):
+            if noted(folder / f"{name}.nii.gz", key) is None:
                 store(folder / f"{name}.nii.gz", data, case.a, key)
-        with atomic_path(folder / "findings.csv") as temporary, open(temporary, "w", newline="") as handle:
-            writer = csv.DictWriter(handle, list(rows[0]) if rows else ["kind"], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        with atomic_path(folder / "findings.csv") as temporary:
+            temporary.write_bytes(table)
+
+
+def has_own_findings(method: str) -> bool:
+    """True if what a method makes of findings is kept: a source has the name first."""
+    return method not in SOURCES
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """The findings as CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["kind"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
 
 
 def store(
@@ -86,6 +113,7 @@ def store(
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         temporary.write_bytes(_gzip(image.to_bytes()))
+    _remember(_memo(path, key), made or {})
 
 
 def _gzip(content: bytes) -> bytes:
@@ -96,23 +124,121 @@ def _gzip(content: bytes) -> bytes:
 
 def store_sources(folder: Path, case: Case) -> None:
     """Write the sources of a case, with colours of a picture and a known lesion, where they are not there."""
-    for name, volume, role in zip(("mri", "pet"), (case.a, case.b), case.roles, strict=True):
+    key, further = case.fingerprint, _further(case)
+    said = {"functional": case.functional, _BESIDE: dict.fromkeys(further, key)}
+    for name, volume, role in zip(SOURCES, (case.a, case.b), case.roles, strict=True):
         path = folder / "sources" / f"{name}.nii.gz"
-        if read_stored(path, case.fingerprint) is None:
-            noted = {"functional": case.functional, "role": role}
-            store(path, volume.data, volume, case.fingerprint, noted)
-            if volume.chroma is not None:  # for showing results in colour
-                store(path.with_name("chroma.nii.gz"), volume.chroma, volume, case.fingerprint)
-    lesion = folder / "sources" / "lesion.nii.gz"
-    if "lesion" in (case.truth or ()) and read_stored(lesion, case.fingerprint) is None:
+        if noted(path, key) is None:
+            store(path, volume.data, volume, key, {**said, "role": role})
+    for name, (data, volume) in further.items():
+        path = folder / "sources" / f"{name}.nii.gz"
+        if noted(path, key) is None:
+            store(path, data, volume, key)
+
+
+def _further(case: Case) -> dict[str, tuple[NDArray[Any], Volume]]:
+    """What is kept beside the sources, with whose grid it has: colours, and where the lesion is."""
+    found: dict[str, tuple[NDArray[Any], Volume]] = {}
+    for volume in (case.a, case.b):
+        if volume.chroma is not None:
+            found["chroma"] = volume.chroma, volume
+    if "lesion" in (case.truth or ()):
         assert case.truth is not None
         where = np.asarray(case.truth["lesion"], np.uint8)
-        if where.any():  # for showing where it is
-            store(lesion, where, case.a, case.fingerprint)
+        if where.any():
+            found["lesion"] = where, case.a
+    return found
+
+
+class Checked:
+    """Says which kept volumes are not as they were stored; each is blamed once, on whoever asks first."""
+
+    def __init__(self) -> None:
+        self._blamed: set[Path] = set()
+
+    def lost(self, task: Task) -> bool:
+        """True if the fused volume of a task, or a source beside it, has to be stored again."""
+        path, key = Path(task.fused_path), task.case.fingerprint
+        if noted(path, task.fuse_key) is None:
+            return True
+        folder = path.parent / "sources"
+        said = [self._noted(folder / f"{name}.nii.gz", key) for name in SOURCES]
+        # A volume of an earlier version does not say what is beside it.
+        old = {n: key for n in ("chroma", "lesion") if (folder / f"{n}.nii.gz").exists()}
+        beside = (said[0] or {}).get(_BESIDE, old)
+        further = [self._noted(folder / f"{name}.nii.gz", own) for name, own in beside.items()]
+        return None in (*said, *further)
+
+    def lost_findings(self, task: Task) -> bool:
+        """True if what a task keeps of findings has to be stored again."""
+        path = Path(task.fused_path)
+        folder = path.parent / "findings"
+        if not has_own_findings(task.method.name):
+            return False
+        said = noted(folder / path.name, task.fuse_key)
+        if said is None:
+            return True
+        beside = dict(said.get(_BESIDE, {}))
+        table = beside.pop(_TABLE, "")
+        keys = beside or dict.fromkeys(SOURCES, "")
+        found = [self._noted(folder / f"{name}.nii.gz", own) for name, own in keys.items()]
+        return None in found or self._is_blamed(folder / "findings.csv", table)
+
+    def _noted(self, path: Path, key: str) -> dict[str, Any] | None:
+        if path in self._blamed:
+            return {}
+        found = noted(path, key)
+        if found is None:
+            self._blamed.add(path)
+        return found
+
+    def _is_blamed(self, table: Path, sha256: str) -> bool:
+        """True, once, of a table that is not as it was stored; "" of one that nobody has hashed."""
+        if table in self._blamed or (table.is_file() and sha256 in ("", file_sha256(table))):
+            return False
+        self._blamed.add(table)
+        return True
+
+
+def noted(path: Path, key: str) -> dict[str, Any] | None:
+    """What making a volume took, of one stored under `key`; None where it is not as it was.
+
+    A file is read to its end once, and again when it was written to: reading hundreds takes minutes.
+    """
+    memo = _memo(path, key)
+    if memo is not None:
+        with suppress(OSError, ValueError):
+            known = json.loads(memo.read_text(encoding="utf-8"))
+            if isinstance(known, dict):
+                return known
+    found = read_stored(path, key)
+    if found is None:
+        return None
+    _remember(memo, found[1])
+    return found[1]
+
+
+def _memo(path: Path, key: str) -> Path | None:
+    """File of the cache that says that a volume, as it is stamped now, is whole and of `key`."""
+    try:
+        name = digest("kept", str(path.resolve()), stamp(path), key)
+    except OSError:
+        return None
+    return cache_dir("kept", name[:2], name)
+
+
+def _remember(memo: Path | None, made: Mapping[str, Any]) -> None:
+    """Note that a volume is as it was stored; a cache that cannot be written costs time, nothing else."""
+    if memo is not None:
+        with suppress(OSError):
+            write_text(memo, json.dumps(dict(made)))
 
 
 def read_stored(path: Path, key: str) -> tuple[Image, dict[str, Any]] | None:
-    """Voxels, and what making them took, of a volume stored under `key`; None where it is not as it was."""
+    """Voxels, and what making them took, of a volume stored under `key`; None where it is not as it was.
+
+    The key "" is any.
+    """
     if not path.is_file():
         return None
     import nibabel as nib
@@ -121,7 +247,8 @@ def read_stored(path: Path, key: str) -> tuple[Image, dict[str, Any]] | None:
     try:
         with np.errstate(all="ignore"):
             image = nib.Nifti1Image.from_bytes(unpack(path.read_bytes(), MAX_BYTES)[0])
-            if image.header["descrip"].item().decode(errors="replace") != f"fusebench {key}":
+            own = image.header["descrip"].item().decode(errors="replace")
+            if key and own != f"fusebench {key}":
                 return None
             made = json.loads(image.header.extensions[0].get_content())
             data = np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import stat
 import warnings
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 from ..files import atomic_path
 
 Arrays = Mapping[str, NDArray[Any]]
+
+_NOTE = "fusebench"  # array of a file that says what the file holds
 
 LOCK_SECONDS = 600.0  # longer than anything takes to make that is cached
 
@@ -52,9 +55,10 @@ def _exclusive(path: Path) -> Iterator[None]:
 
 
 def _read(path: Path, names: Iterable[str] | None) -> dict[str, NDArray[Any]] | None:
-    """The named arrays of an ``.npz`` (all by default), or None where it is absent or damaged.
+    """The named arrays of an ``.npz`` (all by default), or None where it is absent, damaged or another's.
 
-    The end of every array is read, where its checksum is.
+    The end of every array is read, where its checksum is; a file without a note of its key is of an earlier
+    version.
     """
     try:  # a pipe or folder of that name is no file of ours, and is not waited for
         number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -69,10 +73,38 @@ def _read(path: Path, names: Iterable[str] | None) -> dict[str, NDArray[Any]] | 
                 return None
             handle.seek(0)
             with np.load(handle, allow_pickle=False) as store:
-                return {name: store[name] for name in (store.files if names is None else names)}
+                held = _held(path, store)
+                found = {name: store[name] for name in (held if names is None else names)}
+            return found if all(_form(x) == held[name] for name, x in found.items()) else None
         # Truncated, overwritten or with a flipped bit, on which zipfile raises nearly anything: made anew.
         except Exception:
             return None
+
+
+def _form(array: NDArray[Any]) -> list[Any]:
+    """Kind and shape of an array, as JSON has them."""
+    return [array.dtype.str, list(array.shape)]
+
+
+def _note(path: Path, arrays: Arrays) -> NDArray[Any]:
+    """What `_held` reads: the key of a file, which is its name, and the form of its arrays."""
+    forms = {name: _form(np.asarray(x)) for name, x in arrays.items()}
+    return np.array(json.dumps({"key": path.stem, "arrays": forms}))
+
+
+def _held(path: Path, store: Mapping[str, NDArray[Any]]) -> dict[str, list[Any]]:
+    """The form of every array of a file, by name.
+
+    Raises
+    ------
+    ValueError
+        The file is not the one that was stored at `path`.
+    """
+    note = json.loads(str(store[_NOTE]))
+    if note["key"] != path.stem or {*note["arrays"], _NOTE} != {*store}:
+        raise ValueError(f"{path}: holds another's arrays")
+    forms: dict[str, list[Any]] = note["arrays"]
+    return forms
 
 
 def is_honest(file: Path | IO[bytes], ratio: float = 1.5) -> bool:
@@ -86,12 +118,13 @@ def is_honest(file: Path | IO[bytes], ratio: float = 1.5) -> bool:
 def cached_arrays(
     path: Path, make: Callable[[], Arrays], names: Iterable[str] | None = None
 ) -> dict[str, NDArray[Any]]:
-    """Arrays stored at `path` (uncompressed ``.npz``), made by `make` when absent or damaged.
+    """Arrays stored at `path` (uncompressed ``.npz``), made by `make` when absent, damaged or another's.
 
     Parameters
     ----------
     path : Path
-        The content key belongs in its name; a file is never updated in place.
+        Its name without the suffix is the content key, which the file repeats; a file is never updated in
+        place.
     make : callable
         Returns every array of the file.
     names : iterable of str, optional
@@ -119,7 +152,7 @@ def cached_arrays(
             try:
                 if problem is None:
                     with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-                        np.savez(handle, allow_pickle=False, **stored)
+                        np.savez(handle, allow_pickle=False, **{**stored, _NOTE: _note(path, stored)})
             except OSError as error:
                 problem = error
     if problem is not None:

@@ -344,14 +344,16 @@ def test_two_picture_test_asks_saves_and_scores(both: Any, tmp_path: Path) -> No
     )
 
 
-def test_a_damaged_table_of_findings_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_table_of_findings_is_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "run", *make_run({"good": 1.0, "net": 0.0}, cases=2, metrics=["psnr"]))
     store_volumes(run, "case-000", ["good", "net"])
     store_findings(run, "case-000", ["good"])
     table = run / "fused" / "phantom" / "case-000" / "findings" / "findings.csv"
     table.write_text("kind,sign\na,1\n")
-    assert main(["report", str(run), "--no-figures"]) == 2
-    assert f"{table}: no table of findings" in capsys.readouterr().err
+    assert main(["report", str(run), "--no-figures"]) == 0
+    assert f"note: no images of phantom/case-000: {table}: no table of findings" in capsys.readouterr().err
+    assert len(list((run / "report").glob("cases/*case-000*.html"))) == 1
+    assert not list((run / "report").glob("data/*")) and not list((run / "report").glob("pictures/*"))
 
 
 @pytest.mark.browser

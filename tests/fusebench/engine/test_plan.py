@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 
 from fusebench.case import Case, Pair, Volume
+from fusebench.engine import volumes
 from fusebench.engine.plan import Options, make_plan, pending, scored
 from fusebench.engine.spec import MethodSpec, Task
+from fusebench.engine.volumes import read_stored, store
 from fusebench.method_info import MethodInfo
 from fusebench.plugins import find_plugins
 from fusebench.store.folder import RunFolder
@@ -107,6 +110,55 @@ def test_another_key_is_a_change_and_a_lost_volume_a_reason(tmp_path: Path) -> N
     kept = replace(task, save=True)
     ((_, why),) = pending([kept], rows)
     assert dict(why) == {"without the volume": 2}
-    Path(kept.fused_path).parent.mkdir(parents=True)
-    Path(kept.fused_path).touch()
+    keep(kept)
     assert pending([kept], rows) == []
+
+
+def keep(task: Task) -> None:
+    """Store what a run keeps of a task, without findings."""
+    path, like = Path(task.fused_path), load().a
+    store(path, like.data, like, task.fuse_key)
+    for name in ("mri", "pet"):
+        store(path.parent / "sources" / f"{name}.nii.gz", like.data, like, task.case.fingerprint)
+
+
+@pytest.mark.parametrize("name", ["p", "sources/mri", "sources/pet"])
+@pytest.mark.parametrize("damage", ["lost", "cut", "another's"])
+def test_a_kept_volume_that_is_not_as_it_was_is_a_reason_for_one_task(
+    tmp_path: Path, name: str, damage: str
+) -> None:
+    tasks = plan(tmp_path)[:2]
+    for task in tasks:
+        keep(task)
+    rows = [row for task in tasks for row in done(task)]
+    assert pending(tasks, rows) == []
+    path = Path(tasks[0].fused_path).parent / f"{name}.nii.gz"
+    if damage == "lost":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-9])
+    else:
+        shutil.copy(tasks[1].fused_path, path)
+    ((task, why),) = pending(tasks, rows)
+    assert (task.method.name, dict(why)) == ("p", {"without the volume": 1})
+
+
+def test_a_volume_is_read_to_its_end_once_and_after_it_was_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSEBENCH_CACHE", str(tmp_path / "cache"))
+    task, read = plan(tmp_path)[0], list[str]()
+    keep(task)
+
+    def counted(path: Path, key: str) -> object:
+        read.append(path.name)
+        return read_stored(path, key)
+
+    monkeypatch.setattr(volumes, "read_stored", counted)
+    assert pending([task], done(task)) == [] and read == []
+    shutil.rmtree(tmp_path / "cache")  # as of a file of an earlier version, or from another machine
+    for _ in range(2):
+        assert pending([task], done(task)) == []
+        assert sorted(read) == ["mri.nii.gz", "p.nii.gz", "pet.nii.gz"]
+    Path(task.fused_path).touch()
+    assert pending([task], done(task)) == [] and read[3:] == ["p.nii.gz"]

@@ -14,6 +14,7 @@ import pytest
 
 import fusebench
 from fusebench.engine.fusing import Here, fuse_again
+from fusebench.engine.spec import Choice
 from fusebench.method import MethodInfo, SliceMethod
 from fusebench.metric import Metric
 from fusebench.plugins import create_dataset, find_plugins
@@ -95,6 +96,41 @@ def test_kept_volumes_come_with_their_findings(made: Any) -> None:
         if row["kind"] == "b" and case.b.data[place] < 0.75:  # brighter ones may be clipped
             change = with_[place] / case.b.data[place] - 1
             assert change == pytest.approx(int(row["sign"]) * float(row["depth"]), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["max.nii.gz", "sources/pet.nii.gz", "sources/lesion.nii.gz"]
+    + [f"findings/{x}" for x in ("max.nii.gz", "average.nii.gz", "mri.nii.gz", "findings.csv")],
+)
+def test_a_kept_file_that_was_lost_or_damaged_comes_again(made: Any, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(made.folder, out)
+    lesion = "lesion.nii.gz" in name
+    found = sorted(out.glob(f"fused/*/*/{name}"))
+    assert len(found) == 1 if lesion else found
+    path, options = found[0], {"data_options": DATA, "metrics": "reading", "jobs": 0, "save": "all"}
+    want = read_bytes(path)
+    for damage in (Path.unlink, lambda file: file.write_bytes(file.read_bytes()[:40])):
+        damage(path)
+        again = fusebench.run(METHODS, cases=2, out=out, **options)
+        assert again.failures.empty
+        assert read_bytes(path) == want
+        assert _values(again) == _values(made)
+
+
+def read_bytes(path: Path) -> bytes:
+    """A table as it is, a volume unpacked and without its note of what making it took."""
+    if path.suffix == ".csv":
+        return path.read_bytes()
+    return np.asarray(nib.load(path).dataobj).tobytes()
+
+
+def test_a_method_called_like_a_source_leaves_the_source_with_findings(made: Any, tmp_path: Path) -> None:
+    options = {"data_options": DATA, "metrics": "reading", "jobs": 0}
+    fusebench.run([], choices=[Choice("mri", "max", {})], cases=1, out=tmp_path, **options)
+    (mine,) = tmp_path.glob("fused/*/*/findings/mri.nii.gz")
+    assert read_bytes(mine) == read_bytes(made.folder / mine.relative_to(tmp_path))
 
 
 def test_entries_from_files_are_read_alike(made: Any, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -52,6 +53,40 @@ def test_damaged_file_is_made_anew(tmp_path, damage):
     np.testing.assert_array_equal(cached_arrays(path, lambda: {"x": want})["x"], want)
     # And the file itself is whole again.
     np.testing.assert_array_equal(cached_arrays(path, lambda: pytest.fail("made twice"))["x"], want)
+
+
+def _swap(path):
+    other = path.with_name("other.npz")
+    cached_arrays(other, lambda: {"x": np.zeros(3)})
+    shutil.copy(other, path)
+
+
+def _change(path, change):
+    arrays = dict(np.load(path))
+    np.savez(path, **{name: change(name, x) for name, x in arrays.items()})
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        _swap,
+        lambda path: _change(path, lambda _, x: x[:2] if x.ndim else x),
+        lambda path: _change(path, lambda name, x: x.astype(int) if name == "x" else x),
+        lambda path: _change(path, lambda *_: np.array(["x"])),
+        lambda path: np.savez(path, **{**np.load(path), "y": np.ones(1)}),
+        lambda path: np.savez(path, x=np.zeros(3)),
+    ],
+    ids=["another's", "shape", "kind", "text", "one more", "without a key"],
+)
+@pytest.mark.parametrize("names", [None, ["x"]])
+def test_a_valid_file_that_was_not_stored_here_is_made_anew(tmp_path, plant, names):
+    path, want = tmp_path / "key.npz", np.ones(3)
+    cached_arrays(path, lambda: {"x": want})
+    plant(path)
+    for make in (lambda: {"x": want}, lambda: pytest.fail("made twice")):
+        found = cached_arrays(path, make, names)
+        assert list(found) == ["x"]
+        np.testing.assert_array_equal(found["x"], want)
 
 
 def test_only_the_named_arrays_are_read(tmp_path):
