@@ -174,7 +174,7 @@ def findings(path: Path) -> list[dict[str, Any]]:
                 for row in csv.DictReader(handle)
             ]
     except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
-        raise InputError(f"{path}: no table of findings ({error!r}); run it again") from None
+        raise InputError(f"{path}: no table of findings ({error!r}); run the same command again") from None
 
 
 def _opened(path: Path) -> tuple[Any, NDArray[np.float32]]:

@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
         self.register("type", Path, user_path)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: error: {printable(message)}; see {self.prog} --help\n")
 
 
 def build_parser(command: str = "") -> argparse.ArgumentParser:

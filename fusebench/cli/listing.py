@@ -22,7 +22,7 @@ from ..method_info import REFERENCE
 from ..metric import ARROWS
 from ..parameters import signature
 from ..registry import Registry
-from ..text import plural
+from ..text import plural, printable
 from ._console import make_console
 from ._options import add_plugin_option, plugins_of, split_commas
 
@@ -71,11 +71,11 @@ def run(args: argparse.Namespace) -> int:
             found = registry.facts(name)
             *row, summary = (cells(found.info)[i] for i in shown)
             setting = ", ".join(f"{key}={value}" for key, value in found.setting.items())
-            table.add_row(name, *map(escape, [*row, f"{summary} ({setting})" if setting else summary]))
+            table.add_row(name, *map(_cell, [*row, f"{summary} ({setting})" if setting else summary]))
         except PluginError as error:
             broken += 1
             place = f"cannot be loaded: {error.reason} ({error.origin})"
-            table.add_row(f"[red]{name}[/red]", *[""] * (len(shown) - 1), f"[red]{escape(place)}[/red]")
+            table.add_row(f"[red]{name}[/red]", *[""] * (len(shown) - 1), f"[red]{_cell(place)}[/red]")
     console.print(table)
     note = f", {broken} cannot be loaded" if broken else ""
     console.print(f"{plural(len(names), args.what[:-1])}{note}")
@@ -92,6 +92,11 @@ def run(args: argparse.Namespace) -> int:
         else:
             _print_parameters(name, registry, args.what, console)
     return 0
+
+
+def _cell(text: str) -> str:
+    """A plugin's text for a table of the terminal: no markup, and nothing that steers it."""
+    return escape(printable(text, keep="\n"))
 
 
 def _record(registry: Registry[Any], name: str) -> dict[str, Any]:
@@ -119,7 +124,8 @@ def _print_parameters(name: str, registry: Registry[Any], what: str, console: Co
         else:
             typed = f"{option}{p.name}={'...' if p.required else given.get(p.name, p.default)}"
         words = "" if p.name == "data_dir" else p.words
-        console.print(f"  {typed:<40} {words}".rstrip(), markup=False, highlight=False, soft_wrap=True)
+        line = printable(f"  {typed:<40} {words}".rstrip())
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if not known:
         console.print(f"  {name} has no parameters", markup=False, highlight=False)
     if what == "methods" and not variant:
@@ -137,7 +143,7 @@ def _print_definition(name: str, registry: Registry[Any], console: Console) -> N
     said = {name: info.formula, "paper": info.paper, "notes": info.notes}
     lines = [f"{key}: {text}" for key, text in said.items() if text]
     for line in [*lines, *(f"{name}@{key}: {text}" for key, text in info.variants.items())]:
-        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  {printable(line)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _method(info: Any) -> list[str]:

@@ -18,6 +18,7 @@ from ..engine.deadline import asking_dataset
 from ..errors import InputError
 from ..files import atomic_path, refuse_foreign, write_text
 from ..limits import usable_cores
+from ..text import printable
 from ._options import (
     add_plugin_option,
     add_radiological_option,
@@ -84,13 +85,15 @@ def run(args: argparse.Namespace) -> int:
     check_split(dataset, args.split)
     if args.download:
         with asking_dataset(args.dataset, "downloading it"):
-            dataset.download(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
+            dataset.download(
+                lambda line: console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+            )
     with asking_dataset(args.dataset, "reporting its cases"):
         rows, summary = _report_rows(dataset, args.split), dataset.summary()
     with writing(out):  # before anything else, so that what is interrupted can go on
         write_text(out / MARKER, "Made by prepare of FuseBench; the next one replaces its files here.\n")
     for line in summary:
-        console.print(line, markup=False, highlight=False)
+        console.print(printable(line), markup=False, highlight=False)
     failed = 0
     if not args.report:
         cases = split_cases(dataset, args.split)[: args.cases]
@@ -170,7 +173,7 @@ def _print_table(rows: list[dict[str, Any]], console: Console, most: int = 60) -
 def _plain(value: object) -> str:
     from rich.markup import escape
 
-    return escape(str(value))
+    return escape(printable(str(value)))
 
 
 def _check_ours(out: Path) -> None:

@@ -43,13 +43,13 @@ def keeping_main_process() -> Iterator[None]:
 def _imports_kept() -> Iterator[None]:
     """What could be imported before can be so behind the block; modules and places that it adds stay."""
     modules = dict(sys.modules)
-    places = [(name, list(getattr(sys, name))) for name in _IMPORTS]
+    places = [(name, getattr(sys, name), list(getattr(sys, name))) for name in _IMPORTS]
     try:
         yield
     finally:
         _put_modules(modules)
-        for name, before in places:
-            _put_places(name, before)
+        for name, held, before in places:
+            _put_places(name, held, before)
 
 
 def _put_modules(before: dict[str, ModuleType]) -> None:
@@ -60,8 +60,7 @@ def _put_modules(before: dict[str, ModuleType]) -> None:
             sys.modules[name] = module
 
 
-def _put_places(name: str, before: list[Any]) -> None:
-    now = getattr(sys, name)
-    lost = [place for place in before if place not in now]
-    if lost:
-        setattr(sys, name, [*now, *lost])
+def _put_places(name: str, held: list[Any], before: list[Any]) -> None:
+    now = list(getattr(sys, name))
+    held[:] = [*now, *(place for place in before if place not in now)]
+    setattr(sys, name, held)  # others hold on to this list

@@ -111,3 +111,103 @@ def test_what_a_dataset_gets_wrong_is_said(tmp_path: Path, kind: str, jobs: str,
     table = pd.read_parquet(tmp_path / "run" / "rows.parquet")
     assert reason in table.reason[0]
     assert done.returncode == (1 if reason else 0)
+
+
+REACHES = """
+import os, signal
+import torch
+from fusebench.metric import MetricInfo, metric
+import fusebench.metrics.information, fusebench.levels
+
+class Odd(torch.Tensor):
+    def tolist(self):
+        raise ValueError("not to be read")
+
+class Long(Exception):
+    pass
+Long.__name__ = "\\x1b[31m" + "E" * 100_000
+
+def mean(t):
+    return t.fused.flatten(1).mean(1)
+
+def constants(t):
+    for module in (fusebench.metrics.information, fusebench.levels):
+        for name, value in list(vars(module).items()):
+            if type(value) in (int, float) and not name.startswith("__"):
+                setattr(module, name, value * 2)
+    return mean(t)
+
+def truth(t):
+    for array in t.truth.values():
+        array[...] = 0
+    return mean(t)
+
+def long(t):
+    raise Long("x" * 100_000)
+
+def odd(t):
+    return mean(t).as_subclass(Odd)
+
+def group(t):
+    os.killpg(0, signal.SIGTERM)
+    return mean(t)
+"""
+REACHING = """
+@metric(MetricInfo(name="a_{0}", title="x", family="a", direction="higher", low=0, high=9, needs_truth=True))
+def measured_{0}(triple, part, variant):
+    return {0}(triple)
+"""
+OURS = "psnr,mi,wm_edge,lesion_contrast"
+
+
+@pytest.mark.parametrize("jobs", ["0", "1"])
+def test_a_metric_reaches_no_row_but_its_own(bench: Bench, tmp_path: Path, jobs: str) -> None:
+    each = [REACHING.format(way) for way in ("constants", "truth", "long", "odd", "group")]
+    (tmp_path / "reaches.py").write_text(REACHES + "".join(each))
+    common = ("--dataset", "phantom", "--data-option", "size=16", "--cases", "1", "--jobs", jobs)
+    options = ("--methods", "average,max,laplacian", *common)
+    assert bench(*options, "--metrics", OURS, out=tmp_path / "alone") == 0
+    names = "a_constants,a_truth,a_long,a_odd" + (",a_group" if jobs == "1" else "")
+    plugin = ("--plugin", str(tmp_path / "reaches.py"))
+    assert bench(*options, *plugin, "--metrics", f"{names},{OURS}") == 1
+    both = [pd.read_parquet(tmp_path / run / "rows.parquet") for run in ("alone", "run")]
+    alone, beside = (t.set_index(["method", "metric"])[["value", "status"]] for t in both)
+    pd.testing.assert_frame_equal(beside.loc[alone.index], alone)
+    reasons = both[1].set_index("metric")["reason"].groupby(level=0).first()
+    assert "not to be read" in reasons["a_odd"]
+    assert len(reasons["a_long"]) < 500 and "\x1b" not in reasons["a_long"]
+
+
+BUFFER = """
+import numpy as np
+from functools import partial
+from fusebench.case import Case, Pair, Volume
+from fusebench.dataset import Dataset, DatasetInfo
+
+HELD = np.zeros((2, 8, 8, 8), np.float32)
+
+def load(number):
+    HELD[0] = np.random.rand(8, 8, 8)
+    HELD[1] = number / 4
+    return Pair(Volume(HELD[0]), Volume(HELD[1]), np.ones((8, 8, 8), bool))
+
+class Buffer(Dataset):
+    info = DatasetInfo(name="buffer", summary="x")
+
+    def cases(self, split="test"):
+        return [Case(f"c{i}", "buffer", f"g{i}", f"f{i}", partial(load, i)) for i in range(3)]
+"""
+
+
+def test_a_loader_with_one_buffer_and_no_seed_gives_the_same_voxels_everywhere(
+    bench: Bench, tmp_path: Path
+) -> None:
+    (tmp_path / "buffer.py").write_text(BUFFER)
+    options = ("--plugin", str(tmp_path / "buffer.py"), "--dataset", "buffer", "--methods", "average,dwt,max")
+    tables = []
+    for jobs in ("0", "1"):
+        assert bench(*options, "--jobs", jobs, out=tmp_path / jobs) == 0
+        tables.append(pd.read_parquet(tmp_path / jobs / "rows.parquet"))
+    one, other = (t.set_index(["method", "case"]).value.sort_index() for t in tables)
+    pd.testing.assert_series_equal(one, other)
+    assert one["average"].nunique() == 3

@@ -14,7 +14,6 @@ import pytest
 
 import fusebench
 from fusebench.engine.fusing import Here, fuse_again
-from fusebench.engine.spec import Choice
 from fusebench.method import MethodInfo, SliceMethod
 from fusebench.metric import Metric
 from fusebench.plugins import create_dataset, find_plugins
@@ -124,13 +123,6 @@ def read_bytes(path: Path) -> bytes:
     if path.suffix == ".csv":
         return path.read_bytes()
     return np.asarray(nib.load(path).dataobj).tobytes()
-
-
-def test_a_method_called_like_a_source_leaves_the_source_with_findings(made: Any, tmp_path: Path) -> None:
-    options = {"data_options": DATA, "metrics": "reading", "jobs": 0}
-    fusebench.run([], choices=[Choice("mri", "max", {})], cases=1, out=tmp_path, **options)
-    (mine,) = tmp_path.glob("fused/*/*/findings/mri.nii.gz")
-    assert read_bytes(mine) == read_bytes(made.folder / mine.relative_to(tmp_path))
 
 
 def test_entries_from_files_are_read_alike(made: Any, tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from fusebench.case import Case
 from fusebench.errors import InputError
@@ -366,3 +368,46 @@ def test_a_method_depends_on_the_content_of_a_file_that_a_parameter_names(tmp_pa
     table.write_text("2")
     assert made.files() == [table]
     assert method_key(Tabled, made.parameters(), made.files()) != before
+
+
+class Loosely(Method):
+    """Stores something else than what it is given."""
+
+    info = MethodInfo(name="loosely", summary="x")
+    core = "mean"
+
+    def __init__(self, w: object = 0.5, **options: object) -> None:
+        self._w, self.options = w, options
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"w": 0.1}, {"w": 0.2}),
+        ({"further": 1}, {"further": 2}),
+        ({"w": np.zeros(2000)}, {"w": np.eye(1, 2000, 1000)[0]}),
+        ({"w": torch.zeros(2000)}, {"w": torch.eye(1, 2000)[0]}),
+    ],
+)
+def test_a_method_depends_on_what_it_was_given_whatever_it_stored(
+    one: dict[str, object], other: dict[str, object]
+) -> None:
+    first, second = (method_key(Loosely, Loosely(**given).parameters(), [], given) for given in (one, other))
+    assert first != second
+    assert keys.path_of(Loosely) == Path(__file__)
+
+
+def test_a_plugin_file_that_sets_up_a_class_of_another_counts(tmp_path: Path) -> None:
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text("from elsewhere import Loosely\nLoosely.power = 1\n")
+    before = method_key(Loosely, {}, [], {}, str(plugin))
+    plugin.write_text("from elsewhere import Loosely\nLoosely.power = 2\n")
+    assert method_key(Loosely, {}, [], {}, str(plugin)) != before
+
+
+def test_what_a_plugin_writes_beside_itself_is_no_part_of_it(tmp_path: Path) -> None:
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text("MEMORY = open('/proc/meminfo').read()\n")
+    before = source_files(plugin)
+    (tmp_path / "plugin.log").write_text("1")
+    assert source_files(plugin) == before == [plugin]
