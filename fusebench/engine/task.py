@@ -234,11 +234,13 @@ class TaskRunner:
             yield fuser
 
     def _here(self, task: Task) -> Fuser:
-        spec = task.method
+        spec, methods = task.method, find_plugins(task.plugins).methods
         known = self._methods.get(spec.key)
+        if task.device == "cpu" and not methods.entry(spec.plugin or spec.name).bundled:
+            known = None  # it may keep something from case to case, as it cannot in a child
         if known is None:
             with self.world.kept() as settings:
-                method = find_plugins(task.plugins).methods.load(spec.plugin or spec.name)(**spec.parameters)
+                method = methods.load(spec.plugin or spec.name)(**spec.parameters)
                 check_source(spec, method)
                 method.setup(task.device)
             known = _Kept(Here(method, self._given), self.world, settings)

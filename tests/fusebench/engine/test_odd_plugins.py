@@ -211,3 +211,28 @@ def test_a_loader_with_one_buffer_and_no_seed_gives_the_same_voxels_everywhere(
     one, other = (t.set_index(["method", "case"]).value.sort_index() for t in tables)
     pd.testing.assert_series_equal(one, other)
     assert one["average"].nunique() == 3
+
+
+COUNTS = """
+from fusebench.method import Method, MethodInfo
+
+class Counts(Method):
+    info = MethodInfo(name="counts", summary="x")
+    fused = 0
+
+    def fuse(self, a, b):
+        self.fused += 1
+        return ((a + b) / 2) ** self.fused
+"""
+
+
+def test_a_method_that_counts_what_it_fuses_has_the_same_values_everywhere(
+    bench: Bench, tmp_path: Path
+) -> None:
+    (tmp_path / "counts.py").write_text(COUNTS)
+    found = []
+    for name, options in {"here": ("--jobs", "0"), "apart": ("--jobs", "1", "--repeats", "3")}.items():
+        plugin = ("--plugin", str(tmp_path / "counts.py"))
+        assert bench("--methods", "counts", *plugin, *options, out=tmp_path / name) == 0
+        found.append(pd.read_parquet(tmp_path / name / "rows.parquet").set_index("case").value)
+    pd.testing.assert_series_equal(*found)
