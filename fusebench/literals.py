@@ -121,7 +121,7 @@ def literal_facts(path: Path, info_class: type, name: str, variant: str = "") ->
     """
     try:
         module = ast.parse(path.read_text(encoding="utf-8", errors="replace"))
-    except (SyntaxError, ValueError, OSError) as error:
+    except (SyntaxError, ValueError, OSError, RecursionError, MemoryError) as error:
         raise NotLiteral(str(error)) from None
     known = _assigned(module.body)
     calls = {info_class.__name__: info_class, "Weights": Weights, "float": float, "dict": dict}

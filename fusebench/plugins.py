@@ -92,7 +92,7 @@ def require_plugins(found: Plugins, paths: Iterable[str]) -> None:
             except SyntaxError as error:
                 place = f"line {error.lineno}: {error.msg}" if error.lineno else error.msg
                 raise InputError(f"plugin {text}: SyntaxError, {place}") from None
-            except ValueError as error:  # null bytes
+            except (ValueError, RecursionError, MemoryError) as error:  # null bytes; nested too deeply
                 raise InputError(f"plugin {text}: not Python ({error})") from None
         if not any(p is not None and (p == path or path in p.parents) for p in known):
             raise InputError(

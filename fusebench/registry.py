@@ -139,7 +139,7 @@ class Registry(Generic[T]):
             return
         try:
             names = list(literal_names(source, self.info_class.__name__))
-        except SyntaxError:
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
             # Importing it gives the reason, as for any other plugin that does not load.
             names = [(path.stem, 1)]
         for name, line in names:

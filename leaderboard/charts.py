@@ -22,6 +22,7 @@ from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
+from fusebench.files import atomic_path
 from fusebench.metric import ARROWS
 
 from .agreement import Agreement, agreement
@@ -56,9 +57,13 @@ def save(figure: Figure, stem: Path) -> list[Path]:
             engine.execute(figure)
             figure.set_layout_engine(None)
         # Level 1 packs thin lines as small as level 6 does, in a third of the time.
-        packed = {"compress_level": 1}
-        figure.savefig(paths[0], dpi=150, bbox_inches=box, facecolor="white", pil_kwargs=packed)
-        figure.savefig(paths[1], bbox_inches=box, facecolor="white", metadata={"Date": None})
+        more: tuple[dict[str, Any], ...] = (
+            {"format": "png", "dpi": 150, "pil_kwargs": {"compress_level": 1}},
+            {"format": "svg", "metadata": {"Date": None}},
+        )
+        for path, options in zip(paths, more, strict=True):
+            with atomic_path(path) as temporary:
+                figure.savefig(temporary, bbox_inches=box, facecolor="white", **options)
     return paths
 
 

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from fusebench.errors import InputError
-from fusebench.files import atomic_path, write_text
+from fusebench.files import atomic_path, refuse_foreign, write_text
 from fusebench.store.rows import COLUMNS
 from fusebench.text import plural
 
@@ -29,6 +29,7 @@ from .columns import facts_of
 from .matching import BENCHMARK
 from .pages import copy_shared, environment, slug
 
+_STORED = re.compile(r"\d{8}T\d{6}-[0-9a-f]+\.parquet")  # what `add` names its files
 _KEPT = ("run", "git", "versions", "hardware", "dataset", "metrics")
 # A step must be at least this large to be worth a mark: ratio of times, relative change of a score.
 LEAST_STEP = {"seconds": 0.05, "quality": 1e-6}
@@ -103,7 +104,7 @@ def add(
     with atomic_path(path) as temporary:
         pq.write_table(described, temporary, compression="zstd")
     for old in folder.glob(f"*-{commit[:12]}.parquet"):  # of the same commit, only when this one is there
-        if old != path:
+        if old != path and _STORED.fullmatch(old.name):
             old.unlink()
     return path
 
@@ -301,6 +302,7 @@ def chart(store: str | Path, out: str | Path) -> tuple[list[Path], list[Step]]:
     series = collect(history)
     found = sorted((s for x in series for s in steps(x)), key=lambda s: s.index)
     out = Path(out)
+    _check_ours(out)
     copy_shared(out)
     paths, drawn = [], []
     for group in dict.fromkeys(x.group for x in series):
@@ -326,6 +328,17 @@ def chart(store: str | Path, out: str | Path) -> tuple[list[Path], list[Step]]:
     )
     write_text(out / "index.html", text)
     return [out / "index.html", *paths], found
+
+
+def _check_ours(out: Path) -> None:
+    """Raise `InputError` where the page would replace files of others, or be written through a link."""
+    page = out / "index.html"
+    text = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
+    if "<title>FuseBench history" not in text:
+        refuse_foreign(out, ("index.html", "static", "figures"), "`history chart`")
+    linked = [name for name in ("static", "figures") if (out / name).is_symlink()]
+    if linked:
+        raise InputError(f"{out}: {linked[0]} is a link to another folder; give another --out")
 
 
 def over_commits(title: str, series: Sequence[Series], found: Sequence[Step]) -> Figure:

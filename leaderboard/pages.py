@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fusebench.errors import FuseBenchError
-from fusebench.files import write_text
+from fusebench.files import atomic_path, write_text
 
 from . import case_images, charts, volumes
 from .cards import method_card, metric_card
@@ -32,7 +32,8 @@ def copy_shared(out: Path) -> None:
     """Put style and scripts of all pages into ``static/`` of a site."""
     (out / "static").mkdir(parents=True, exist_ok=True)
     for name in _SHARED:
-        shutil.copyfile(SITE / "static" / name, out / "static" / name)
+        with atomic_path(out / "static" / name) as temporary:  # no link is followed
+            shutil.copyfile(SITE / "static" / name, temporary)
 
 
 def slug(name: str) -> str:

@@ -19,7 +19,7 @@ from fusebench.metric import MetricId
 from fusebench.plugins import Plugins, find_plugins
 from fusebench.store.read_rows import read_standing
 from fusebench.store.rows import Row, as_table
-from fusebench.text import csv_value, plural
+from fusebench.text import csv_value, describe, plural
 
 from .board import Board
 from .entries import About, Entry, entry_folders, read_entry
@@ -127,8 +127,15 @@ def _read(
         except InputError as error:
             refused.append(f"{ascii(folder.name)[1:-1]}: {error}")
             continue
+        except Exception as error:  # of a file made to end the board for all
+            refused.append(f"{ascii(folder.name)[1:-1]}: cannot be read: {describe(error)}")
+            continue
         name = entry.about.name
-        verdict = verdicts.get(entry.digest) or check(entry, plugins)
+        try:
+            verdict = verdicts.get(entry.digest) or check(entry, plugins)
+        except Exception as error:
+            refused.append(f"{name}: cannot be checked: {describe(error)}")
+            continue
         if verdict.badge == "refused":
             refused.append(f"{name}: {'; '.join(verdict.problems)}")
         elif name in entries:
@@ -279,7 +286,10 @@ def _board(
 
 def _write(out: Path, sections: Sequence[Section], refused: Sequence[str]) -> list[Path]:
     if not (out / MARKER).is_file():
-        refuse_foreign(out, ["index.html"], "`board merge`")
+        boards = [p.name for p in out.glob("board-*")]
+        refuse_foreign(out, ["index.html", "static", "entries.json", *boards], "`board merge`")
+    if (out / "static").is_symlink():
+        raise InputError(f"{out}: static is a link to another folder; give another --out")
     shutil.rmtree(out / "static", ignore_errors=True)
     copy_shared(out)
     write_text(out / MARKER, "A public board of FuseBench; the next one made here replaces it.\n")

@@ -7,6 +7,7 @@ on a shared machine do not.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -241,7 +242,8 @@ def _quality(
 
 def _tolerance(metric: Mapping[str, Any], runs: Runs, method: str) -> float:
     stated = runs.manifest.get("methods", {}).get(method, {}).get("tolerance") or 0.0
-    return max(float(metric["tolerance"]), float(stated))
+    found = max(float(metric["tolerance"]), float(stated))
+    return found if math.isfinite(found) else 0.0
 
 
 def _paired_p(gain: np.ndarray[Any, np.dtype[np.float64]]) -> float:

@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -246,7 +247,7 @@ def read_table(path: Path, *columns: str) -> list[tuple[int, dict[str, str]]]:
         ]
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({type(error).__name__}); give {need}") from None
-    twice = next((n for n in names if n and names.count(n) > 1), None)
+    twice = next((n for n, count in Counter(names).items() if n and count > 1), None)
     if twice:
         raise InputError(f"{path}: has the column {twice!r} twice; keep one of them")
     if not rows or not set(columns) <= rows[0][1].keys():

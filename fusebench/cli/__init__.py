@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 from .. import __version__
 from ..errors import FuseBenchError, InputError
 from ..parameters import user_path
-from ..text import printable
+from ..text import describe, printable
 from ._console import tolerant_streams
 from ._signals import CTRL_C, ending_like_ctrl_c
 
@@ -99,7 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _thread_lingers() -> bool:
     """A thread would keep this process alive, and is no worker of a pool, which ends with it."""
-    pools = getattr(sys.modules.get("concurrent.futures.thread"), "_threads_queues", {})
+    pools: set[threading.Thread] = set()
+    for module, table in (("thread", "_threads_queues"), ("process", "_threads_wakeups")):
+        pools.update(getattr(sys.modules.get(f"concurrent.futures.{module}"), table, ()))
     others = (thread for thread in threading.enumerate() if thread is not threading.main_thread())
     return any(not thread.daemon and thread not in pools for thread in others)
 
@@ -108,7 +110,11 @@ def _main(given: list[str]) -> int:
     if not given or (given[0].startswith("-") and given[0] not in ("-h", "--help", "--version")):
         given.insert(0, "run")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # tables make small products, that threads slow down
-    args = _parse(build_parser(given[0]), given)
+    try:
+        args = _parse(build_parser(given[0]), given)
+    except KeyboardInterrupt:
+        print(f"\n{PROGRAM}: interrupted", file=sys.stderr)
+        return CTRL_C
     if not faulthandler.is_enabled():
         with contextlib.suppress(OSError, ValueError):  # where stderr is no file
             faulthandler.enable()  # names the plugin whose compiled code ends this process
@@ -124,6 +130,10 @@ def _main(given: list[str]) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _failed(args, f"{where}{error.strerror or error} ({args.again})")
+    except MemoryError as error:
+        return _failed(args, f"out of memory ({str(error) or 'no more is to be had'}); {args.again}")
+    except Exception as error:  # a fault of ours, or of a file or plugin that nobody thought of
+        return _failed(args, f"{describe(error)}; {args.again}, and --debug shows where it went wrong")
     return code
 
 

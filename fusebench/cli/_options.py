@@ -184,8 +184,16 @@ def literal(text: str) -> Any:
         return text.lower() == "true"
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # no literal, or a huge one
         return text
+
+
+def seed_number(text: str) -> int:
+    """The `type` of ``--seed``."""
+    value: int = at_least(0)(text)
+    if value >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is too large; it must be less than 2^63")
+    return value
 
 
 def at_least(low: int, kind: type[int] | type[float] = int) -> Callable[[str], Any]:

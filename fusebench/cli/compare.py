@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..store.folder import RunFolder
+from ._options import at_least
 
 
 def add(subparsers: Any) -> None:
@@ -33,7 +34,10 @@ def add(subparsers: Any) -> None:
         "auto: exact for what ran on a CPU (default)",
     )  # fmt: skip
     parser.add_argument(
-        "--tolerance", type=float, metavar="X", help="default: what each metric declares, 1e-6 for nearly all"
+        "--tolerance",
+        type=at_least(0, float),
+        metavar="X",
+        help="default: what each metric declares, 1e-6 for nearly all",
     )
     parser.add_argument("--alpha", type=float, default=0.05, metavar="P", help="default 0.05")
     parser.add_argument(

@@ -18,6 +18,7 @@ from ._options import (
     add_radiological_option,
     parameters_of,
     plugins_of,
+    seed_number,
     weights_path,
     writing,
 )
@@ -63,7 +64,7 @@ def add(subparsers: Any) -> None:
         "heat. Beside OUTPUT: OUTPUT-colour.nii.gz (RGB) and OUTPUT-colour.png (a sheet)",
     )
     add_radiological_option(parser)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed_number, default=0)
     add_device_option(parser)
     add_plugin_option(parser)
     parser.set_defaults(run=run, again="nothing was written; the same command starts anew")

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..files import write_text
+from ..files import refuse_foreign, write_text
 from ._options import (
     add_device_option,
     add_plugin_option,
     at_least,
     choices_of,
     parameters_of,
+    seed_number,
     split_commas,
     writing,
 )
@@ -51,11 +52,14 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--metrics", action="append", metavar="IDS", help="metric ids or wildcards")
     parser.add_argument("--protocol", action="append", metavar="NAMES", help="as for run (default volume)")
     parser.add_argument("--out", type=Path, default=Path("runs/robustness"), metavar="DIR")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed_number, default=0)
     parser.add_argument("--jobs", type=at_least(0), metavar="N", help="worker processes, as for run")
     add_device_option(parser)
     add_plugin_option(parser)
     parser.set_defaults(run=run)
+
+
+_FILES = tuple(f"robustness{end}" for end in (".csv", "_means.csv", ".png", ".svg"))
 
 
 def _amounts(text: str) -> list[float]:
@@ -76,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
     from .run import console_of
 
     console = console_of()
+    if not any(args.out.glob("*mm/manifest.json")):
+        refuse_foreign(args.out, _FILES, "robustness")
     phantom = parameters_of(args.data_option, "--data-option")
     if "misalign" in phantom:
         raise InputError("--data-option misalign: give the amounts with --misalign MM,MM")

@@ -13,6 +13,7 @@ from ..engine.data import open_dataset, split_cases
 from ..engine.deadline import asking_dataset
 from ..errors import InputError
 from ..files import file_sha256, is_file
+from ..names import check_file_name
 from ._options import (
     add_data_options,
     add_device_option,
@@ -143,6 +144,8 @@ def run_train(args: argparse.Namespace) -> int:
     train = samples.Subjects(train_cases, pool=args.pool)
     val = samples.Subjects(val_cases, pool=len(val_cases)) if val_cases else None
 
+    if args.name:
+        check_file_name(args.name, "--name")
     name = args.name or (args.method if is_default else f"{args.method}_{recipe_name}")
     out = args.out or Path("runs", "train", f"{args.method}-{recipe_name}")
     facts = {

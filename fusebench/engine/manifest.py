@@ -163,6 +163,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         It is not there, or not a manifest.
     """
     path = RunFolder(folder).manifest
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise InputError(f"{path}: no file; remove it and run again")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

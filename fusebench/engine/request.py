@@ -114,6 +114,8 @@ class Request:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"{name}={value}: it must be {least} or more")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed={self.seed}: it must be 0 or more, and less than 2^63")
 
     @property
     def limit(self) -> float | None:

@@ -236,11 +236,12 @@ class TaskRunner:
     def _here(self, task: Task) -> Fuser:
         spec, methods = task.method, find_plugins(task.plugins).methods
         known = self._methods.get(spec.key)
-        if task.device == "cpu" and not methods.entry(spec.plugin or spec.name).bundled:
+        name = spec.plugin or spec.name
+        if task.device == "cpu" and name in methods and not methods.entry(name).bundled:
             known = None  # it may keep something from case to case, as it cannot in a child
         if known is None:
             with self.world.kept() as settings:
-                method = methods.load(spec.plugin or spec.name)(**spec.parameters)
+                method = methods.load(name)(**spec.parameters)
                 check_source(spec, method)
                 method.setup(task.device)
             known = _Kept(Here(method, self._given), self.world, settings)

@@ -24,6 +24,9 @@ _SAME_PLACE = 0.02
 _QUANTITIES = ("PT", "CT", "NM")
 
 
+_MOST_PIXELS = 1 << 25  # of a slice; a header may declare any number
+
+
 def read_dicom(files: Sequence[Path], origin: Path) -> RawImage:
     """Read one DICOM series.
 
@@ -96,6 +99,11 @@ def _headers(files: Sequence[Path]) -> tuple[list[Any], list[str]]:
                 broken.append(f"{file.name}: is not DICOM")
                 continue
             dataset = pydicom.dcmread(file, force=bare)
+            if dataset.get("Rows", 0) * dataset.get("Columns", 0) > _MOST_PIXELS:
+                broken.append(
+                    f"{file.name}: declares {dataset.Rows} x {dataset.Columns} pixels, no slice has"
+                )
+                continue
             if "Rows" in dataset and "PixelData" in dataset:
                 if bare:
                     _say_syntax(dataset)

@@ -190,7 +190,8 @@ def _check_ours(folder: Path) -> None:
         with log.open("rb") as handle:
             first = handle.readline(LONGEST_LINE)
     except FileNotFoundError:
-        refuse_foreign(folder, _FILES, "a run")
+        boards = [p.name for p in folder.glob("leaderboard-*") if p.suffix[1:] in BOARD_SUFFIXES]
+        refuse_foreign(folder, (*_FILES, *boards), "a run")
         return
     except OSError as error:
         raise InputError(f"--out {folder}: {error.strerror}; give a folder that can be written") from None

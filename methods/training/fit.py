@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from fusebench.errors import InputError
+from fusebench.files import refuse_foreign
 
 from . import card
 from .checkpoint import load_checkpoint, save_checkpoint, save_weights
@@ -147,6 +148,8 @@ class _Run:
         """Take up the checkpoint if there is one."""
         job = self.job
         self.fabric.barrier()
+        if not job.checkpoint.exists() and not job.force:
+            refuse_foreign(job.out, (f"{job.name}.safetensors", f"{job.name}.md", "log.csv"), "this training")
         if job.checkpoint.exists() and not job.force:
             if not job.resume:
                 raise InputError(
