@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import pickle
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,11 @@ FORMAT = 1
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` fill a temporary file beside `path`, then put it in place in one move.
 
-    No link is followed.
+    The temporary file of a process that was killed is replaced by the next; no link is followed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.part{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
+    temporary.unlink(missing_ok=True)
     try:
         write(temporary)
         with temporary.open("rb+") as file:
