@@ -73,6 +73,13 @@ def refuse_foreign(folder: Path, names: Iterable[str], maker: str) -> None:
         )
 
 
+def refuse_links(folder: Path, names: Iterable[str]) -> None:
+    """Raise `InputError` if one of `names` is a link: files elsewhere would be replaced through it."""
+    for name in names:
+        if (folder / name).is_symlink():
+            raise InputError(f"{folder}: {name} is a link to another folder; give another --out")
+
+
 def write_text(target: Path, text: str) -> None:
     """Write a text beside `target` and move it into place: no reader sees half of it, no link is followed."""
     with atomic_path(target) as temporary:

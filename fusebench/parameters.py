@@ -105,6 +105,12 @@ def create(name: str, make: Callable[..., T], given: Mapping[str, Any]) -> T:
         raise InputError(f"{name}: {error}") from error
 
 
+def check_seed(seed: int, what: str = "seed") -> None:
+    """Raise `InputError` for a seed that generators, or the tables of rows, do not take."""
+    if not 0 <= seed < 2**63:
+        raise InputError(f"{what} {seed}: it must be 0 or more, and less than 2^63")
+
+
 def as_list(texts: str | Iterable[str]) -> list[str]:
     """Names one by one: of a sequence, or of one string that may hold several, ``"dwt, max"``."""
     several = [texts] if isinstance(texts, str) else texts

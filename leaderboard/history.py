@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from fusebench.errors import InputError
-from fusebench.files import atomic_path, refuse_foreign, write_text
+from fusebench.files import atomic_path, refuse_foreign, refuse_links, write_text
 from fusebench.store.rows import COLUMNS
 from fusebench.text import plural
 
@@ -336,9 +336,7 @@ def _check_ours(out: Path) -> None:
     text = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
     if "<title>FuseBench history" not in text:
         refuse_foreign(out, ("index.html", "static", "figures"), "`history chart`")
-    linked = [name for name in ("static", "figures") if (out / name).is_symlink()]
-    if linked:
-        raise InputError(f"{out}: {linked[0]} is a link to another folder; give another --out")
+    refuse_links(out, ("static", "figures"))
 
 
 def over_commits(title: str, series: Sequence[Series], found: Sequence[Step]) -> Figure:

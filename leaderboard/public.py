@@ -14,7 +14,7 @@ import pandas as pd
 from fusebench import __version__
 from fusebench.engine.manifest import read_manifest
 from fusebench.errors import InputError
-from fusebench.files import refuse_foreign, write_text
+from fusebench.files import refuse_foreign, refuse_links, write_text
 from fusebench.metric import MetricId
 from fusebench.plugins import Plugins, find_plugins
 from fusebench.store.read_rows import read_standing
@@ -288,8 +288,7 @@ def _write(out: Path, sections: Sequence[Section], refused: Sequence[str]) -> li
     if not (out / MARKER).is_file():
         boards = [p.name for p in out.glob("board-*")]
         refuse_foreign(out, ["index.html", "static", "entries.json", *boards], "`board merge`")
-    if (out / "static").is_symlink():
-        raise InputError(f"{out}: static is a link to another folder; give another --out")
+    refuse_links(out, ["static"])
     shutil.rmtree(out / "static", ignore_errors=True)
     copy_shared(out)
     write_text(out / MARKER, "A public board of FuseBench; the next one made here replaces it.\n")

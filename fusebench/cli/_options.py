@@ -188,14 +188,6 @@ def literal(text: str) -> Any:
         return text
 
 
-def seed_number(text: str) -> int:
-    """The `type` of ``--seed``."""
-    value: int = at_least(0)(text)
-    if value >= 2**63:
-        raise argparse.ArgumentTypeError(f"{text!r} is too large; it must be less than 2^63")
-    return value
-
-
 def at_least(low: int, kind: type[int] | type[float] = int) -> Callable[[str], Any]:
     """The `type` of an argument that is a number, `low` or more."""
 

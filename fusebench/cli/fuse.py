@@ -11,6 +11,7 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..case import Pair
+from ..parameters import check_seed
 from ._console import make_console
 from ._options import (
     add_device_option,
@@ -18,7 +19,6 @@ from ._options import (
     add_radiological_option,
     parameters_of,
     plugins_of,
-    seed_number,
     weights_path,
     writing,
 )
@@ -64,7 +64,7 @@ def add(subparsers: Any) -> None:
         "heat. Beside OUTPUT: OUTPUT-colour.nii.gz (RGB) and OUTPUT-colour.png (a sheet)",
     )
     add_radiological_option(parser)
-    parser.add_argument("--seed", type=seed_number, default=0)
+    parser.add_argument("--seed", type=int, default=0)
     add_device_option(parser)
     add_plugin_option(parser)
     parser.set_defaults(run=run, again="nothing was written; the same command starts anew")
@@ -86,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
         for path in outputs:
             if path.exists() and source.exists() and path.samefile(source):
                 raise InputError(f"-o {path}: is the --{option} file; give the fused image another name")
+    check_seed(args.seed, "--seed")
     plugins = plugins_of(args)
     parameters = parameters_of(args.set, "--set")
     if args.weights is not None:

@@ -99,6 +99,10 @@ def _cell(text: str) -> str:
     return escape(printable(text, keep="\n"))
 
 
+def _print_line(text: str, console: Console) -> None:
+    console.print(f"  {printable(text)}", markup=False, highlight=False, soft_wrap=True)
+
+
 def _record(registry: Registry[Any], name: str) -> dict[str, Any]:
     """Facts of an entry as JSON has them; ``error`` holds the reason where it cannot be loaded."""
     try:
@@ -124,14 +128,13 @@ def _print_parameters(name: str, registry: Registry[Any], what: str, console: Co
         else:
             typed = f"{option}{p.name}={'...' if p.required else given.get(p.name, p.default)}"
         words = "" if p.name == "data_dir" else p.words
-        line = printable(f"  {typed:<40} {words}".rstrip())
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _print_line(f"{typed:<40} {words}".rstrip(), console)
     if not known:
         console.print(f"  {name} has no parameters", markup=False, highlight=False)
     if what == "methods" and not variant:
         for other, setting in plugin.variants.items():
             typed = ", ".join(f"{key}={value}" for key, value in setting.items())
-            console.print(f"  variant {name}@{other}: {typed}", markup=False, highlight=False, soft_wrap=True)
+            _print_line(f"variant {name}@{other}: {typed}", console)
 
 
 def _print_definition(name: str, registry: Registry[Any], console: Console) -> None:
@@ -143,7 +146,7 @@ def _print_definition(name: str, registry: Registry[Any], console: Console) -> N
     said = {name: info.formula, "paper": info.paper, "notes": info.notes}
     lines = [f"{key}: {text}" for key, text in said.items() if text]
     for line in [*lines, *(f"{name}@{key}: {text}" for key, text in info.variants.items())]:
-        console.print(f"  {printable(line)}", markup=False, highlight=False, soft_wrap=True)
+        _print_line(line, console)
 
 
 def _method(info: Any) -> list[str]:

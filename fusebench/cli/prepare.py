@@ -15,8 +15,7 @@ from ..case import Case
 from ..dataset import Dataset
 from ..engine.data import check_split, open_dataset, split_cases
 from ..engine.deadline import asking_dataset
-from ..errors import InputError
-from ..files import atomic_path, refuse_foreign, write_text
+from ..files import atomic_path, refuse_foreign, refuse_links, write_text
 from ..limits import usable_cores
 from ..text import printable
 from ._options import (
@@ -178,8 +177,7 @@ def _plain(value: object) -> str:
 
 def _check_ours(out: Path) -> None:
     """Raise `InputError` where files would be replaced that no `prepare` made, or written through a link."""
-    if (out / "quality").is_symlink():
-        raise InputError(f"--out {out}: quality is a link to another folder; give another --out")
+    refuse_links(out, ["quality"])
     if not (out / MARKER).is_file():
         refuse_foreign(out, _MADE, "prepare")
 

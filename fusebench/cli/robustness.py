@@ -15,7 +15,6 @@ from ._options import (
     at_least,
     choices_of,
     parameters_of,
-    seed_number,
     split_commas,
     writing,
 )
@@ -52,7 +51,7 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--metrics", action="append", metavar="IDS", help="metric ids or wildcards")
     parser.add_argument("--protocol", action="append", metavar="NAMES", help="as for run (default volume)")
     parser.add_argument("--out", type=Path, default=Path("runs/robustness"), metavar="DIR")
-    parser.add_argument("--seed", type=seed_number, default=0)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=at_least(0), metavar="N", help="worker processes, as for run")
     add_device_option(parser)
     add_plugin_option(parser)

@@ -25,7 +25,6 @@ from ._options import (
     at_least,
     choices_of,
     data_of,
-    seed_number,
     settings_of,
     split_commas,
 )
@@ -102,7 +101,7 @@ def add(subparsers: Any) -> None:
         help="memory limit per worker (default: 90 %% shared)",
     )
     how.add_argument("--repeats", type=at_least(1), default=1, metavar="N", help="fuse N times for timing")
-    how.add_argument("--seed", type=seed_number, default=0)
+    how.add_argument("--seed", type=int, default=0)
     out = parser.add_argument_group("results")
     out.add_argument("--out", type=Path, metavar="DIR", help="run folder (default runs/<dataset>-<split>)")
     out.add_argument(

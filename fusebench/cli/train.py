@@ -14,6 +14,7 @@ from ..engine.deadline import asking_dataset
 from ..errors import InputError
 from ..files import file_sha256, is_file
 from ..names import check_file_name
+from ..parameters import check_seed
 from ._options import (
     add_data_options,
     add_device_option,
@@ -123,8 +124,7 @@ def run_train(args: argparse.Namespace) -> int:
         if getattr(args, f.name) is not None
     }
     hyper = replace(recipe.defaults, **given)
-    if not 0 <= args.seed < 2**63:
-        raise InputError(f"--seed {args.seed} must be 0 or more, and less than 2^63")
+    check_seed(args.seed, "--seed")
     if args.workers < 0:
         raise InputError(f"--workers {args.workers} must be 0 or more")
 

@@ -20,7 +20,11 @@ from .deadline import asking_dataset
 
 
 def open_dataset(
-    plugins: Plugins, name: str, data_dir: Path | None = None, options: Mapping[str, Any] | None = None
+    plugins: Plugins,
+    name: str,
+    data_dir: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    seconds: float | None = None,
 ) -> Dataset:
     """Make the dataset called `name`.
 
@@ -30,26 +34,28 @@ def open_dataset(
         Where the data lies.
     options : mapping, optional
         Its parameters; dashes in names are read as underscores.
+    seconds : float, optional
+        Limit, as of `asking_dataset`.
 
     Raises
     ------
     InputError
-        No such folder, one is needed, or a parameter does not fit.
+        No such folder, one is needed, a parameter does not fit, or as of `asking_dataset`.
     """
-    cls = plugins.datasets.load(name)
-    given = {key.replace("-", "_"): value for key, value in (options or {}).items()}
-    if data_dir is not None:
-        if not data_dir.exists():
-            raise InputError(f"--data-dir {data_dir}: no such folder")
-        if "data_dir" not in (parameters := signature(cls))[0] and not parameters[1]:
-            raise InputError(
-                f"--data-dir: dataset {name} reads no folder; leave it out, or name a dataset that does, "
-                "such as --dataset pairs"
-            )
-        given["data_dir"] = data_dir.resolve()  # workers may run in another folder
-    elif cls.info.needs_dir and not given:
-        raise InputError(f"dataset {name} needs --data-dir PATH. {cls.info.obtain}".strip())
-    with asking_dataset(name, "opening it"):
+    with asking_dataset(name, "opening it", seconds):
+        cls = plugins.datasets.load(name)
+        given = {key.replace("-", "_"): value for key, value in (options or {}).items()}
+        if data_dir is not None:
+            if not data_dir.exists():
+                raise InputError(f"--data-dir {data_dir}: no such folder")
+            if "data_dir" not in (parameters := signature(cls))[0] and not parameters[1]:
+                raise InputError(
+                    f"--data-dir: dataset {name} reads no folder; leave it out, or name a dataset that does, "
+                    "such as --dataset pairs"
+                )
+            given["data_dir"] = data_dir.resolve()  # workers may run in another folder
+        elif cls.info.needs_dir and not given:
+            raise InputError(f"dataset {name} needs --data-dir PATH. {cls.info.obtain}".strip())
         return create(name, cls, given)
 
 
@@ -62,8 +68,8 @@ def guess_dataset(plugins: Plugins, data_dir: Path) -> str:
         try:
             cls = plugins.datasets.load(name)
             if "data_dir" in signature(cls)[0]:
-                dataset = create(name, cls, {"data_dir": data_dir.resolve()})
                 with asking_dataset(name, "listing its cases"):
+                    dataset = create(name, cls, {"data_dir": data_dir.resolve()})
                     counts[name] = len(dataset.every_case())
         except (FuseBenchError, OSError):  # it is no folder of that kind, or the plugin is broken
             continue

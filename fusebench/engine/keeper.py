@@ -1,4 +1,4 @@
-"""What a plugin can change in the process that it runs in, put back behind it."""
+"""Puts back what a plugin has changed in the process that it runs in."""
 
 from __future__ import annotations
 

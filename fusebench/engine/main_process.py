@@ -1,4 +1,4 @@
-"""What a plugin can change in the process that plans, stores and ranks, put back behind it without torch."""
+"""Puts back what a plugin has changed in the process that plans, stores and ranks; without torch."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def keeping_main_process() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _imports_kept() -> Iterator[None]:
-    """What could be imported before can be so behind the block; modules and places that it adds stay."""
+    """Keep importable what was so before the block; modules and places that it adds stay."""
     modules = dict(sys.modules)
     places = [(name, getattr(sys, name), list(getattr(sys, name))) for name in _IMPORTS]
     try:

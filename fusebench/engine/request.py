@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..dataset import Dataset
 from ..errors import InputError
 from ..method_info import DEFAULT_SET
+from ..parameters import check_seed
 from ..store.rows import Row
 from .spec import Choice, Task
 
@@ -114,8 +115,7 @@ class Request:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"{name}={value}: it must be {least} or more")
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"seed={self.seed}: it must be 0 or more, and less than 2^63")
+        check_seed(self.seed)
 
     @property
     def limit(self) -> float | None:

@@ -166,8 +166,7 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
     choices = [] if request.results_dir else _choices(plugins, request)
     dataset, patience = request.dataset, listing_seconds(request.limit)
     if isinstance(dataset, str):
-        with asking_dataset(dataset, "opening it", patience):
-            dataset = open_dataset(plugins, dataset, request.data_dir, request.data_options)
+        dataset = open_dataset(plugins, dataset, request.data_dir, request.data_options, patience)
     check_split(dataset, request.split)
     with asking_dataset(dataset.info.name, "listing its cases", patience):
         listed = split_cases(dataset, request.split)

@@ -137,7 +137,7 @@ def store_sources(folder: Path, case: Case) -> None:
 
 
 def _further(case: Case) -> dict[str, tuple[NDArray[Any], Volume]]:
-    """What is kept beside the sources, with whose grid it has: colours, and where the lesion is."""
+    """Arrays kept beside the sources, with whose grid it has: colours, and where the lesion is."""
     found: dict[str, tuple[NDArray[Any], Volume]] = {}
     for volume in (case.a, case.b):
         if volume.chroma is not None:
@@ -201,7 +201,7 @@ class Checked:
 
 
 def noted(path: Path, key: str) -> dict[str, Any] | None:
-    """What making a volume took, of one stored under `key`; None where it is not as it was.
+    """The note on what making a volume took, of one stored under `key`; None where it is not as it was.
 
     A file is read to its end once, and again when it was written to: reading hundreds takes minutes.
     """

@@ -87,7 +87,7 @@ def _form(array: NDArray[Any]) -> list[Any]:
 
 
 def _note(path: Path, arrays: Arrays) -> NDArray[Any]:
-    """What `_held` reads: the key of a file, which is its name, and the form of its arrays."""
+    """Entry that `_held` reads: the key of a file, which is its name, and the form of its arrays."""
     forms = {name: _form(np.asarray(x)) for name, x in arrays.items()}
     return np.array(json.dumps({"key": path.stem, "arrays": forms}))
 
