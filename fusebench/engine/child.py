@@ -1,4 +1,4 @@
-"""A child of the nursery: answers a question, or makes a method and fuses; whatever it changes ends with it.
+"""A child of the nursery: answers a question, fuses, loads a case or scores; what it changes ends with it.
 
 Messages to it are pickles of ``(job, arguments)``; its own are JSON, which runs no code where it is read,
 except the answer to a question, which is passed on unopened.
@@ -17,12 +17,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import FuseBenchError
+from ..errors import FuseBenchError, Undefined
 from ..files import is_installed
+from ..metric import MetricId
 from ..plugins import find_plugins
+from ..scoring.protocol import PROTOCOLS, ScoredImages
 from ..text import describe
-from .fusing import CopiedPair, Here, Image, status_of, warm_up
+from .fusing import CopiedPair, Here, Image, seed_by, status_of, warm_up
 from .link import Link
+from .parcel import TRUTH, described, unsealed
+from .plan import metric_source
+from .shared_arrays import Layout, put, views, write_at
 from .spec import MethodSpec, check_source
 
 # By a method: nobody else interrupts a child, which ignores Ctrl-C.
@@ -47,10 +52,13 @@ class _Session:
         self._given = _PrivatePair()
         self._warm = True
 
-    def _say(self, **message: Any) -> None:
+    def _say(self, fds: Sequence[int] = (), **message: Any) -> None:
         if os.getpid() != self._mine:  # a plugin has forked and let its child return
             os._exit(0)
-        self._link.send(json.dumps(message).encode())
+        try:
+            self._link.send(json.dumps(message).encode(), fds)
+        except OSError:  # somebody has closed it
+            os._exit(1)
 
     def ask(self, question: bytes) -> None:
         """Answer with what a pickled callable returns, or the error that the user is to read."""
@@ -91,7 +99,7 @@ class _Session:
                 warm_up(self._here, a, b)
                 self._warm = True
             fused, cost = self._here.fuse(a, b, seed, repeats)
-            write_all(into, np.ascontiguousarray(fused))
+            write_at(into, np.ascontiguousarray(fused))
         except _RAISED as error:
             self._fail(error)
         else:
@@ -99,6 +107,54 @@ class _Session:
         finally:
             for fd in (into, *fds):
                 os.close(fd)
+
+    def load(self, plugins: Sequence[str], content: bytes, threads: int) -> None:
+        """Load a sealed case."""
+        try:
+            torch.set_num_threads(threads)
+            case = unsealed(plugins, content)
+            self._say(stage="load")
+            seed_by(case)
+            case.load()
+            arrays, facts = described(case)
+            fd, layout = put(arrays)
+        except (*_RAISED, SystemExit) as error:
+            self._fail(error)
+        else:
+            self._say([fd], layout=layout, **facts)
+
+    def score(
+        self,
+        plugins: Sequence[str],
+        protocol: str,
+        metric: str,
+        threads: int,
+        layouts: Sequence[Layout],
+        spacing: tuple[float, float, float],
+    ) -> None:
+        """Score with one metric the images, and ground truth, in the descriptors that came along."""
+        try:
+            torch.set_num_threads(threads)
+            found, name = find_plugins(tuple(plugins)), MetricId.parse(metric).name
+            found.metrics.load(name)
+            source = metric_source(found, name)
+            self._say(stage="score")
+            arrays = dict[str, Any]()
+            for layout in layouts:
+                arrays |= views(self._link.fds.pop(0), layout)
+            truth = {k.removeprefix(TRUTH): v for k, v in arrays.items() if k.startswith(TRUTH)}
+            a, b, fused, mask = (torch.from_numpy(arrays[k]) for k in ("a", "b", "fused", "mask"))
+            scene = ScoredImages(a, b, fused, mask, spacing)
+            value = PROTOCOLS[protocol].score(scene, [metric], truth or None, found)[metric]
+            if isinstance(value, Exception):
+                raise value
+            value = float(value)
+        except Undefined as error:
+            self._say(undefined=describe(error), source=source)
+        except (*_RAISED, SystemExit) as error:
+            self._fail(error)
+        else:
+            self._say(value=value, source=source)
 
     def _fail(self, error: BaseException) -> None:
         self._say(status=status_of(error), reason=describe(error))
@@ -120,14 +176,6 @@ def _mapped(fd: int, shape: tuple[int, ...], access: int = mmap.ACCESS_READ) -> 
     """An array in shared memory, which this process can only read, or change for itself alone."""
     size = int(np.prod(shape)) * 4
     return np.frombuffer(mmap.mmap(fd, size, access=access), np.float32).reshape(shape)
-
-
-def write_all(fd: int, array: Image) -> None:
-    """Write an array's bytes at the beginning of a file."""
-    left, at = array.data.cast("B"), 0
-    while left:
-        count = os.pwrite(fd, left, at)
-        left, at = left[count:], at + count
 
 
 def _libraries(names: set[str]) -> list[str]:

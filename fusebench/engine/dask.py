@@ -20,9 +20,10 @@ from ..errors import InputError
 from ..store.rows import Row
 from ..text import describe
 from .pace import Pace
+from .parcel import Parcel, pack, unpack
 from .pool import Result
 from .spec import Task
-from .worker import IsolatedWorker, Parcel, complete, pack, unpack
+from .worker import IsolatedWorker, complete
 
 if TYPE_CHECKING:
     from distributed import Client

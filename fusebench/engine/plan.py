@@ -16,6 +16,9 @@ from ..store.rows import Row
 from .spec import MethodSpec, Score, Task
 from .volumes import Checked
 
+# Of a metric, besides the images; see `Score.needs`.
+NEEDS = ("truth", "twin", "trial", "findings")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -78,8 +81,8 @@ def make_plan(
                 name = MetricId.parse(metric).name
                 skip = PROTOCOLS[protocol].reason_to_skip(infos[name], has_truth)
                 key = score_key(volume, protocol, metric, sources[name])
-                findings = infos[name].needs_findings
-                found.append(Score(protocol, metric, key, skip or "", sources[name], findings))
+                needs = tuple(need for need in NEEDS if getattr(infos[name], f"needs_{need}"))
+                found.append(Score(protocol, metric, key, skip or "", sources[name], needs))
         return tuple(found)
 
     tasks = []
@@ -154,7 +157,9 @@ def _without_volumes(task: Task, standing: Mapping[Score, Row], kept: Checked) -
     if not (task.save and standing):
         return []
     # A reading without a value may come of a case that takes no findings; images from files are not stored.
-    read = [s for s, row in standing.items() if s.findings and row.status == "ok" and not task.image]
+    read = [
+        s for s, row in standing.items() if "findings" in s.needs and row.status == "ok" and not task.image
+    ]
     lost_findings = bool(read) and kept.lost_findings(task)
     if kept.lost(task):
         return list(standing)

@@ -38,6 +38,7 @@ from .manifest import (
 )
 from .order import in_tiers
 from .pace import Pace
+from .parcel import seal
 from .plan import Options, make_plan, pending
 from .pool import LocalPool, Result, default_jobs, default_memory_mb, may_have_gpu, run_here
 from .request import Observer, Request
@@ -211,15 +212,17 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
         save=request.save,
         split=request.split,
     )
+    jobs = default_jobs(found.device) if request.jobs is None else request.jobs
+    with asking_dataset(dataset.info.name, "sending its cases to workers", patience):
+        sent = [seal(case) for case in cases] if jobs or _is_dask(request) else cases
     if results is not None and request.results_dir:
         from .from_files import file_specs, file_tasks, folders_of
 
         found = replace(found, methods=file_specs(results, request.results_dir, request.fused_range))
-        tasks = make_plan(plugins, cases, found.methods, found.infos, options, folder)
+        tasks = make_plan(plugins, sent, found.methods, found.infos, options, folder)
         tasks = file_tasks(tasks, results, found.infos, request.fused_range)
     else:
-        tasks = make_plan(plugins, cases, found.methods, found.infos, options, folder)
-    jobs = default_jobs(found.device) if request.jobs is None else request.jobs
+        tasks = make_plan(plugins, sent, found.methods, found.infos, options, folder)
     manifest = describe_run(
         run=options.run,
         command=request.command,
@@ -358,10 +361,14 @@ def _choices(plugins: Plugins, request: Request) -> list[Choice]:
     return choices
 
 
+def _is_dask(request: Request) -> bool:
+    return request.executor == "dask" or bool(request.scheduler)
+
+
 def _executor(planned: Planned, pool: LocalPool) -> Execute:
     """The runner of tasks: this machine's cores, Dask, or this process."""
     request, jobs = planned.request, planned.jobs
-    if request.executor == "dask" or request.scheduler:
+    if _is_dask(request):
         from .dask import run_dask
 
         pool.stop()  # it has answered; Dask's workers do the rest

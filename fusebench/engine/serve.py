@@ -12,46 +12,50 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import WorkerDied
+from ..errors import FuseBenchError, WorkerDied
 from ..text import describe
 from .link import Link
 from .note import Note
-from .worker import Parcel, unpack
+from .parcel import Parcel, Sealed, unpack
 
 if TYPE_CHECKING:
     from ..case import Case
+    from .apart import Apart
     from .spec import Task
-    from .world import World
 
 
 class _Cases:
     """Keeps the current case and loads the next one in the background.
 
-    One that a plugin loads is loaded when it is wanted, where what that changes can be put back.
+    A sealed one, which a plugin loads, is loaded in a child when it is wanted.
     """
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, apart: Apart) -> None:
+        self._apart = apart
         self._loads: dict[tuple[str, str], Future[tuple[Case, float]]] = {}
         self._pool = ThreadPoolExecutor(1)
 
-    def get(self, case: Case) -> tuple[Case, float]:
-        """Return the loaded case and the seconds that loading took."""
-        key = (case.dataset, case.id)
-        if key not in self._loads and case.is_foreign:
-            from .fusing import seed_by
+    def get(self, task: Task, memory_mb: float | None) -> tuple[Case, float]:
+        """The task's case, loaded, and the seconds that it took.
 
-            with self._world.kept():
-                seed_by(case)
-                found = _load(case)
+        Raises
+        ------
+        InputError, TaskEnded
+            As of `Apart.load`.
+        """
+        case = task.case
+        if not isinstance(case.loader, Sealed):
+            self.prefetch(case)
+        elif (case.dataset, case.id) not in self._loads:
+            begin = time.perf_counter()
+            loaded = self._apart.load(task, memory_mb)
             self._hold(case, Future())
-            self._loads[key].set_result(found)
-        self.prefetch(case)
-        return self._loads[key].result()
+            self._loads[case.dataset, case.id].set_result((loaded, time.perf_counter() - begin))
+        return self._loads[case.dataset, case.id].result()
 
     def prefetch(self, case: Case) -> None:
         """Begin to load a case, unless a plugin does it."""
-        if (case.dataset, case.id) not in self._loads and not case.is_foreign:
+        if (case.dataset, case.id) not in self._loads and not isinstance(case.loader, Sealed):
             self._hold(case, self._pool.submit(_load, case))
 
     def _hold(self, case: Case, loading: Future[tuple[Case, float]]) -> None:
@@ -96,7 +100,7 @@ def main(fd: int, note_fd: int, threads: int) -> None:
     import torch
 
     from .apart import Apart
-    from .fusing import TaskEnded
+    from .fusing import TaskEnded, status_of
     from .keeper import Unrestored
     from .memory import settle
     from .task import TaskRunner
@@ -139,7 +143,7 @@ def main(fd: int, note_fd: int, threads: int) -> None:
         return found
 
     runner = TaskRunner(stage, apart, take_note)
-    cases = _Cases(runner.world)
+    cases = _Cases(apart)
     say("ready")
     while True:
         try:
@@ -163,15 +167,16 @@ def main(fd: int, note_fd: int, threads: int) -> None:
             if isinstance(error, Unrestored):
                 os._exit(0)
             continue
-        stage("load")
-        if upcoming is not None:
-            cases.get(task.case)
-            cases.prefetch(upcoming)
+        stage("apart" if isinstance(task.case.loader, Sealed) else "load")
         try:
-            case, load_seconds = cases.get(task.case)
-        except Unrestored as error:
-            say("rows", number, task.failed("error", describe(error)))
-            os._exit(0)  # another worker takes the next task
+            if upcoming is not None and not isinstance(task.case.loader, Sealed):
+                cases.prefetch(task.case)
+            if upcoming is not None:
+                cases.prefetch(upcoming)
+            case, load_seconds = cases.get(task, limit)
+        except (FuseBenchError, MemoryError) as error:
+            say("rows", number, task.failed(status_of(error), describe(error)))
+            continue
         say("rows", number, runner.run(replace(task, case=case), load_seconds, limit))
         if runner.spoilt:
             os._exit(0)  # another worker takes the next task

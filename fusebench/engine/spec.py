@@ -69,8 +69,8 @@ class Score:
         The reason for no value.
     source : str
         Hash of the metric's source, which is in the key; "" where nobody is to check it.
-    findings : bool
-        It takes what the method makes of findings.
+    needs : tuple of str
+        Besides the images: "truth", "twin", "trial", "findings" (`MetricInfo.needs_truth` and so on).
     """
 
     protocol: str
@@ -78,7 +78,7 @@ class Score:
     key: str
     skip: str = ""
     source: str = ""
-    findings: bool = False
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import statistics
 import time
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..case import Case
-from ..errors import InputError, Undefined
+from ..errors import InputError
 from ..metric import Metric, MetricId, Trial
 from ..plugins import find_plugins
 from ..scoring.protocol import PROTOCOLS, ScoredImages, Truth
@@ -41,6 +37,7 @@ from .fusing import (
 from .keeper import Unrestored
 from .plain_settings import Settings
 from .plan import metric_source
+from .plugin_scores import PluginScores, row_of
 from .spec import Score, Task, check_source
 from .volumes import read_stored, save_findings, save_fused, save_sources
 from .world import World
@@ -52,8 +49,6 @@ if TYPE_CHECKING:
 TWIN = "fused_twin"
 # And readers the case as they set it up, and what the method makes of the sources with findings.
 TRIAL, FUSED_WITH = "trial", "fused_with"
-
-_OTHER_METRIC = "the metric's code is not that of the plan: edited meanwhile, or another copy; run again"
 
 Stage = Callable[[str], None]
 GetFuser = Callable[[], Fuser]
@@ -158,7 +153,13 @@ class TaskRunner:
         memory_mb: float | None,
         rows: list[Row],
     ) -> None:
-        """Fuse, store where that is asked for, and score; what is scored by then stands in `rows`."""
+        """Fuse, store where that is asked for, and score; what is scored by then stands in `rows`.
+
+        Metrics of plugins come last, when the method has ended.
+        """
+        metrics = find_plugins(task.plugins).metrics
+        foreign = {s for s in wanted if not metrics.entry(MetricId.parse(s.metric).name).bundled}
+        truths: dict[str, Truth] = {}
         with self._lent(task, memory_mb) as fuser:
             self._storing = []
             fused = self._fused(task, fuser, timing)
@@ -166,14 +167,25 @@ class TaskRunner:
             try:
                 for protocol in dict.fromkeys(s.protocol for s in wanted):
                     self.stage("score")
-                    metrics = [s.metric for s in wanted if s.protocol == protocol]
-                    scored += self._score(task, protocol, metrics, fused, fuser, timing)
+                    some = [s for s in wanted if s.protocol == protocol]
+                    truths[protocol] = self._truth(task, some, fused, fuser)
+                    ours = [s for s in some if s not in foreign]
+                    scored += self._score(task, ours, fused, truths[protocol], timing) if ours else []
             finally:
                 if self._storing:
                     self.stage("store")
                 for one in self._storing:
                     one.result()  # a full disk is said in every row
                 rows += scored
+        left = [s for s in wanted if s in foreign]
+        if left:
+            self.stage("apart" if self._apart else "score")
+            said = PluginScores(task, fused, truths, timing, self._note)
+            rows += (
+                said.apart(self._apart, left, memory_mb)
+                if self._apart
+                else said.here(self.world, left, self._sources)
+            )
 
     # -- fusing ----------------------------------------------------------------------------------
 
@@ -253,76 +265,41 @@ class TaskRunner:
     # -- scoring ---------------------------------------------------------------------------------
 
     def _score(
-        self,
-        task: Task,
-        protocol: str,
-        metrics: list[str],
-        fused: Image,
-        fuser: GetFuser,
-        timing: Mapping[str, Any],
+        self, task: Task, scores: Sequence[Score], fused: Image, truth: Truth, timing: Mapping[str, Any]
     ) -> list[Row]:
-        plugins = find_plugins(task.plugins)
-        names = [MetricId.parse(m).name for m in metrics]
-        foreign = {m for m, n in zip(metrics, names, strict=True) if not plugins.metrics.entry(n).bundled}
-        with self.world.kept() if foreign else contextlib.nullcontext():
-            found = [plugins.metrics.load(name) for name in names]
-        for name in names:
-            if name not in self._sources:
-                self._sources[name] = metric_source(plugins, name)  # as it was imported just now
-        truth = self._truth(task, found, fused, fuser)
+        """Rows of our own metrics under one protocol, which share what they compute."""
+        plugins, protocol = find_plugins(task.plugins), scores[0].protocol
+        for name in {MetricId.parse(s.metric).name for s in scores} - set(self._sources):
+            plugins.metrics.load(name)
+            self._sources[name] = metric_source(plugins, name)  # as it was imported just now
         begin = time.perf_counter()  # fusing the twin is no part of scoring
         scene = ScoredImages.of(task.case, fused, task.device, self._shared_of(task.case))
-
-        def values_of(some: list[str], scene: ScoredImages = scene, truth: Truth = truth) -> dict[str, Any]:
-            said = PROTOCOLS[protocol].score(
-                scene, some, truth, plugins, lambda metric: self._note(f"{protocol} {metric}")
-            )
-            return dict(said)
-
-        ours = [m for m in metrics if m not in foreign]
-        values = values_of(ours) if ours else {}
-        for metric in (m for m in metrics if m in foreign):
-            with self.world.kept():  # nothing that is scored behind it finds what it changes
-                values |= values_of([metric], replace(scene, shared=None), _copy_of(truth))
-        reasons = {}
-        for metric, value in values.items():
-            if isinstance(value, Exception):
-                self._note(f"{protocol} {metric}")  # what an error says of itself is its plugin's code, too
-                reasons[metric] = describe(value)
+        values = PROTOCOLS[protocol].score(
+            scene,
+            [s.metric for s in scores],
+            truth,
+            plugins,
+            lambda metric: self._note(f"{protocol} {metric}"),
+        )
         self._note("")
         seconds = time.perf_counter() - begin
-        rows = []
-        for score in task.scores:
-            if score.protocol != protocol or score.metric not in values:
-                continue
-            value = values[score.metric]
-            if score.source not in ("", self._sources[MetricId.parse(score.metric).name]):
-                value, reasons[score.metric] = MethodFault(_OTHER_METRIC), _OTHER_METRIC
-            outcome: dict[str, Any] = {"value": value}
-            if isinstance(value, Exception):
-                status = "skip" if isinstance(value, Undefined) else status_of(value)
-                outcome = {"status": status, "reason": reasons[score.metric]}
-            elif np.isnan(value):
-                outcome = {"status": "skip", "reason": "not defined for this case"}
-            rows.append(task.row(score, **outcome, **timing, score_seconds=seconds))
-        return rows
+        found = ((s, values[s.metric], self._sources[MetricId.parse(s.metric).name]) for s in scores)
+        return [row_of(task, s, value, source, timing, seconds) for s, value, source in found]
 
-    def _truth(self, task: Task, metrics: list[Metric], fused: Image, fuser: GetFuser) -> Truth:
+    def _truth(self, task: Task, scores: Sequence[Score], fused: Image, fuser: GetFuser) -> Truth:
         """Extras that metrics get besides the images: ground truth, the fused twin, findings."""
-        infos = [metric.info for metric in metrics]
-        readers = [metric for metric in metrics if metric.info.needs_trial]
-        if readers:
-            bundled = find_plugins(task.plugins).metrics.entry(readers[0].info.name).bundled
-            trial = self._set_up(readers[0], task.case, bundled=bundled)
-            with_ = None
-            if any(info.needs_findings for info in infos):
-                with_ = self._fused_with(task, trial, fused, fuser)
+        needs = {need for s in scores for need in s.needs}
+        if "trial" in needs:
+            reader = next(s for s in scores if "trial" in s.needs)
+            metric = find_plugins(task.plugins).metrics.load(MetricId.parse(reader.metric).name)
+            trial = self._set_up(metric, task.case)
+            with_ = self._fused_with(task, trial, fused, fuser) if "findings" in needs else None
             return {TRIAL: trial, FUSED_WITH: with_}
-        if not any(info.needs_truth for info in infos):
+        if "truth" not in needs:
             return None
         truth: ChainMap[str, Any] = ChainMap({}, task.case.truth or {})  # type: ignore[arg-type]
         lesion = truth.get("lesion")
-        if any(info.needs_twin for info in infos) and lesion is not None and lesion.any():
+        if "twin" in needs and lesion is not None and lesion.any():
             truth[TWIN] = fuse_twin(fuser(), task.case, truth, fused, task.seed)
             self.stage("score")
         return truth
@@ -334,7 +311,7 @@ class TaskRunner:
             self._shared = key, {}
         return self._shared[1]
 
-    def _set_up(self, reader: Metric, case: Case, *, bundled: bool) -> Trial:
+    def _set_up(self, reader: Metric, case: Case) -> Trial:
         """The case as readers see it, once for all methods; the metrics of a protocol share one."""
         key = _key_of(case)
         if self._trial is None or self._trial[0] != key:
@@ -342,8 +319,7 @@ class TaskRunner:
                 raise InputError(
                     f"{reader.info.name} needs a trial and sets none up: @metric(..., trial=...)"
                 )
-            with contextlib.nullcontext() if bundled else self.world.kept():
-                self._trial = key, reader.trial(case)
+            self._trial = key, reader.trial(case)
         return self._trial[1]
 
     def _fused_with(self, task: Task, trial: Trial, fused: Image, fuser: GetFuser) -> Image | None:
@@ -355,14 +331,6 @@ class TaskRunner:
         if task.save:
             self._store(task, save_findings, trial, with_)
         return with_
-
-
-def _copy_of(truth: Truth) -> Truth:
-    """Truth for a plugin's metric, which may write to it; the same where it is of a kind without copies."""
-    try:
-        return copy.deepcopy(truth)
-    except Exception:  # an object of a plugin's own
-        return truth
 
 
 def _key_of(case: Case) -> str:

@@ -7,7 +7,6 @@ scores and stores; questions and methods are for children of its own (`fusebench
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 import os
 import pickle
@@ -25,10 +24,10 @@ import psutil
 
 from ..errors import FuseBenchError, WorkerDied
 from ..limits import oom_kills
-from ..loading import module_from_path, module_name
 from ..text import describe, printable
 from .link import Garbled, Link
 from .note import Note
+from .parcel import pack
 
 if TYPE_CHECKING:
     from ..case import Case
@@ -57,7 +56,7 @@ _STAGES = {
     "unpack": "importing the plugin of the dataset",
     "load": "loading the case",
     "fuse": "fusing",
-    "apart": "fusing",
+    "apart": "the work of a child",
     "score": "scoring",
     "store": "storing the volume",
 }
@@ -66,13 +65,13 @@ _STAGES = {
 class _Lost(Exception):
     """A worker gave no rows: status and reason.
 
-    `deadly` where it may give them when it is asked again, `garbled` where it may give some.
+    `deadly` where it may give them when it is asked again.
     """
 
-    def __init__(self, status: Status, reason: str, *, deadly: bool = True, garbled: bool = False) -> None:
+    def __init__(self, status: Status, reason: str, *, deadly: bool = True) -> None:
         super().__init__(reason)
         self.status: Status = status
-        self.reason, self.deadly, self.garbled = reason, deadly, garbled
+        self.reason, self.deadly = reason, deadly
 
 
 def stage_seconds(timeout: float | None) -> float | None:
@@ -168,11 +167,6 @@ class IsolatedWorker:
                     guilty += 1
                     made.append(task.row(self._blamed, status=lost.status, reason=lost.reason))
                     left = replace(left, scores=tuple(s for s in left.scores if s != self._blamed))
-                elif lost.garbled and len(left.scores) > 1:  # one of the metrics: which, halves tell
-                    middle = len(left.scores) // 2
-                    for half in (left.scores[:middle], left.scores[middle:]):
-                        made += self.run(replace(left, scores=half))
-                    return complete(task, made)
                 elif lost.deadly and again:
                     again = False
                 else:
@@ -185,15 +179,14 @@ class IsolatedWorker:
         except Exception as error:  # of the next case it is said when that is due
             if upcoming is not None:
                 return self._attempt(task, None)
-            reason = f"cannot be sent to a worker: {describe(error)}; loaders are functions of a module"
-            raise _Lost("error", f"the case {reason}", deadly=False) from None
+            reason = f"the task cannot be sent to a worker: {describe(error)}"
+            raise _Lost("error", reason, deadly=False) from None
         try:
             self._send("task", parcel, self.memory_mb)
             return self._wait(task)
         except Garbled:
             self.stop()
-            reason = "the worker's answer is no message: something wrote to its pipe"
-            raise _Lost("error", reason, garbled=True) from None
+            raise _Lost("error", "the worker's answer is no message: something wrote to its pipe") from None
         except (EOFError, OSError):
             self._blamed = self._at(task)
             raise _Lost(*self._post_mortem()) from None
@@ -363,33 +356,6 @@ def _pass_on(stream: IO[bytes]) -> None:
             with contextlib.suppress(OSError, ValueError, AttributeError):  # where stderr is closed
                 sys.stderr.write(printable(line.decode(errors="replace"), keep="\n\t"))
                 sys.stderr.flush()
-
-
-Parcel = tuple[tuple[str, ...], bytes]
-
-
-def pack(task: Task, upcoming: Case | None = None) -> Parcel:
-    """Pickle for another process, with the plugin files that its objects may come from."""
-    return task.plugins, pickle.dumps((task, upcoming))
-
-
-def unpack(parcel: Parcel) -> tuple[Task, Case | None]:
-    """Undo `pack`."""
-    task, upcoming = _Unpickler(*parcel).load()
-    return task, upcoming
-
-
-class _Unpickler(pickle.Unpickler):
-    """Imports a plugin file when an object of it comes along; what is not needed cannot get in the way."""
-
-    def __init__(self, plugins: Iterable[str], content: bytes) -> None:
-        super().__init__(io.BytesIO(content))
-        self._files = {module_name(Path(path)): Path(path) for path in plugins}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module in self._files:
-            module_from_path(self._files[module])
-        return super().find_class(module, name)
 
 
 def _rss_mb(process: psutil.Process) -> float:

@@ -243,7 +243,7 @@ METRICS = {
     "forks": "os.fork()",
     "closes": "os.closerange(3, 64)",
     "counts": "return 3",
-    "writes": "[os.write(f, b'0' * 40) for f in range(3, 30) if is_socket(f)]",
+    "writes": "[os.write(f, b'0' * 40) for f in range(3, 256) if is_socket(f)]",
     "starts": "subprocess.Popen(['sleep', '4321'], start_new_session=True)",
 }
 
@@ -264,7 +264,7 @@ def test_every_stage_has_a_deadline(
     assert "importing the plugin took over 6 s (--timeout)" in found.reason["hangs"]
     assert bench("--methods", "other", "--metrics", "waits", *plugins, *options) == 1
     [reason] = rows().query("metric == 'waits'")["reason"]
-    assert reason == "scoring took over 3 s (--timeout)"
+    assert reason == "scoring took over 10 s (--timeout)"
 
 
 @pytest.mark.slow
@@ -280,9 +280,9 @@ def test_a_metric_that_ends_its_worker_costs_its_own_rows_only(
     assert bench("--methods", "other", *plugins, *options) == 1
     found = rows().set_index("metric")
     assert found.status[["rmse", "psnr", "forks", "starts"]].to_list() == ["ok"] * 4
-    assert "something wrote to its pipe" in found.reason["writes"]
+    assert found.reason["writes"] == "scoring wrote to the engine's own connection; stopped"
     assert not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "4321"]]
-    assert found.reason["waits"] == "scoring took over 3 s (--timeout)"
+    assert found.reason["waits"] == "scoring took over 10 s (--timeout)"
     assert found.reason["ends"] == "the worker exited with code 0"
     assert found.status["closes"] == "error"
     assert found.reason["leaves"] == "leaves raised SystemExit"
