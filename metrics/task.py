@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from fusebench.errors import InputError
+from fusebench.errors import InputError, Undefined
 from fusebench.metric import MetricInfo, metric
 from fusebench.triple import Triple
 
@@ -45,7 +45,7 @@ def _truth(t: Triple, name: str) -> NDArray[Any]:
     try:
         array = np.asarray(t.truth[name])
     except KeyError:
-        raise InputError(f"the ground truth has no {name!r}, which this metric reads") from None
+        raise Undefined(f"the ground truth has no {name!r}, which this metric reads") from None
     if array.size != t.fused[0].numel() or len(t) > 1:
         raise InputError(f"truth {name!r} has shape {array.shape}, the images have {t.shape}")
     return array.reshape(t.shape)

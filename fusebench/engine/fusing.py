@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..case import Case
-from ..errors import FuseBenchError
+from ..errors import FuseBenchError, Undefined
 from ..method import Method, SliceMethod
 from ..store.rows import Status
 from ..text import message_of
@@ -221,7 +221,15 @@ def answer_of(
 
 
 def fuse_twin(fuser: Fuser, case: Case, truth: Mapping[str, Image], fused: Image, seed: int = 0) -> Image:
-    """Fuse a case without its lesion: ``truth["mri_twin"]`` and ``["pet_twin"]``; see `fuse_again`."""
+    """Fuse a case without its lesion: ``truth["mri_twin"]`` and ``["pet_twin"]``; see `fuse_again`.
+
+    Raises
+    ------
+    Undefined
+        The truth has no such twin.
+    """
+    if missing := [name for name in ("mri_twin", "pet_twin") if name not in truth]:
+        raise Undefined(f"the ground truth has no {missing[0]!r}, the case without its lesion")
     return fuse_again(fuser, case, (truth["mri_twin"], truth["pet_twin"]), fused, seed)
 
 

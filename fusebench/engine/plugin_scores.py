@@ -88,7 +88,12 @@ class PluginScores:
 
 
 def row_of(
-    task: Task, score: Score, value: Any, source: str, timing: Mapping[str, Any], seconds: float
+    task: Task,
+    score: Score,
+    value: Any,
+    source: str,
+    timing: Mapping[str, Any],
+    seconds: float | None = None,
 ) -> Row:
     """The row of a value, or of the exception that stands for it; `source` is the code that made it."""
     outcome: dict[str, Any] = {"value": value}

@@ -50,6 +50,9 @@ TWIN = "fused_twin"
 # And readers the case as they set it up, and what the method makes of the sources with findings.
 TRIAL, FUSED_WITH = "trial", "fused_with"
 
+# Needs of scores in the order in which they are given up: those first that take another fusion.
+_FRAGILE = ("twin", "findings", "truth", "trial")
+
 Stage = Callable[[str], None]
 GetFuser = Callable[[], Fuser]
 
@@ -159,7 +162,7 @@ class TaskRunner:
         """
         metrics = find_plugins(task.plugins).metrics
         foreign = {s for s in wanted if not metrics.entry(MetricId.parse(s.metric).name).bundled}
-        truths: dict[str, Truth] = {}
+        truths, failed = dict[str, Truth](), set[Score]()
         with self._lent(task, memory_mb) as fuser:
             self._storing = []
             fused = self._fused(task, fuser, timing)
@@ -168,8 +171,10 @@ class TaskRunner:
                 for protocol in dict.fromkeys(s.protocol for s in wanted):
                     self.stage("score")
                     some = [s for s in wanted if s.protocol == protocol]
-                    truths[protocol] = self._truth(task, some, fused, fuser)
-                    ours = [s for s in some if s not in foreign]
+                    truths[protocol], lost = self._extras(task, some, fused, fuser)
+                    scored += [row_of(task, s, error, "", timing) for s, error in lost.items()]
+                    failed |= set(lost)
+                    ours = [s for s in some if s not in foreign | failed]
                     scored += self._score(task, ours, fused, truths[protocol], timing) if ours else []
             finally:
                 if self._storing:
@@ -177,7 +182,7 @@ class TaskRunner:
                 for one in self._storing:
                     one.result()  # a full disk is said in every row
                 rows += scored
-        left = [s for s in wanted if s in foreign]
+        left = [s for s in wanted if s in foreign - failed]
         if left:
             self.stage("apart" if self._apart else "score")
             said = PluginScores(task, fused, truths, timing, self._note)
@@ -285,6 +290,24 @@ class TaskRunner:
         seconds = time.perf_counter() - begin
         found = ((s, values[s.metric], self._sources[MetricId.parse(s.metric).name]) for s in scores)
         return [row_of(task, s, value, source, timing, seconds) for s, value, source in found]
+
+    def _extras(
+        self, task: Task, scores: Sequence[Score], fused: Image, fuser: GetFuser
+    ) -> tuple[Truth, dict[Score, Exception]]:
+        """What `_truth` gives, and the scores that have to do without it because something in it fails."""
+        left, lost = list(scores), dict[Score, Exception]()
+        while True:
+            try:
+                return self._truth(task, left, fused, fuser), lost
+            except (Killed, Unrestored):
+                raise
+            except Exception as error:
+                need = next((n for n in _FRAGILE if any(n in s.needs for s in left)), None)
+                if need is None:
+                    raise
+                lost |= {s: error for s in left if need in s.needs}
+                left = [s for s in left if need not in s.needs]
+                self.stage("score")
 
     def _truth(self, task: Task, scores: Sequence[Score], fused: Image, fuser: GetFuser) -> Truth:
         """Extras that metrics get besides the images: ground truth, the fused twin, findings."""

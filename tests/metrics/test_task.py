@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fusebench.errors import InputError
+from fusebench.errors import InputError, Undefined
 from fusebench.metrics import evaluate, metric_registry
 
 IDS = ["lesion_contrast", "lesion_auc", "gm_wm_auc", "wm_edge", "psnr_clean", "psnr_clean.b"]
@@ -132,7 +132,7 @@ def test_what_is_missing_is_named(head: tuple[dict[str, Array], NDArray[np.bool_
     images = (truth["mri"], truth["pet"], truth["pet"])
     with pytest.raises(InputError, match="needs the ground truth"):
         evaluate(*images, ["gm_wm_auc"], mask=mask)
-    with pytest.raises(InputError, match="no 'fused_twin'"):
+    with pytest.raises(Undefined, match="no 'fused_twin'"):
         evaluate(*images, ["lesion_contrast"], mask=mask, truth=truth)
     with pytest.raises(InputError, match="truth 'gm' has shape"):
         evaluate(*images, ["gm_wm_auc"], mask=mask, truth={**truth, "gm": truth["gm"][:5]})

@@ -114,8 +114,9 @@ def test_what_a_dataset_gets_wrong_is_said(tmp_path: Path, kind: str, jobs: str,
 
 
 REACHES = """
-import os, signal
+import gc, os, signal, threading, time
 import torch
+from fusebench.plugins import find_plugins
 from fusebench.metric import MetricInfo, metric
 import fusebench.metrics.information, fusebench.levels
 
@@ -151,6 +152,32 @@ def odd(t):
 def group(t):
     os.killpg(0, signal.SIGTERM)
     return mean(t)
+
+def caches(t):
+    for held in gc.get_objects():
+        if type(held) is torch.Tensor and not held.requires_grad and held.is_floating_point():
+            held.mul_(1.5)
+    return t.psnr if hasattr(t, "psnr") else mean(t)
+
+def registry(t):
+    find_plugins().metrics._entries.clear()
+    return mean(t)
+
+class Last:
+    def __del__(self):
+        time.sleep(1000)
+
+def garbage(t):
+    t.left = Last()
+    t.left.itself = t.left
+    return mean(t)
+
+def goes_on(t):
+    def patch():
+        while True:
+            torch.Tensor.mean = torch.Tensor.sum
+    threading.Thread(target=patch, daemon=True).start()
+    return mean(t)
 """
 REACHING = """
 @metric(MetricInfo(name="a_{0}", title="x", family="a", direction="higher", low=0, high=9, needs_truth=True))
@@ -162,12 +189,14 @@ OURS = "psnr,mi,wm_edge,lesion_contrast"
 
 @pytest.mark.parametrize("jobs", ["0", "1"])
 def test_a_metric_reaches_no_row_but_its_own(bench: Bench, tmp_path: Path, jobs: str) -> None:
-    each = [REACHING.format(way) for way in ("constants", "truth", "long", "odd", "group")]
+    # Against what follows there is no help within one process.
+    children = ("group", "caches", "registry", "garbage", "goes_on")
+    each = [REACHING.format(way) for way in ("constants", "truth", "long", "odd", *children)]
     (tmp_path / "reaches.py").write_text(REACHES + "".join(each))
     common = ("--dataset", "phantom", "--data-option", "size=16", "--cases", "1", "--jobs", jobs)
     options = ("--methods", "average,max,laplacian", *common)
     assert bench(*options, "--metrics", OURS, out=tmp_path / "alone") == 0
-    names = "a_constants,a_truth,a_long,a_odd" + (",a_group" if jobs == "1" else "")
+    names = ",".join(["a_constants,a_truth,a_long,a_odd", *(f"a_{c}" for c in children if jobs == "1")])
     plugin = ("--plugin", str(tmp_path / "reaches.py"))
     assert bench(*options, *plugin, "--metrics", f"{names},{OURS}") == 1
     both = [pd.read_parquet(tmp_path / run / "rows.parquet") for run in ("alone", "run")]
