@@ -89,7 +89,7 @@ def as_worker(cases: int) -> None:
     """Do the tasks of a run in this process, as a worker does; print what is overhead of which time."""
     import torch
 
-    from fusebench.engine import apart
+    from fusebench.engine import apart, watched
     from fusebench.engine.pool import LocalPool
     from fusebench.engine.request import Request
     from fusebench.engine.run import plan_run
@@ -97,7 +97,7 @@ def as_worker(cases: int) -> None:
 
     torch.set_num_threads(1)
     useful = 0.0
-    do = apart.Child.do
+    do = watched.Child.do
 
     def timed_do(*given: Any, **options: Any) -> dict[str, Any]:
         nonlocal useful
@@ -105,7 +105,7 @@ def as_worker(cases: int) -> None:
         useful += sum(said.get("seconds", ()))
         return said
 
-    apart.Child.do = timed_do  # type: ignore[method-assign]
+    watched.Child.do = timed_do  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         request = Request(methods=classical(), cases=cases, device="cpu", jobs=0, out=Path(folder))
         tasks = plan_run(request, LocalPool(0)).tasks

@@ -1,7 +1,7 @@
 """What a plugin can change in the process that it runs in, put back behind it: where methods share one.
 
-On a CPU every method has a child of its own (`fusebench.engine.apart`).  On a GPU, and with ``--jobs 0``,
-they run in one process; `World.kept` gives the next one what the first one got.
+Workers have a child for every method, metric and loader (`fusebench.engine.apart`).  Methods on a GPU, and
+everything with ``--jobs 0``, run in one process; `World.kept` gives the next one what the first one got.
 """
 
 from __future__ import annotations
