@@ -133,6 +133,7 @@ class _Session:
         spacing: tuple[float, float, float],
     ) -> None:
         """Score with one metric the images, and ground truth, in the descriptors that came along."""
+        source = ""
         try:
             torch.set_num_threads(threads)
             found, name = find_plugins(tuple(plugins)), MetricId.parse(metric).name
