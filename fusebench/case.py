@@ -160,11 +160,8 @@ class Case:
 
     @property
     def is_foreign(self) -> bool:
-        """A plugin that does not come with FuseBench loads it."""
-        loader: Any = self.loader
-        while isinstance(loader, partial):
-            loader = loader.func
-        return not str(getattr(loader, "__module__", "")).startswith("fusebench.")
+        """A plugin that does not come with FuseBench loads it or its truth, or has made a class for it."""
+        return not all(_is_ours(found) for found in (type(self), self.loader, self.truth_loader))
 
     @property
     def a(self) -> Volume:
@@ -221,6 +218,13 @@ class Case:
     def __getstate__(self) -> dict[str, Any]:
         # Workers get paths and parameters, not arrays.
         return {k: v for k, v in self.__dict__.items() if k not in ("pair", "truth")}
+
+
+def _is_ours(found: Any) -> bool:
+    """It is None, or defined in FuseBench."""
+    while isinstance(found, partial):
+        found = found.func
+    return found is None or str(getattr(found, "__module__", "")).startswith("fusebench.")
 
 
 def _check_voxels(data: NDArray[Any], what: str) -> None:

@@ -37,6 +37,9 @@ def unpack(parcel: Parcel) -> tuple[Task, Case | None]:
     return task, upcoming
 
 
+_SEALED = "a sealed case is loaded in a child (fusebench.engine.apart)"
+
+
 @dataclass(frozen=True)
 class Sealed:
     """Loader of a plugin's case, as bytes: no code of the plugin runs where it is not `unsealed`.
@@ -53,7 +56,7 @@ class Sealed:
     fault: str = ""
 
     def __call__(self) -> Pair:
-        raise InputError(self.fault or "a sealed case is loaded in a child (fusebench.engine.apart)")
+        raise InputError(self.fault or _SEALED)
 
 
 def seal(case: Case) -> Case:
@@ -71,11 +74,15 @@ def seal(case: Case) -> Case:
         group=_text(case.group),
         fingerprint=_text(case.fingerprint),
         loader=loader,
-        truth_loader=None if case.truth_loader is None else dict,
+        truth_loader=None if case.truth_loader is None else _sealed_truth,
         meta={str(name): value for name, value in case.meta.items() if _is_plain(value)},
         voxels=None if case.voxels is None else int(case.voxels),
         origin=_text(case.origin),
     )
+
+
+def _sealed_truth() -> Mapping[str, NDArray[Any]]:
+    raise InputError(_SEALED)
 
 
 def unsealed(plugins: Sequence[str], content: bytes) -> Case:

@@ -225,7 +225,7 @@ class IsolatedWorker:
                 continue
             if self._process.poll() is not None:
                 raise EOFError
-            if stage == "score" and at != (at := self._note.read()):
+            if stage in ("score", "apart") and at != (at := self._note.read()):
                 since = time.monotonic()  # each metric has the whole limit
             limit = limits.get(stage) if self._ready else START_SECONDS
             if limit and time.monotonic() - since > limit:

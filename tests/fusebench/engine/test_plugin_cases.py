@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from fusebench.case import Case, Pair, Volume
 from fusebench.engine.parcel import Sealed, described, opened, seal, unsealed
 from fusebench.errors import InputError
+from fusebench.plugins import find_plugins
 
 from ..conftest import Bench
 
@@ -135,8 +137,13 @@ def test_what_no_process_can_be_sent_is_said() -> None:
         sent.load()
 
 
-def test_our_own_cases_are_not_sealed() -> None:
-    from fusebench.plugins import find_plugins
+class _OddCase(Case):
+    pass
 
+
+def test_only_cases_without_code_of_a_plugin_are_sent_as_they_are() -> None:
     case = find_plugins().datasets.load("phantom")(size=16).cases()[0]
     assert seal(case) is case
+    ours = (case.id, case.dataset, case.group, case.fingerprint, case.loader)
+    for odd in (replace(case, truth_loader=_truth), _OddCase(*ours)):  # type: ignore[arg-type]
+        assert isinstance(seal(odd).loader, Sealed)
