@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
-from numbers import Integral, Real
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..case import Case
 from ..errors import InputError, PluginError
-from ..method_info import MethodInfo, Weights
+from ..method_info import MethodInfo
 from ..plugins import Plugins, make_method
 from ..store.keys import Stamps, are_as_they_were, digest, method_key, watched_files
 from ..store.rows import Row, Status
 from ..text import describe
+from .facts import plain_facts
 
 if TYPE_CHECKING:
     from ..method import Method
@@ -206,35 +205,12 @@ def _spec(plugins: Plugins, choice: Choice, cls: type[Method]) -> MethodSpec:
         choice.label,
         given,
         method_key(cls, method.parameters(), files, given, file),
-        _facts(method),
+        plain_facts(method.describe(), MethodInfo, "what describe() returned"),
         entry.name.partition("@")[0],
         entry.origin,
         watched=watched_files(cls, files, file),
         file=file,
     )
-
-
-def _facts(method: Method) -> MethodInfo:
-    """Facts of a method, of plain types: they go to other processes and into the manifest."""
-    info = method.describe()
-    if not isinstance(info, MethodInfo):
-        raise TypeError(f"describe() returned {type(info).__name__}, not a MethodInfo")
-    return replace(info, **{f.name: _plain(getattr(info, f.name), f.name) for f in fields(MethodInfo)})
-
-
-def _plain(value: Any, name: str) -> Any:
-    """A fact without what a type of a plugin's own may add to it."""
-    if value is None or isinstance(value, (bool, Weights)):
-        return value
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, (tuple, list)):
-        return tuple(_plain(one, name) for one in value)
-    if isinstance(value, Integral) and abs(int(value)) < 2**63:
-        return int(value)
-    if isinstance(value, Real) and not isinstance(value, Integral) and math.isfinite(value):
-        return float(value)
-    raise TypeError(f"info.{name} is {repr(value)[:40]}: give text, or a number that can be stored")
 
 
 def check_source(spec: MethodSpec, method: Method) -> None:

@@ -14,6 +14,7 @@ from ..errors import InputError, PluginError, WorkerDied
 from ..metric import MetricInfo
 from ..plugins import find_plugins
 from ..scoring.select import metric_infos, select_metrics
+from .facts import plain_facts
 from .plan import scored
 from .spec import Choice, MethodSpec, broken_spec, method_specs
 
@@ -89,10 +90,17 @@ def survey(question: Question) -> Survey:
     return Survey(
         methods=method_specs(plugins, question.choices),
         metrics=ids,
-        infos=metric_infos(plugins.metrics, chosen),
+        infos={name: _facts(name, info) for name, info in metric_infos(plugins.metrics, chosen).items()},
         device=checked_device(question.device),
         hardware=describe_hardware(),
     )
+
+
+def _facts(name: str, info: MetricInfo) -> MetricInfo:
+    try:
+        return plain_facts(info, MetricInfo)
+    except TypeError as error:
+        raise InputError(f"metric {name}: {error}") from None
 
 
 def survey_seconds(timeout: float | None) -> float | None:
