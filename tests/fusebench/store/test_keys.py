@@ -15,13 +15,13 @@ from fusebench.errors import InputError
 from fusebench.method import Method, MethodInfo
 from fusebench.plugins import find_plugins
 from fusebench.store import keys, sources
+from fusebench.store.contents import remembered_sha256
 from fusebench.store.keys import (
     are_as_they_were,
     cases_key,
     fuse_key,
     method_key,
     minor_versions,
-    remembered_sha256,
     score_key,
     source_key,
     watched_files,
