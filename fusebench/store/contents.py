@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import atomic_path, file_sha256, stamp
+from ..files import atomic_path, file_sha256, is_file, stamp
 from .cache import cache_dir
 
 # Of a folder: entries that are looked at, depth below it, and bytes that are read.
@@ -75,6 +75,20 @@ def is_passing(name: str) -> bool:
 def is_scratch(folder: Path) -> bool:
     """True for a folder that programs write to, by its name."""
     return _SCRATCH.fullmatch(folder.name) is not None
+
+
+def files_named(value: object) -> list[Path]:
+    """The file that a parameter names, or the files of the folder."""
+    if is_file(value):
+        return [Path(str(value))]
+    if not (isinstance(value, Path) or (isinstance(value, str) and os.sep in value)):
+        return []
+    try:
+        folder = Path(value)
+        held = listing(folder) if folder.is_dir() and not is_scratch(folder) else None
+    except (OSError, ValueError):  # too long, or with a zero in it
+        return []
+    return list(held.files) if held and held.is_small else []
 
 
 def content_of(path: Path) -> object:

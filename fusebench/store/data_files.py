@@ -47,6 +47,7 @@ def named(texts: Iterable[str], places: Places, file: Path) -> Found:
     places : Places
         The paths that it makes.
     """
+    places = _expanded(places)
     folders, found = _placed(places, file)
     found.files += [
         p for p in file.parent.glob(f"{escape(file.stem)}.*") if p.is_file() and p.suffix not in PASSING
@@ -124,6 +125,16 @@ def _placed(places: Places, file: Path) -> tuple[list[Path], Found]:
         if folder in file.parents and _is_of_a_project(folder):
             found.files += (p for p in listing(folder, 0).files if p.suffix != ".py")
     return list(folders)[: _FOLDERS + 1], found
+
+
+def _expanded(places: Places) -> Places:
+    """The places with what environment variables hold; without those of variables that are not set."""
+
+    def known(some: set[str]) -> set[str]:
+        full = (os.path.expandvars(place) for place in some)
+        return {os.path.abspath(os.path.expanduser(place)) for place in full if not place.startswith("$")}
+
+    return Places(known(places.named), known(places.listed), known(places.written))
 
 
 def _split(place: str) -> tuple[Path, str]:

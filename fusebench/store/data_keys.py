@@ -83,7 +83,7 @@ def _code(files: tuple[str, ...]) -> list[Path]:
 
 
 def _code_key(files: tuple[str, ...]) -> str:
-    return digest([sha256_of(f) for f in _code(files)])
+    return digest(sorted((f.name, sha256_of(f)) for f in _code(files)))
 
 
 def check_loading(loading: Loading, dataset: str) -> None:

@@ -1,7 +1,7 @@
 """Paths that a Python source makes from where it lies, by its syntax tree: nothing is run.
 
 ``Path(__file__).parent / "weights" / f"{name}.npy"`` is known but for the name.  What only a running program
-knows is "*" here.
+knows is "*" here, and an environment variable ``${NAME}``.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class _Reader:
             place = self._rooted(node)
             if place and place != self.file:
                 self.places.named.add(place)
-                self._inner.update(map(id, ast.iter_child_nodes(node)))
+                if place[0] == "/":  # a variable may have a default, which is another path
+                    self._inner.update(map(id, ast.iter_child_nodes(node)))
 
     def _called(self, call: ast.Call) -> None:
         """What is done with the paths that a call, or the object that it is a method of, is given."""
@@ -87,7 +88,9 @@ class _Reader:
     def _rooted(self, node: ast.expr) -> str:
         """The full path that an expression makes, of where the source lies or of another one; else ""."""
         text = self._text(node, 0) or ""
-        return "/" + os.path.normpath(text).lstrip("/") if text.startswith("/") and "\0" not in text else ""
+        if not text.startswith(("/", "${")) or "\0" in text:
+            return ""
+        return "/" * (text[0] == "/") + os.path.normpath(text).lstrip("/")
 
     def _text(self, node: ast.AST, depth: int) -> str | None:
         """The text or path of an expression; None where it is not known, or too long to be a path."""
@@ -113,7 +116,7 @@ class _Reader:
                 return _up(self._text(node.value, below))
             return self._of_name(node.attr, below) if isinstance(node.value, ast.Name) else None
         if isinstance(node, ast.Subscript):
-            return self._of_parents(node, below)
+            return self._of_item(node, below)
         return self._of_call(node, below) if isinstance(node, ast.Call) else None
 
     def _part(self, node: ast.AST, depth: int) -> str:
@@ -129,8 +132,10 @@ class _Reader:
             self._known[name] = texts.pop() if len(texts) == 1 else None
         return self._known[name]
 
-    def _of_parents(self, node: ast.Subscript, depth: int) -> str | None:
-        """``path.parents[1]``."""
+    def _of_item(self, node: ast.Subscript, depth: int) -> str | None:
+        """``path.parents[1]``, ``os.environ["NAME"]``."""
+        if _name(node.value) == "environ":
+            return _variable(node.slice)
         if _name(node.value) != "parents" or not isinstance(node.value, ast.Attribute):
             return None
         steps = node.slice.value if isinstance(node.slice, ast.Constant) else None
@@ -141,6 +146,8 @@ class _Reader:
     def _of_call(self, call: ast.Call, depth: int) -> str | None:
         name, arguments = _name(call.func), list(call.args)
         own = call.func.value if isinstance(call.func, ast.Attribute) else None
+        if name == "getenv" or (name == "get" and _name(own) == "environ"):
+            return _variable(arguments[0]) if arguments else None
         if name == "files":  # of importlib.resources: of the package that the source lies in, nearly always
             return os.path.dirname(self.file)
         if own is not None and name in _SAME_METHODS:
@@ -170,6 +177,12 @@ def _assigned(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
         target = node.target
         if isinstance(target, (ast.Name, ast.Attribute)):
             yield _name(target), node.value
+
+
+def _variable(name: ast.expr) -> str | None:
+    """What stands for the value of an environment variable."""
+    text = name.value if isinstance(name, ast.Constant) else None
+    return f"${{{text}}}" if isinstance(text, str) and text.isidentifier() else None
 
 
 def _is_target(node: ast.expr) -> bool:

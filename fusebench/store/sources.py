@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from itertools import islice
 from pathlib import Path
 
 from ..files import PACKAGE, ROOT, file_sha256, is_installed, stamp
@@ -31,6 +32,9 @@ _RELATIVE = re.compile(r"\bfrom\s*(\.+)([\w.]*)" + _NAMES)
 _FROM = re.compile(r"^[ \t]*from\s+(\w[\w.]*)" + _NAMES, re.MULTILINE)
 _IMPORT = re.compile(r"^[ \t]*import\s+([\w., \t]+)", re.MULTILINE)
 _LARGE = 1 << 22  # bytes of a file whose hash is kept from run to run
+# Files of settings, which name others; how long one may be, and how many it may name.
+_SETTINGS, _LONG, _MOST = {".json", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".txt"}, 1 << 16, 200
+_FILE = re.compile(r"[\w./-]{1,200}\.\w{1,20}\b")
 _NAME = re.compile(r"\w+")
 _TEXT = re.compile(r"""["']([^"'\n\\{}]{1,200})["']""")
 _ASKS = r"(?:environ(?:\.get)?\s*[\[(]|getenv\s*\()\s*"
@@ -71,7 +75,7 @@ def sources(path: Path) -> tuple[list[object], dict[str, str], dict[str, str]]:
     that are in every key (`LIBRARIES`) are left out.
     """
     walked = _walk(path)
-    found = sorted(walked.files.items(), key=lambda pair: pair[0])
+    found = sorted(walked.files.items(), key=lambda pair: _place(pair[0], path.resolve().parent))
     parsed = [p for _, p in found if p is not None]
     tops = {name.partition(".")[0] for p in parsed for name in p.absolute} - _KNOWN - {"fusebench"}
     versions = {top: _version(top) for top in sorted(tops)}
@@ -83,6 +87,14 @@ def sources(path: Path) -> tuple[list[object], dict[str, str], dict[str, str]]:
         {top: known for top, known in versions.items() if known},
         {name: os.environ.get(name, "") for name in sorted(variables)},
     )
+
+
+def _place(file: Path, beside: Path) -> tuple[str, str]:
+    """Where a file lies, seen from a plugin's folder: the same in another checkout and on another machine."""
+    if ROOT in file.parents:
+        return "fusebench", str(file.relative_to(ROOT))
+    way = os.path.relpath(file, beside)
+    return ("", way) if way.count("..") < 3 else (file.name, sha256_of(file))
 
 
 def sha256_of(file: Path) -> str:
@@ -111,7 +123,16 @@ def _walk(path: Path) -> _Walked:
             todo += _given(parsed.variables, file.parent)
             for name in parsed.absolute:
                 todo += _located(name.split("."), file.parent)
+        elif file.suffix in _SETTINGS and file.stat().st_size < _LONG:
+            todo += _named_by_settings(file)
     return walked
+
+
+def _named_by_settings(file: Path) -> Iterator[Path]:
+    """Files beside a file of settings that it names: ``{"weights": "w.npy"}``."""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    beside = (file.parent / name for name in dict.fromkeys(_FILE.findall(text)))
+    yield from islice((p.resolve() for p in beside if is_there(p)), _MOST)
 
 
 def _given(variables: Iterable[str], beside: Path) -> Iterator[Path]:
@@ -184,13 +205,21 @@ def _located(parts: list[str], beside: Path) -> list[Path]:
         return below if inside else []
     for folder in (beside, *_loaded_from(parts[0]), *map(Path, sys.path)):
         top = folder / parts[0]
-        if not (top.with_suffix(".py").is_file() or top.is_dir()):
+        compiled = [] if is_installed(folder) else _compiled(top)
+        if not (compiled or top.with_suffix(".py").is_file() or top.is_dir()):
             continue
         if is_installed(top):
             return []
         steps = [folder.joinpath(*parts[:n]) for n in range(1, len(parts) + 1)]
-        return [p.resolve() for step in steps for p in (step.with_suffix(".py"), step / "__init__.py")]
+        texts = [p.resolve() for step in steps for p in (step.with_suffix(".py"), step / "__init__.py")]
+        return [*compiled, *texts]
     return []
+
+
+def _compiled(top: Path) -> list[Path]:
+    """The extension modules of a name: of this Python and of others."""
+    found = (p for suffix in (".so", ".pyd") for p in top.parent.glob(f"{top.name}*{suffix}"))
+    return [p.resolve() for p in found if p.name.partition(".")[0] == top.name]
 
 
 def _loaded_from(top: str) -> list[Path]:

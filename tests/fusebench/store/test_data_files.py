@@ -17,6 +17,7 @@ FILES = (
     "w/sub/b.npy",
     "fold1/w.npy",
     "own.dat",
+    "fb_compiled.cpython-311-x86_64-linux-gnu.so",
     "no/z.npy",
     "../x.npy",
     "../shared/s.npy",
@@ -49,6 +50,14 @@ WAYS = {
     "parent, names of a list": ("for n in ['x.npy']: open(HERE.parent / n)", "../x.npy"),
     "dots": ("W = open(os.path.join(os.path.dirname(__file__), '..', 'x.npy'))", "../x.npy"),
     "folder of the parent": ("W = list((HERE.parent / 'shared').iterdir())", "../shared/s.npy"),
+    "folder of a variable": ("W = os.listdir(os.environ['FB_KEY_FOLDER'])", "w/a.npy"),
+    "below a variable": ("W = open(Path(os.getenv('FB_KEY_FOLDER')) / 'sub' / 'b.npy')", "w/sub/b.npy"),
+    "default of a variable": ("W = os.listdir(os.environ.get('FB_KEY_NONE', HERE / 'w'))", "w/a.npy"),
+    "file of settings": (
+        "import json\nW = open(HERE / json.load(open(HERE / 'settings.json'))['data'])",
+        "own.dat",
+    ),
+    "compiled": ("import fb_compiled", "fb_compiled.cpython-311-x86_64-linux-gnu.so"),
     "name of a variable": ("W = open(HERE / os.environ['FB_KEY_FILE'])", "own.dat"),
 }
 
@@ -60,12 +69,14 @@ def plug(tmp_path: Path) -> Path:
     for name in FILES:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("1")
+    (folder / "settings.json").write_text('{"data": "own.dat"}')
     return folder
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_file_that_is_read_counts(plug: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     monkeypatch.setenv("FB_KEY_FILE", "own.dat")
+    monkeypatch.setenv("FB_KEY_FOLDER", str(plug / "w"))
     said, file = WAYS[way]
     plugin = plug / "plugin.py"
     plugin.write_text(f"{TOP}{said}\n")
@@ -145,3 +156,18 @@ def test_a_tree_is_not_walked(plug: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for i in range(3):
         (plug / "w" / f"{i}.npy").write_text("1")
     assert source_files(plugin) == [plugin]
+
+
+def test_a_key_does_not_depend_on_where_helpers_lie(plug: Path, tmp_path: Path) -> None:
+    plugin = plug / "plugin.py"
+    plugin.write_text("import helper_p\n")
+    found = []
+    for place in ("a", "z"):  # before and behind the plugin's folder in the order of paths
+        helpers = tmp_path / place / "one" / "two" / "three"
+        helpers.mkdir(parents=True)
+        (helpers / "helper_p.py").write_text("W = 1\n")
+        with pytest.MonkeyPatch.context() as here:
+            here.syspath_prepend(helpers)
+            assert len(source_files(plugin)) == 2
+            found.append(source_key(plugin))
+    assert found[0] == found[1]
