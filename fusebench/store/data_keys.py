@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..errors import InputError
 from ..files import PACKAGE, located, portable, stamp
@@ -139,7 +141,10 @@ class _Teller:
             return [self(item, depth + 1) for item in value]
         if isinstance(value, (set, frozenset)):
             return sorted(str(self(item, depth + 1)) for item in value)
-        return self._object(value, depth + 1)
+        try:
+            return self._object(value, depth + 1)
+        except Exception:  # an object of a plugin's own may raise whatever it is asked
+            return type(value).__qualname__
 
     def _object(self, value: Any, depth: int) -> Any:
         if isinstance(value, partial):
@@ -150,12 +155,15 @@ class _Teller:
             return [*_code_of(value), self(value.__defaults__, depth), self(_enclosed(value), depth)]
         if isinstance(value, type):
             return value.__qualname__
-        if hasattr(value, "tobytes") and hasattr(value, "dtype"):
-            return [str(value.dtype), list(value.shape), hashlib.sha256(value.tobytes()).hexdigest()]
-        if hasattr(value, "numpy") and hasattr(value, "dtype"):
-            return self(value.detach().cpu().numpy(), depth)
-        held = {name: item for name, item in _held(value).items() if _is_said(value, name, item)}
-        return [type(value).__qualname__, self(held, depth)]
+        if hasattr(value, "detach"):  # a tensor, whose library is not imported to plan
+            value = value.detach().cpu().numpy()
+        if isinstance(value, (np.ndarray, np.generic)):
+            held = value.tolist() if value.dtype.hasobject else value.tobytes()
+            return [str(value.dtype), list(value.shape), self(held, depth)]
+        if hasattr(value, "to_dict"):  # a row of a table
+            return self(value.to_dict(), depth)
+        told = {name: item for name, item in _held(value).items() if _is_said(value, name, item)}
+        return [type(value).__qualname__, self(told, depth)]
 
 
 def _told_text(value: str | Path) -> Any:
@@ -171,6 +179,8 @@ def _told_text(value: str | Path) -> Any:
 
 
 def _held(value: Any) -> Mapping[str, Any]:
+    if is_dataclass(value):  # which may have slots
+        return {f.name: getattr(value, f.name) for f in fields(value)}
     found = getattr(value, "__dict__", None)
     return found if isinstance(found, dict) else {}
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from fusebench.case import Case, Pair, Volume
 from fusebench.dataset import Dataset
@@ -119,6 +121,16 @@ class Holder:
         return load()
 
 
+@dataclass(slots=True)
+class Slotted:
+    w: float
+
+
+class Rude:
+    def __getattr__(self, name: str) -> object:
+        raise RuntimeError(name)
+
+
 def enclosed(value: object) -> Callable[[], Pair]:
     return lambda: load(value)
 
@@ -133,6 +145,10 @@ def enclosed(value: object) -> Callable[[], Pair]:
         lambda w: partial(Holder.load, Holder(inner=Holder(w=w))),
         lambda w: partial(load, np.full(3000, w)),
         lambda w: partial(load, frozenset({w})),
+        lambda w: partial(load, np.array([w, None], object)),
+        lambda w: partial(load, torch.full((3000,), w)),
+        lambda w: partial(load, pd.Series({"w": w})),
+        lambda w: partial(load, Slotted(w)),
         enclosed,
     ],
 )
@@ -165,7 +181,18 @@ def test_what_a_dataset_fills_as_it_goes_does_not_count() -> None:
 def test_a_loader_of_any_kind_is_told() -> None:
     itself: list[object] = []
     itself.append(itself)
-    for odd in (itself, object(), open, Holder, b"x", {1: {2: 3}}, range(3), "x" * 9999 + "/", float("nan")):
+    for odd in (
+        itself,
+        object(),
+        Rude(),
+        open,
+        Holder,
+        b"x",
+        {1: {2: 3}},
+        range(3),
+        "x" * 9999 + "/",
+        float("nan"),
+    ):
         assert case_key(case(partial(load, odd)), KNOWN) == case_key(case(partial(load, odd)), KNOWN)
 
 
