@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def listing(folder: Path, depth: int = DEEPEST) -> Listing:
 
 
 def _below(folder: str, depth: int) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
+    with suppress(PermissionError), os.scandir(folder) as entries:
         for entry in entries:
             yield entry
             if depth and entry.is_dir() and not _SCRATCH.fullmatch(entry.name):

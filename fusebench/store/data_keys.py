@@ -19,7 +19,7 @@ import numpy as np
 from ..errors import InputError
 from ..files import PACKAGE, located, portable, stamp
 from .contents import content_of
-from .keys import Stamps, are_as_they_were, digest, path_of, source_key, source_paths
+from .keys import Stamps, are_as_they_were, core_key, digest, path_of, source_key, source_paths
 from .sources import sha256_of, source_files
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # What cases of plugins are nearly always read with; those of FuseBench have it in their fingerprints.
 _READER = PACKAGE / "images" / "read_write.py"
+# What makes a case of what a loader returns.
+_CASES = ("case.py", "arrays.py")
 _DEEPEST, _MOST = 8, 2000  # steps into what a loader holds, and values in it
 
 
@@ -77,7 +79,7 @@ def loading_of(cls: type, file: str = "") -> Loading:
     # A script names the files that it writes its results to as well.
     alone = bundled or cls.__module__ == "__main__"
     key = code if alone else digest([source_key(path) for path in (*paths, _READER)])
-    return Loading(key, bundled, names, code, watched)
+    return Loading(digest(key, core_key(_CASES)), bundled, names, code, watched)
 
 
 def _code(files: tuple[str, ...]) -> list[Path]:

@@ -98,7 +98,7 @@ def method_key(
         "source": [source_key(p) for p in paths] or f"{cls.__module__}.{cls.__qualname__}",
         "parameters": [stored, other],
         "files": [_file_key(f) for f in files],
-        "contract": _core_key(CONTRACT),
+        "contract": core_key(CONTRACT),
     }
     return digest(inputs)
 
@@ -137,7 +137,7 @@ def score_key(volume: str, protocol: str, metric: str, source: str) -> str:
 
 def scoring_key() -> str:
     """Key of the core files that decide a score, whatever the metric."""
-    return _core_key(SCORING)
+    return core_key(SCORING)
 
 
 @lru_cache(maxsize=8)
@@ -169,7 +169,7 @@ def source_key(path: Path) -> str:
     return digest(sources(path))
 
 
-def _core_key(names: tuple[str, ...]) -> str:
+def core_key(names: tuple[str, ...]) -> str:
     """Hash of files of the core, alone: what they import decides no number that these do not."""
     return digest([sha256_of(PACKAGE / name) for name in names])
 

@@ -98,8 +98,11 @@ def _place(file: Path, beside: Path) -> tuple[str, str]:
 
 
 def sha256_of(file: Path) -> str:
-    """`file_sha256`, remembered for as long as the file is not written to."""
-    return _sha256(file, stamp(file))
+    """`file_sha256`, remembered for as long as the file is not written to; "" of one that cannot be read."""
+    try:
+        return _sha256(file, stamp(file))
+    except OSError:  # another user's, or gone meanwhile
+        return ""
 
 
 @lru_cache(maxsize=1024)
