@@ -26,6 +26,17 @@ def plugin_folder(kind: str) -> Path:
     return (ROOT if (ROOT / "run_bench.py").exists() else PACKAGE) / kind
 
 
+def portable(path: Path) -> str:
+    """A path as a manifest has it: within this project it holds in another checkout too."""
+    full = path.resolve()
+    return str(full.relative_to(ROOT) if ROOT in full.parents else full)
+
+
+def located(text: str) -> Path:
+    """The path that `portable` tells, here."""
+    return ROOT / text
+
+
 def file_sha256(path: Path) -> str:
     """Return the sha256 of a file, as hexadecimal digits."""
     with path.open("rb") as handle:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from .arrays import grey
 from .errors import InputError
-from .files import is_file
 from .method_info import MethodInfo as MethodInfo
 from .method_info import Weights as Weights
+from .store.contents import files_named
 
 
 class Method:
@@ -95,11 +95,12 @@ class Method:
     def files(self) -> Sequence[Path]:
         """Files besides the source that decide what `fuse` returns: weights, and those that parameters name.
 
-        Override it for files that no parameter and no text of the source names.
+        Of a folder that a parameter names all count.  Override it for files that no parameter and no text of
+        the source names.
         """
         parameters = dict(self.parameters())
         given = parameters.pop("weights", None)  # a method of that name, as of `pca`, is no file
-        others = [Path(v) for v in parameters.values() if is_file(v)]
+        others = [file for value in parameters.values() for file in files_named(value)]
         if given:
             return [Path(str(given)), *others]
         shipped = self.describe().weights

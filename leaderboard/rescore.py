@@ -25,6 +25,7 @@ from fusebench.images.packed import unpack
 from fusebench.metric import MetricId, MetricInfo
 from fusebench.plugins import Plugins, find_plugins
 from fusebench.scoring.protocol import PROTOCOLS, READERS
+from fusebench.store.data_keys import data_key
 from fusebench.store.keys import fuse_key, libraries, score_key, scoring_key
 from fusebench.store.read_rows import read_log
 from fusebench.store.rows import Row
@@ -87,9 +88,11 @@ def code_of(plugins: Plugins, metrics: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def wanted_key(row: Row, method_key: str, options: Mapping[str, Any], plugins: Plugins) -> str:
-    """Key that a row of a method has, if it is of the present code."""
-    volume = fuse_key(method_key, row.fingerprint, row.seed, row.device, int(options.get("threads", 1)))
+def wanted_key(row: Row, method_key: str, manifest: Mapping[str, Any], plugins: Plugins) -> str:
+    """Key that a row of a method has, if it is of the present code; `manifest` is that of its run."""
+    data = data_key(row.fingerprint, row.group, str(manifest.get("dataset", {}).get("loading") or ""))
+    threads = int(manifest.get("options", {}).get("threads", 1))
+    volume = fuse_key(method_key, data, row.seed, row.device, threads)
     return score_key(
         volume, row.protocol, row.metric, metric_source(plugins, MetricId.parse(row.metric).name)
     )
@@ -212,9 +215,9 @@ def _keys(entry: Entry, plugins: Plugins) -> list[str]:
     """Rows whose key is not what their parts give: moved from another case, method or metric."""
     if known_by_files(entry.facts):
         return []  # their keys hold hashes of images that are not all here
-    key, options = str(entry.facts.get("key", "")), entry.manifest.get("options", {})
+    key = str(entry.facts.get("key", ""))
     for row in entry.rows:
-        if row.key != wanted_key(row, key, options, plugins):
+        if row.key != wanted_key(row, key, entry.manifest, plugins):
             return [f"the key of {row.metric} of {row.case} does not fit the row; was it edited?"]
     return []
 

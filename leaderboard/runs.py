@@ -150,6 +150,12 @@ def _merge(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
     merged = dict(manifests[-1])
     for part in ("methods", "metrics"):
         merged[part] = {k: v for m in manifests for k, v in m.get(part, {}).items()}
+    data = merged.get("dataset", {})
+    named = [m.get("dataset", {}) for m in manifests]
+    code = {d.get("loading") for d in named if d.get("name") == data.get("name")} - {None, ""}
+    if len(code) > 1:
+        doubt = "The runs loaded the cases with different code of the dataset: run all into one folder again."
+        merged["dataset"] = {**data, "doubts": [*data.get("doubts", ()), doubt]}
     return merged
 
 

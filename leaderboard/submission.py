@@ -62,8 +62,7 @@ def make_entry(
     asked = checked(About(name=name or method, method=method, authors=tuple(authors), **said), "entry")
     plugins = find_plugins()
     if not known_by_files(facts):
-        options = manifest.get("options", {})
-        other = sum(r.key != wanted_key(r, str(facts.get("key")), options, plugins) for r in mine)
+        other = sum(r.key != wanted_key(r, str(facts.get("key")), manifest, plugins) for r in mine)
         if other:
             raise InputError(
                 f"{run}: {other} of {len(mine)} rows of {method} were made by other code or libraries than "
@@ -107,7 +106,7 @@ def _shared(manifest: Mapping[str, Any], method: str) -> dict[str, Any]:
     if not known_by_files(facts):
         facts.pop("origin", None)
     facts["parameters"] = {k: v for k, v in (facts.get("parameters") or {}).items() if k != "weights"}
-    data = some("dataset", _DATASET)
+    data = some("dataset", (*_DATASET, "loading"))
     data["parameters"] = {
         k: v
         for k, v in (data.get("parameters") or {}).items()

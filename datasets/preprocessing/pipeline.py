@@ -24,7 +24,8 @@ from fusebench.images.foreground import foreground
 from fusebench.images.raw import PICTURES, RawImage, extension, image_files
 from fusebench.images.read_write import check_grid, intensity_range, read_mask, read_raw, scale
 from fusebench.store.cache import cache_dir, cached_arrays
-from fusebench.store.keys import content_key, minor_versions, remembered_sha256, source_key
+from fusebench.store.contents import remembered_sha256
+from fusebench.store.keys import content_key, minor_versions, source_key
 
 from .flirt import world_to_world
 from .grid import Image

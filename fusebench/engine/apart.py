@@ -107,7 +107,8 @@ class Apart:
         if sealed.fault:
             raise InputError(sealed.fault)
         with self._at_work(task, memory_mb) as child:
-            said = child.do("import", ("load", task.plugins, sealed.content, self._threads))
+            job = ("load", task.plugins, sealed.content, task.loading, self._threads)
+            said = child.do("import", job)
             fd = child.sent()
             try:
                 return opened(task.case, said, taken(fd, said.get("layout")))

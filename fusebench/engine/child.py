@@ -22,6 +22,7 @@ from ..files import is_installed
 from ..metric import MetricId
 from ..plugins import find_plugins
 from ..scoring.protocol import PROTOCOLS, ScoredImages
+from ..store.data_keys import Loading, check_loading
 from ..text import describe
 from .fusing import CopiedPair, Here, Image, seed_by, status_of, warm_up
 from .link import Link
@@ -108,11 +109,12 @@ class _Session:
             for fd in (into, *fds):
                 os.close(fd)
 
-    def load(self, plugins: Sequence[str], content: bytes, threads: int) -> None:
-        """Load a sealed case."""
+    def load(self, plugins: Sequence[str], content: bytes, loading: Loading, threads: int) -> None:
+        """Load a sealed case with the code of the plan."""
         try:
             torch.set_num_threads(threads)
             case = unsealed(plugins, content)
+            check_loading(loading, case.dataset)
             self._say(stage="load")
             seed_by(case)
             case.load()

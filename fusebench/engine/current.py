@@ -11,6 +11,7 @@ from ..case import Case
 from ..errors import FuseBenchError, InputError
 from ..metric import MetricId
 from ..plugins import Plugins
+from ..store.data_keys import Loading, case_key
 from ..store.keys import fuse_key, score_key
 from ..store.rows import Row
 from .made_of import GONE, OTHER_CODE, metric_source_now, what_changed
@@ -38,6 +39,8 @@ class Outdated:
         Manifest of the folder before this run.
     manifest : mapping
         The present one, which knows the methods and metrics of both.
+    loading : Loading
+        Of the dataset.
     """
 
     def __init__(
@@ -49,9 +52,12 @@ class Outdated:
         options: Options,
         before: Mapping[str, Any],
         manifest: Mapping[str, Any],
+        loading: Loading,
     ) -> None:
-        self._plugins, self._options = plugins, options
-        self._now = {(c.dataset, c.id): c.fingerprint for c in cases}
+        self._plugins, self._options, self._loading = plugins, options, loading
+        self._now = {(c.dataset, c.id): c for c in cases}
+        # A dataset may keep what it has loaded, which a key of now would be taken from as well.
+        self._data = {(t.case.dataset, t.case.id): t.data for t in tasks}
         self._methods = {m.name: m for m in methods}
         self._planned = {t.identity(s): s.key for t in tasks for s in t.scores}
         self._run_of_files = any(t.image for t in tasks)
@@ -62,13 +68,14 @@ class Outdated:
         self._volumes = cache(fuse_key)
 
     def __call__(self, row: Row) -> str:
-        fingerprint = self._now.get((row.dataset, row.case))
-        if fingerprint is None:
+        case = self._now.get((row.dataset, row.case))
+        if case is None:
             others = {dataset for dataset, _ in self._now}
             if row.dataset not in others:
                 return "of another dataset"
             return f"of cases that split {self._options.split} does not have"
-        if row.fingerprint not in ("", fingerprint):
+        data = self._data_of(case)
+        if row.fingerprint not in ("", self._loading.stated(case, data)):
             return OTHER_DATA
         if planned := self._planned.get(row.identity):
             return "" if planned == row.key else OTHER_CODE
@@ -77,15 +84,21 @@ class Outdated:
         if reason or not source:
             return reason or GONE
         if self._is_of_files(row.method):
-            return self._of_images(row, key, fingerprint, source)
+            return self._of_images(row, key, data, source)
         seed, device, threads = self._options.seed, self._options.device, self._options.threads
         if self._run_of_files:  # images are scored beside methods, whatever these were run with
             seed, device = row.seed, row.device
             threads = self._before.get("options", {}).get("threads", threads)
-        volume = self._volumes(key, fingerprint, seed, device, threads)
+        volume = self._volumes(key, data, seed, device, threads)
         return "" if score_key(volume, row.protocol, row.metric, source) == row.key else OTHER_CODE
 
-    def _of_images(self, row: Row, key: str, fingerprint: str, source: str) -> str:
+    def _data_of(self, case: Case) -> str:
+        name = case.dataset, case.id
+        if name not in self._data:
+            self._data[name] = case_key(case, self._loading)
+        return self._data[name]
+
+    def _of_images(self, row: Row, key: str, data: str, source: str) -> str:
         """The reason against a row of an image that was made elsewhere: the image is another, or gone."""
         from .from_files import WITH_FINDINGS, image_key  # numpy
 
@@ -93,7 +106,7 @@ class Outdated:
         if images is None:
             return GONE
         # The seed and the like are in the key, and decide nothing of an image.
-        volume = self._volumes(key, fingerprint, row.seed, row.device, self._threads(row.run))
+        volume = self._volumes(key, data, row.seed, row.device, self._threads(row.run))
         score = score_key(volume, row.protocol, row.metric, source)
         facts = self._manifest.get("metrics", {}).get(MetricId.parse(row.metric).name, {})
         second = images.get(row.case + WITH_FINDINGS)

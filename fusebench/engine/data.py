@@ -14,6 +14,7 @@ from ..dataset import Dataset
 from ..errors import FuseBenchError, InputError
 from ..parameters import create, signature
 from ..plugins import Plugins
+from ..store.data_keys import Loading, loading_of
 from ..store.keys import cases_key
 from ..text import plural, printable
 from .deadline import asking_dataset
@@ -117,6 +118,15 @@ def _count(dataset: Dataset, split: str) -> int:
             return len(dataset.cases(split))
     except InputError:  # how some datasets say that there are none
         return 0
+
+
+def dataset_loading(plugins: Plugins, dataset: Dataset) -> Loading:
+    """The code that loads the cases of a dataset, its plugin file included where it is a plugin's."""
+    name, cls = dataset.info.name, type(dataset)
+    known = plugins.datasets.entry(name) if name in plugins.datasets else None
+    # Another class may have the name of a plugin: then that one's file has no part in it.
+    is_plugin = known is not None and plugins.datasets.load(name) is cls
+    return loading_of(cls, str(known.path or "") if known and is_plugin else "")
 
 
 def left_out(dataset: Dataset) -> str:

@@ -24,7 +24,8 @@ from ..method_info import MethodInfo
 from ..metric import MetricId, MetricInfo
 from ..names import check_file_name
 from ..plugins import Plugins
-from ..store.keys import digest, remembered_sha256
+from ..store.contents import remembered_sha256
+from ..store.keys import digest
 from .spec import MethodSpec, Task
 
 # `Task.image` of a case without an image.

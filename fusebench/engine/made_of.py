@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FuseBenchError
-from ..files import ROOT
+from ..files import located, portable
 from ..plugins import Plugins
-from ..store.keys import remembered_sha256, source_key
+from ..store.contents import remembered_sha256
+from ..store.keys import source_key
 from .plan import metric_source
 from .spec import MethodSpec
 
@@ -25,15 +26,15 @@ def method_files(plugins: Plugins, specs: Iterable[MethodSpec]) -> dict[str, dic
     found: dict[str, dict[str, Any]] = {}
     for spec in specs:
         path = _method_path(plugins, spec.plugin)
-        hashes = {_portable(Path(file)): _sha256(Path(file)) for file, _ in spec.watched}
-        found[spec.name] = {"file": _portable(path) if path else "", "watched": hashes}
+        hashes = {portable(Path(file)): _sha256(Path(file)) for file, _ in spec.watched}
+        found[spec.name] = {"file": portable(path) if path else "", "watched": hashes}
     return found
 
 
 def metric_files(plugins: Plugins, names: Iterable[str]) -> dict[str, dict[str, str]]:
     """Source file of each metric."""
     paths = {name: plugins.metrics.entry(name).path for name in names}
-    return {name: {"file": _portable(path) if path else ""} for name, path in paths.items()}
+    return {name: {"file": portable(path) if path else ""} for name, path in paths.items()}
 
 
 def method_source(plugins: Plugins, plugin: str) -> str:
@@ -75,7 +76,7 @@ def what_changed(plugins: Plugins, plugin: str, source: object, kept: Mapping[st
     if path is not None and source and source_key(path) != source:
         return OTHER_CODE
     moved = path != then  # then the sources are known by the key alone
-    now = {file: _sha256(ROOT / str(file)) for file in watched if not (moved and str(file).endswith(".py"))}
+    now = {file: _sha256(located(str(file))) for file in watched if not (moved and str(file).endswith(".py"))}
     if any(sha256 and sha256 != watched[file] for file, sha256 in now.items()):
         return OTHER_CODE
     return "" if all(now.values()) else GONE
@@ -85,14 +86,8 @@ def _method_path(plugins: Plugins, plugin: str) -> Path | None:
     return plugins.methods.entry(plugin).path if plugin in plugins.methods else None
 
 
-def _portable(path: Path) -> str:
-    """A path as the manifest has it: within this project it holds in another checkout too."""
-    full = path.resolve()
-    return str(full.relative_to(ROOT) if ROOT in full.parents else full)
-
-
 def _located(text: object) -> Path | None:
-    return ROOT / text if isinstance(text, str) and text else None
+    return located(text) if isinstance(text, str) and text else None
 
 
 def _sha256(file: Path) -> str:

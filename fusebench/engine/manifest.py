@@ -44,7 +44,7 @@ _SHAPES: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
     "metric_files": {"file": str},
     "options": {"protocols": list, "metrics": list, "split": str, "device": str},
     OUTDATED: {"rows": list},
-    "dataset": {"name": str, "doubts": list, "left_out": str},
+    "dataset": {"name": str, "doubts": list, "left_out": str, "loading": str},
 }
 _HOW = ("run", "options", "git", "versions", "hardware", "dataset")
 

@@ -10,6 +10,7 @@ from ..case import Case
 from ..metric import MetricId, MetricInfo
 from ..plugins import Plugins
 from ..scoring.protocol import PROTOCOLS
+from ..store.data_keys import NOT_KNOWN, Loading, case_key
 from ..store.folder import RunFolder
 from ..store.keys import fuse_key, path_of, score_key, source_key
 from ..store.rows import Row
@@ -63,6 +64,7 @@ def make_plan(
     infos: Mapping[str, MetricInfo],
     options: Options,
     folder: RunFolder,
+    loading: Loading = NOT_KNOWN,
 ) -> list[Task]:
     """Cross methods, cases, protocols and metrics into tasks, case by case; imports no plugin.
 
@@ -70,6 +72,8 @@ def make_plan(
     ----------
     infos : mapping
         Of every metric that is `scored`, by name.
+    loading : Loading
+        Of the dataset.
     """
     ids = scored(options.protocols, options.metrics)
     sources = {name: metric_source(plugins, name) for name in infos}
@@ -87,8 +91,9 @@ def make_plan(
 
     tasks = []
     for index, case in enumerate(cases):
+        data = case_key(case, loading)
         for method in methods:
-            key = fuse_key(method.key, case.fingerprint, options.seed, options.device, options.threads)
+            key = fuse_key(method.key, data, options.seed, options.device, options.threads)
             tasks.append(
                 Task(
                     run=options.run,
@@ -105,6 +110,8 @@ def make_plan(
                     save=options.save == "all" or (options.save == "first" and index == 0),
                     plugins=plugins.paths,
                     split=options.split,
+                    data=data,
+                    loading=loading,
                 )
             )
     return tasks
@@ -141,6 +148,17 @@ def pending(tasks: Iterable[Task], rows: Iterable[Row]) -> list[tuple[Task, Coun
         if missing:
             todo.append((replace(task, scores=missing), Counter(reasons[s] for s in missing)))
     return todo
+
+
+def restated(tasks: Iterable[Task], rows: Iterable[Row]) -> list[Row]:
+    """Rows that stand, of cases that another split had when they were made: anew, as of the tasks' split."""
+    stored = {row.identity: row for row in rows}
+    found = []
+    for task in tasks:
+        mine = ((score, stored.get(task.identity(score))) for score in task.scores)
+        standing = [row for score, row in mine if row is not None and not _reason(score, row)]
+        found += [replace(row, split=task.split) for row in standing if row.split not in ("", task.split)]
+    return found
 
 
 def _reason(score: Score, row: Row | None) -> str:

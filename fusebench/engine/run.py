@@ -19,13 +19,14 @@ from ..errors import FuseBenchError, InputError, WorkerDied
 from ..names import check_name
 from ..plugins import Plugins, find_plugins, require_plugins
 from ..scoring.protocol import PROTOCOLS, default_protocols, require_scored
+from ..store.data_keys import Loading
 from ..store.folder import RunFolder
 from ..store.read_rows import read_log
 from ..store.rows import IDENTITY, OUTDATED, Row, as_table
 from ..store.run_store import RunStore
 from ..text import printable
 from .current import Outdated
-from .data import check_split, dataset_facts, left_out, open_dataset, split_cases
+from .data import check_split, dataset_facts, dataset_loading, left_out, open_dataset, split_cases
 from .deadline import asking_dataset, listing_seconds
 from .made_of import method_files, method_source, metric_files
 from .manifest import (
@@ -39,7 +40,7 @@ from .manifest import (
 from .order import in_tiers
 from .pace import Pace
 from .parcel import seal
-from .plan import Options, make_plan, pending
+from .plan import Options, make_plan, pending, restated
 from .pool import LocalPool, Result, default_jobs, default_memory_mb, may_have_gpu, run_here
 from .request import Observer, Request
 from .spec import Choice, Task
@@ -72,6 +73,8 @@ class Planned:
     manifest : dict
     pace : Pace
         What the tasks take.
+    loading : Loading
+        The code that loads the cases.
     """
 
     request: Request
@@ -86,6 +89,7 @@ class Planned:
     notes: tuple[str, ...]
     manifest: dict[str, Any]
     pace: Pace
+    loading: Loading
 
     @property
     def cases(self) -> list[Case]:
@@ -173,6 +177,9 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
         listed = split_cases(dataset, request.split)
         lost = left_out(dataset)
         facts = dataset_facts(dataset, request.split, listed, lost, request.data_options)
+    loading = dataset_loading(plugins, dataset)  # it may have made files of its own while listing
+    if loading.bundled:
+        facts["loading"] = loading.key
     cases = listed[: request.cases]
     if lost:
         observer.note(f"note: {lost}")
@@ -213,16 +220,18 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
         split=request.split,
     )
     jobs = default_jobs(found.device) if request.jobs is None else request.jobs
-    with asking_dataset(dataset.info.name, "sending its cases to workers", patience):
-        sent = [seal(case) for case in cases] if jobs or _is_dask(request) else cases
     if results is not None and request.results_dir:
         from .from_files import file_specs, file_tasks, folders_of
 
         found = replace(found, methods=file_specs(results, request.results_dir, request.fused_range))
-        tasks = make_plan(plugins, sent, found.methods, found.infos, options, folder)
+        tasks = make_plan(plugins, cases, found.methods, found.infos, options, folder, loading)
         tasks = file_tasks(tasks, results, found.infos, request.fused_range)
     else:
-        tasks = make_plan(plugins, sent, found.methods, found.infos, options, folder)
+        tasks = make_plan(plugins, cases, found.methods, found.infos, options, folder, loading)
+    if jobs or _is_dask(request):  # tasks, and their keys, are made of the cases themselves
+        with asking_dataset(dataset.info.name, "sending its cases to workers", patience):
+            sent = {id(case): seal(case) for case in cases}
+        tasks = [replace(task, case=sent[id(task.case)]) for task in tasks]
     manifest = describe_run(
         run=options.run,
         command=request.command,
@@ -252,7 +261,7 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
     notes = (lost,) if lost else ()
     pace = Pace(found.infos, jobs or 1)
     return Planned(
-        request, plugins, dataset, listed, found, options, tasks, folder, jobs, notes, manifest, pace
+        request, plugins, dataset, listed, found, options, tasks, folder, jobs, notes, manifest, pace, loading
     )
 
 
@@ -276,7 +285,9 @@ def execute(planned: Planned, pool: LocalPool, observer: Observer | None = None)
         if request.reuse == "force":
             todo = [replace(task, reuse=False) for task in planned.tasks]
         else:
-            todo = [task for task, _ in pending(planned.tasks, store.latest())]
+            known = list(store.latest())
+            todo = [task for task, _ in pending(planned.tasks, known)]
+            store.append(restated(planned.tasks, known))
         stored = sum(len(t.scores) for t in planned.tasks) - sum(len(t.scores) for t in todo)
         if request.reuse == "collect":
             todo = []
@@ -310,6 +321,7 @@ def execute(planned: Planned, pool: LocalPool, observer: Observer | None = None)
             planned.options,
             before,
             read_manifest(folder.path),
+            planned.loading,
         )
         table = store.consolidate(outdated)
         add_to_manifest(folder.path, **{OUTDATED: {"rows": store.outdated_marks}})

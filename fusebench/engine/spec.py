@@ -10,6 +10,7 @@ from ..case import Case
 from ..errors import InputError, PluginError
 from ..method_info import MethodInfo
 from ..plugins import Plugins, make_method
+from ..store.data_keys import NOT_KNOWN, Loading
 from ..store.keys import Stamps, are_as_they_were, digest, method_key, watched_files
 from ..store.rows import Row, Status
 from ..text import describe
@@ -92,6 +93,8 @@ class Task:
         The same made of the sources with findings; ":" where there is none.
     image_range : (float, float), optional
         Its values for 0 and 1; None: as the file says.
+    data : str
+        Key of the case with the code that loads it, `loading`; "" where its fingerprint has to do.
     patient : bool
         `timeout` is nobody's wish: it stretches on a machine that is slow or busy (`Pace.limited`).
     """
@@ -114,6 +117,13 @@ class Task:
     image_with: str = ""
     image_range: tuple[float, float] | None = None
     split: str = ""
+    data: str = ""
+    loading: Loading = NOT_KNOWN
+
+    @property
+    def data_key(self) -> str:
+        """What the sources are stored under."""
+        return self.data or self.case.fingerprint
 
     @property
     def label(self) -> str:
@@ -136,7 +146,7 @@ class Task:
             metric=score.metric,
             device=self.device,
             seed=self.seed,
-            fingerprint=self.case.fingerprint,
+            fingerprint=self.loading.stated(self.case, self.data),
             split=self.split,
             **values,
         )

@@ -17,6 +17,7 @@ from ..metric import Metric, MetricId, Trial
 from ..plugins import find_plugins
 from ..scoring.protocol import PROTOCOLS, ScoredImages, Truth
 from ..staying import is_ctrl_c
+from ..store.data_keys import check_loading
 from ..store.rows import Row
 from ..text import describe
 from .from_files import MISSING, fused_image
@@ -95,6 +96,7 @@ class TaskRunner:
         self._trial: tuple[str, Trial] | None = None
         self._shared: tuple[str, dict[Any, Any]] = "", {}  # of the case that was scored last
         self._sources: dict[str, str] = {}  # of the metrics that are imported here
+        self._loadings: set[str] = set()  # keys of the datasets that are imported here
         self._background = ThreadPoolExecutor(1, "store")
         self._storing: list[Future[None]] = []  # of the task at hand
         self._kept: set[tuple[Path, str]] = set()  # folders and contents of what stands beside fused volumes
@@ -121,6 +123,7 @@ class TaskRunner:
             self.stage("load")
             begin = time.perf_counter()
             case = task.case
+            self._check_loading(task)
             if case.is_foreign and not case.is_loaded:
                 with self.world.kept():
                     seed_by(case)
@@ -147,6 +150,12 @@ class TaskRunner:
                 if (s.protocol, s.metric) not in done
             ]
         return rows
+
+    def _check_loading(self, task: Task) -> None:
+        """Once, of the code that was imported here with the first case."""
+        if task.loading.key not in self._loadings:
+            check_loading(task.loading, task.case.dataset)
+            self._loadings.add(task.loading.key)
 
     def _fuse_and_score(
         self,

@@ -55,7 +55,7 @@ def save_fused(
 
             write_image(path.with_name(path.name.removesuffix(".nii.gz") + ".png"), fused, like=case.b)
         if sources:
-            store_sources(path.parent, case)
+            store_sources(path.parent, case, task.data_key)
 
 
 def save_sources(task: Task, *, sources: bool = True) -> None:
@@ -63,7 +63,7 @@ def save_sources(task: Task, *, sources: bool = True) -> None:
     path = Path(task.fused_path)
     with _said(path.parents[2]):
         if sources:
-            store_sources(path.parent, task.case)
+            store_sources(path.parent, task.case, task.data_key)
 
 
 def save_findings(task: Task, trial: Trial, fused_with: Image, *, sources: bool = True) -> None:
@@ -71,7 +71,7 @@ def save_findings(task: Task, trial: Trial, fused_with: Image, *, sources: bool 
     path, case = Path(task.fused_path), task.case
     folder = path.parent / "findings"
     rows = list(trial.table())
-    key, table = digest(case.fingerprint, rows), _table(rows)
+    key, table = digest(task.data_key, rows), _table(rows)
     beside = {**dict.fromkeys(SOURCES, key), _TABLE: hashlib.sha256(table).hexdigest()}
     with _said(path.parents[2]):
         if has_own_findings(task.method.name):
@@ -122,9 +122,9 @@ def _gzip(content: bytes) -> bytes:
     return packer.compress(content) + packer.flush()
 
 
-def store_sources(folder: Path, case: Case) -> None:
-    """Write the sources of a case, with colours of a picture and a known lesion, where they are not there."""
-    key, further = case.fingerprint, _further(case)
+def store_sources(folder: Path, case: Case, key: str) -> None:
+    """Write the sources of a case, with colours of a picture and a known lesion, unless they are there."""
+    further = _further(case)
     said = {"functional": case.functional, _BESIDE: dict.fromkeys(further, key)}
     for name, volume, role in zip(SOURCES, (case.a, case.b), case.roles, strict=True):
         path = folder / "sources" / f"{name}.nii.gz"
@@ -158,7 +158,7 @@ class Checked:
 
     def lost(self, task: Task) -> bool:
         """True if the fused volume of a task, or a source beside it, has to be stored again."""
-        path, key = Path(task.fused_path), task.case.fingerprint
+        path, key = Path(task.fused_path), task.data_key
         if noted(path, task.fuse_key) is None:
             return True
         folder = path.parent / "sources"

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..files import PACKAGE, atomic_path, file_sha256, stamp
-from .cache import cache_dir
+from ..files import PACKAGE, file_sha256, stamp
 from .sources import LIBRARIES, sha256_of, source_files, sources
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def method_key(
     InputError
         A file is missing.
     """
-    paths = _source_paths(cls, file)
+    paths = source_paths(cls, file)
     stored = dict(parameters)
     if "weights" in stored and (stored["weights"] is None or Path(str(stored["weights"])) in files):
         given = {k: v for k, v in (given or {}).items() if k != "weights"}
@@ -99,12 +98,12 @@ def method_key(
         "source": [source_key(p) for p in paths] or f"{cls.__module__}.{cls.__qualname__}",
         "parameters": [stored, other],
         "files": [_file_key(f) for f in files],
-        "contract": _core_key(CONTRACT),
+        "contract": core_key(CONTRACT),
     }
     return digest(inputs)
 
 
-def _source_paths(cls: type, file: str) -> list[Path]:
+def source_paths(cls: type, file: str) -> list[Path]:
     """The plugin file and that of the class, which may be another: the plugin sets up what it imports."""
     found = (Path(file) if file else None, path_of(cls))
     return list(dict.fromkeys(p.resolve() for p in found if p is not None))
@@ -112,7 +111,7 @@ def _source_paths(cls: type, file: str) -> list[Path]:
 
 def watched_files(cls: type, files: Sequence[Path], file: str = "") -> Stamps:
     """The files behind a `method_key` with their `stamp`s: while these stay, so does the key."""
-    found = dict.fromkeys(f for p in _source_paths(cls, file) for f in source_files(p))
+    found = dict.fromkeys(f for p in source_paths(cls, file) for f in source_files(p))
     return tuple((str(f), stamp(f)) for f in (*found, *files))
 
 
@@ -138,26 +137,7 @@ def score_key(volume: str, protocol: str, metric: str, source: str) -> str:
 
 def scoring_key() -> str:
     """Key of the core files that decide a score, whatever the metric."""
-    return _core_key(SCORING)
-
-
-def remembered_sha256(path: Path) -> str:
-    """sha256 of a large file; remembered in the cache for as long as the file is not written to."""
-    name = hashlib.sha256(f"{path.resolve()}\0{stamp(path)}".encode()).hexdigest()
-    memo = cache_dir("hashes", name[:2], name)
-    try:
-        known = memo.read_text()
-        if len(known) == 64:
-            return known
-    except OSError:
-        pass
-    found = file_sha256(path)
-    try:
-        with atomic_path(memo) as temporary:
-            temporary.write_text(found)
-    except OSError:
-        pass  # a cache that cannot be written costs time, nothing else
-    return found
+    return core_key(SCORING)
 
 
 @lru_cache(maxsize=8)
@@ -189,7 +169,7 @@ def source_key(path: Path) -> str:
     return digest(sources(path))
 
 
-def _core_key(names: tuple[str, ...]) -> str:
+def core_key(names: tuple[str, ...]) -> str:
     """Hash of files of the core, alone: what they import decides no number that these do not."""
     return digest([sha256_of(PACKAGE / name) for name in names])
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from glob import escape, iglob
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from itertools import islice
 from pathlib import Path
 
 from ..files import PACKAGE, ROOT, file_sha256, is_installed, stamp
 from . import syntax
+from .contents import PASSING, remembered_sha256
+from .data_files import Found, is_there, named
+from .places import Places
 
 # Libraries whose versions change numbers; they are in every key.
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-image", "PyWavelets")
@@ -29,10 +31,10 @@ _NAMES = r"\s+import\s*(?:\(([^)]*)\)|((?:\\\n|[^\n])+))"
 _RELATIVE = re.compile(r"\bfrom\s*(\.+)([\w.]*)" + _NAMES)
 _FROM = re.compile(r"^[ \t]*from\s+(\w[\w.]*)" + _NAMES, re.MULTILINE)
 _IMPORT = re.compile(r"^[ \t]*import\s+([\w., \t]+)", re.MULTILINE)
-_LONGEST, _FOLDERS, _MATCHES = 200, 8, 200  # characters of a name, folders to look in, files of a pattern
-_TELLING = re.compile(r"\w\.|\.\w|\w{3}")  # what a pattern has to hold, or it would match whatever lies there
-_PASSING = {".pyc", ".log", ".lock", ".tmp", ".pid"}  # beside a plugin, of which it is no part
-_SYSTEM = ("/proc/", "/sys/", "/dev/")  # another content at every look
+_LARGE = 1 << 22  # bytes of a file whose hash is kept from run to run
+# Files of settings, which name others; how long one may be, and how many it may name.
+_SETTINGS, _LONG, _MOST = {".json", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".txt"}, 1 << 16, 200
+_FILE = re.compile(r"[\w./-]{1,200}\.\w{1,20}\b")
 _NAME = re.compile(r"\w+")
 _TEXT = re.compile(r"""["']([^"'\n\\{}]{1,200})["']""")
 _ASKS = r"(?:environ(?:\.get)?\s*[\[(]|getenv\s*\()\s*"
@@ -48,61 +50,101 @@ class _Parsed:
 
     relative: tuple[Path, ...]  # where modules may lie
     absolute: tuple[str, ...]  # dotted names, of which the last may be no module
-    named: tuple[Path, ...]  # data files
     variables: frozenset[str]
+    texts: tuple[str, ...] = ()
+    places: Places | None = None  # None where its data files are not looked for
+
+
+@dataclass
+class _Walked:
+    """What a plugin consists of."""
+
+    files: dict[Path, _Parsed | None] = field(default_factory=dict)
+    folders: dict[Path, tuple[tuple[str, int], ...]] = field(default_factory=dict)  # as of `Found`
 
 
 def source_files(path: Path) -> list[Path]:
     """Return `path`, the plugin files that it imports, directly or not, and the data files that it names."""
-    return sorted(f for f, _ in _walk(path))
+    return sorted(_walk(path).files)
 
 
-def sources(path: Path) -> tuple[list[str], dict[str, str], dict[str, str]]:
+def sources(path: Path) -> tuple[list[object], dict[str, str], dict[str, str]]:
     """Hashes of `source_files`, versions of the libraries that they import, and variables that they read.
 
-    Libraries that are in every key (`LIBRARIES`) are left out.
+    Data files are with their names, and those that are too large to be read with their sizes.  Libraries
+    that are in every key (`LIBRARIES`) are left out.
     """
-    found = sorted(_walk(path), key=lambda pair: pair[0])
+    walked = _walk(path)
+    found = sorted(walked.files.items(), key=lambda pair: _place(pair[0], path.resolve().parent))
     parsed = [p for _, p in found if p is not None]
     tops = {name.partition(".")[0] for p in parsed for name in p.absolute} - _KNOWN - {"fusebench"}
     versions = {top: _version(top) for top in sorted(tops)}
     variables = {name for p in parsed for name in p.variables}
+    # A plugin may be called otherwise; a table that swaps its name with another is another.
+    hashes: list[object] = [sha256_of(f) if p is not None else (f.name, sha256_of(f)) for f, p in found]
     return (
-        [sha256_of(f) for f, _ in found],
+        [*hashes, *(sizes for _, sizes in sorted(walked.folders.items()) if sizes)],
         {top: known for top, known in versions.items() if known},
         {name: os.environ.get(name, "") for name in sorted(variables)},
     )
 
 
+def _place(file: Path, beside: Path) -> tuple[str, str]:
+    """Where a file lies, seen from a plugin's folder: the same in another checkout and on another machine."""
+    if ROOT in file.parents:
+        return "fusebench", str(file.relative_to(ROOT))
+    way = os.path.relpath(file, beside)
+    return ("", way) if way.count("..") < 3 else (file.name, sha256_of(file))
+
+
 def sha256_of(file: Path) -> str:
-    """`file_sha256`, remembered for as long as the file is not written to."""
-    return _sha256(file, stamp(file))
+    """`file_sha256`, remembered for as long as the file is not written to; "" of one that cannot be read."""
+    try:
+        return _sha256(file, stamp(file))
+    except OSError:  # another user's, or gone meanwhile
+        return ""
 
 
 @lru_cache(maxsize=1024)
 def _sha256(file: Path, _: tuple[int, ...]) -> str:
-    return file_sha256(file)
+    return file_sha256(file) if file.stat().st_size < _LARGE else remembered_sha256(file)
 
 
-def _walk(path: Path) -> Iterator[tuple[Path, _Parsed | None]]:
-    seen: set[Path] = set()
+def _walk(path: Path) -> _Walked:
+    walked = _Walked()
     todo = [path.resolve()]
     while todo:
         file = todo.pop()
-        if file in seen or not file.is_file():
+        if file in walked.files or not file.is_file():
             continue
-        seen.add(file)
-        parsed = _parsed(file, stamp(file)) if file.suffix == ".py" else None
-        yield file, parsed
+        parsed = walked.files[file] = _parsed(file, stamp(file)) if file.suffix == ".py" else None
         if parsed is not None:
             todo += (p.resolve() for p in parsed.relative if p.is_file())
-            todo += parsed.named
-            given = [Path(os.environ.get(name, "")) for name in sorted(parsed.variables)]
-            # A file without a suffix, or with a passing one, is more likely written to than read.
-            read = [p for p in given if p.suffix and p.suffix not in _PASSING]
-            todo += [p.resolve() for p in read if _is(p, Path.is_file)]
+            found = Found() if parsed.places is None else named(parsed.texts, parsed.places, file)
+            todo += found.files
+            walked.folders.update(found.folders)
+            todo += _given(parsed.variables, file.parent)
             for name in parsed.absolute:
                 todo += _located(name.split("."), file.parent)
+        elif file.suffix in _SETTINGS and file.stat().st_size < _LONG:
+            todo += _named_by_settings(file)
+    return walked
+
+
+def _named_by_settings(file: Path) -> Iterator[Path]:
+    """Files beside a file of settings that it names: ``{"weights": "w.npy"}``."""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    beside = (file.parent / name for name in dict.fromkeys(_FILE.findall(text)))
+    yield from islice((p.resolve() for p in beside if is_there(p)), _MOST)
+
+
+def _given(variables: Iterable[str], beside: Path) -> Iterator[Path]:
+    """Files that environment variables name, in full, in the working folder or beside the plugin."""
+    for name in sorted(variables):
+        given = Path(os.environ.get(name, ""))
+        # A file without a suffix, or with a passing one, is more likely written to than read.
+        if given.suffix and given.suffix not in PASSING:
+            yield from (p.resolve() for p in (given, beside / given) if is_there(p))
 
 
 @lru_cache(maxsize=1024)
@@ -110,7 +152,7 @@ def _parsed(file: Path, _: tuple[int, ...]) -> _Parsed:
     text = file.read_text(encoding="utf-8", errors="replace")
     bundled = ROOT in file.parents
     # A tree takes twenty times as long as the patterns, so bundled files are parsed where these may fail.
-    said = syntax.read(text) if not bundled or _is_unusual(text) else None
+    said = syntax.read(text, file) if not bundled or _is_unusual(text) else None
     text = _COMMENT.sub("", text)
     # What looks like an import in a text does no harm, and may be one that is run.
     imports = [*_imports_by_pattern(text), *(said.imports if said else ())]
@@ -131,11 +173,12 @@ def _parsed(file: Path, _: tuple[int, ...]) -> _Parsed:
     if said:
         variables |= said.variables
         absolute += [m for m in sorted(said.maybe_modules) if _is_module(file.parent / m.partition(".")[0])]
-    # Bundled plugins name their files to `Method.files`.
-    texts = {} if bundled else dict.fromkeys([*_TEXT.findall(text), *sorted(said.texts if said else ())])
-    named = [] if bundled else _named(texts, file)
-    wanted = (name for name in dict.fromkeys(absolute) if name.partition(".")[0] not in _KNOWN)
-    return _Parsed(tuple(relative), tuple(wanted), tuple(named), frozenset(variables))
+    wanted = tuple(name for name in dict.fromkeys(absolute) if name.partition(".")[0] not in _KNOWN)
+    parsed = _Parsed(tuple(relative), wanted, frozenset(variables))
+    if bundled:  # these name their files to `Method.files`
+        return parsed
+    texts = dict.fromkeys([*_TEXT.findall(text), *sorted(said.texts if said else ())])
+    return replace(parsed, texts=tuple(texts), places=said.places if said else Places())
 
 
 def _is_unusual(text: str) -> bool:
@@ -165,13 +208,21 @@ def _located(parts: list[str], beside: Path) -> list[Path]:
         return below if inside else []
     for folder in (beside, *_loaded_from(parts[0]), *map(Path, sys.path)):
         top = folder / parts[0]
-        if not (top.with_suffix(".py").is_file() or top.is_dir()):
+        compiled = [] if is_installed(folder) else _compiled(top)
+        if not (compiled or top.with_suffix(".py").is_file() or top.is_dir()):
             continue
         if is_installed(top):
             return []
         steps = [folder.joinpath(*parts[:n]) for n in range(1, len(parts) + 1)]
-        return [p.resolve() for step in steps for p in (step.with_suffix(".py"), step / "__init__.py")]
+        texts = [p.resolve() for step in steps for p in (step.with_suffix(".py"), step / "__init__.py")]
+        return [*compiled, *texts]
     return []
+
+
+def _compiled(top: Path) -> list[Path]:
+    """The extension modules of a name: of this Python and of others."""
+    found = (p for suffix in (".so", ".pyd") for p in top.parent.glob(f"{top.name}*{suffix}"))
+    return [p.resolve() for p in found if p.name.partition(".")[0] == top.name]
 
 
 def _loaded_from(top: str) -> list[Path]:
@@ -196,52 +247,3 @@ def _version(top: str) -> str:
 @lru_cache(maxsize=1)
 def _distributions() -> Mapping[str, list[str]]:
     return packages_distributions()  # reads a file of every installed package
-
-
-def _named(texts: Iterable[str], file: Path) -> list[Path]:
-    """Files that are there, beside a plugin or in the working folder, of the names that its texts hold.
-
-    Namesakes of the plugin beside it are among them.
-    """
-    found = [
-        p for p in file.parent.glob(f"{escape(file.stem)}.*") if p.is_file() and p.suffix not in _PASSING
-    ]
-    names = [t for t in texts if 0 < len(t) <= _LONGEST and not {"\n", "\0"} & {*t}]
-    folders = [file.parent]  # and those below it that a text names: `here / "data" / "table.csv"`
-    for name in names:
-        folder = file.parent / name.strip("/")
-        if (
-            len(folders) <= _FOLDERS
-            and ".." not in name
-            and folder not in folders
-            and _is(folder, Path.is_dir)
-        ):
-            folders.append(folder)
-    for name in names:
-        found += [p for p in (file.parent / os.path.expanduser(name),) if _is(p, Path.is_file)]
-        if "." in name:  # in the working folder, where a bare word is more likely to be there by chance
-            found += [p for p in (Path(name),) if _is(p, Path.is_file)]
-        # `folder + "/table.csv"`, `f"{folder}/table.csv"`
-        below = name.removeprefix("*").lstrip("/") if name.startswith(("/", "*/")) else name
-        for folder in folders:
-            found += [p for p in (folder / below,) if _is(p, Path.is_file)]
-            if {*"*?["} & {*below} and _TELLING.search(below):
-                found += _matching(below, folder)
-    return [p.resolve() for p in dict.fromkeys(found)]
-
-
-def _matching(pattern: str, folder: Path) -> Iterator[Path]:
-    """Files below a folder that match a pattern; two folders deep at most."""
-    for each in {pattern.replace("**/", ""), pattern.replace("**", "*")}:
-        if each.count("/") <= 2 and not each.startswith("/"):
-            matches = (folder / name for name in sorted(iglob(each, root_dir=folder)))
-            yield from islice((p for p in matches if p.suffix != ".pyc" and _is(p, Path.is_file)), _MATCHES)
-
-
-def _is(path: Path, kind: Callable[[Path], bool]) -> bool:
-    if str(path).startswith(_SYSTEM):
-        return False
-    try:
-        return kind(path)
-    except (OSError, ValueError):  # a text that cannot be a path
-        return False

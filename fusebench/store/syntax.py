@@ -7,6 +7,10 @@ import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import places
+from .places import Places
 
 IMPORTERS = ("import_module", "__import__", "run_module", "find_spec")
 ENVIRONMENT = ("environ", "getenv")
@@ -26,14 +30,18 @@ class Said:
     maybe_modules: set[str] = field(default_factory=set)  # where it imports by name: its dotted texts
     texts: set[str] = field(default_factory=set)  # as they stand, with "*" for what is filled in
     variables: set[str] = field(default_factory=set)
+    places: Places = field(default_factory=Places)
 
 
-def read(text: str) -> Said | None:
-    """Return what `text` says; None where it is no Python."""
+def read(text: str, file: Path) -> Said | None:
+    """Return what `text` says, which `file` holds; None where it is no Python."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _read(ast.parse(text), text)
+            tree = ast.parse(text)
+            said = _read(tree, text)
+            said.places = places.read(tree, str(file))
+            return said
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 

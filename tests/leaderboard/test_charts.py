@@ -156,7 +156,7 @@ def test_a_second_source_that_shows_no_function_gives_no_colour(tmp_path: Path) 
     modes = []
     for functional in (True, False):
         case = Case("c", "set", "g", "0", partial(flat_pair, 0.5), meta={"functional": functional})
-        store_sources(tmp_path / "fused" / "set" / "c", case)
+        store_sources(tmp_path / "fused" / "set" / "c", case, case.fingerprint)
         keep(tmp_path / "fused" / "set" / "c" / "average.nii.gz", np.full((6, 5, 4), 0.5, np.float32))
         path = contact.of_run(tmp_path)
         assert path is not None

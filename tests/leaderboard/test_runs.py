@@ -66,3 +66,16 @@ def test_cases_of_other_data_are_not_compared(tmp_path: Path) -> None:
     new = runs.load([of_data(tmp_path / "new", "a", "new")])
     with pytest.raises(InputError, match=r"of other data than .*base in every case that both have \(4\)"):
         regression.compare(base, new)
+
+
+def test_runs_that_loaded_their_cases_with_other_code_say_so(tmp_path: Path) -> None:
+    said = []
+    for name, method, code in (("one", "a", "x"), ("two", "b", "x"), ("three", "c", "y"), ("four", "d", "")):
+        rows, manifest = make_run({method: 1.0}, cases=2)
+        manifest["dataset"]["loading"] = code
+        said.append(write_run(tmp_path / name, rows, manifest))
+    one, two, three, four = said
+    for folders, doubted in (([one, two, four], False), ([one, two, three], True)):
+        report.write(folders, tmp_path / "site", figures=False)
+        board = (tmp_path / "site" / "tables" / "phantom-volume.md").read_text()
+        assert ("different code of the dataset" in board) == doubted

@@ -38,6 +38,25 @@ from fusebench.metric import MetricInfo, metric
 def own(triple, part, variant):
     return triple.fused.new_full((len(triple),), {value})
 """
+DATASET = """
+from functools import partial
+from pathlib import Path
+import numpy as np
+from fusebench.case import Case, Pair, Volume
+from fusebench.dataset import Dataset, DatasetInfo
+
+def load(seed, file):
+    a, b = np.random.default_rng(seed).random((2, 8, 8, 8), dtype=np.float32)
+    scale = np.float32(float(Path(file).read_text()))
+    return Pair(Volume(a * scale), Volume(b * np.float32({value})), a >= 0)
+
+class Edited(Dataset):
+    info = DatasetInfo(name="edited", summary="the same fingerprints always", splits=("test", "val"))
+
+    def cases(self, split="test"):
+        file = Path(__file__).parent / "scale" / "value"
+        return [Case(f"c{i}", "edited", f"g{i}", f"f{i}", partial(load, i, str(file))) for i in range(2)]
+"""
 
 
 @pytest.fixture
@@ -157,3 +176,63 @@ def test_a_lost_table_brings_no_outdated_rows_back(bench: Bench, tmp_path: Path)
         after = read_rows(run).sort_values(order)[[*order, "value"]].to_numpy().tolist()
         assert after == before
     assert len(read_rows(run / "rows.jsonl")) == 4
+
+
+@pytest.fixture
+def edited(tmp_path: Path) -> list[str]:
+    """Arguments for a dataset of two cases, ``edited.py``, whose fingerprints do not say what they hold."""
+    (tmp_path / "scale").mkdir()
+    write(tmp_path / "scale" / "value", "1")
+    plugin = write(tmp_path / "edited.py", DATASET.replace("{value}", "1"))
+    return ["--plugin", str(plugin), "--dataset", "edited"]
+
+
+@pytest.mark.parametrize("jobs", ["0", "1"])
+def test_rows_follow_the_dataset(
+    bench: Bench, rows: Rows, board: Callable[[], str], tmp_path: Path, edited: list[str], jobs: str
+) -> None:
+    run = ("--methods", "healthy", "--jobs", jobs, *edited)
+    found = []
+    for change in ("", "", "code", "file"):
+        if change == "code":
+            write(tmp_path / "edited.py", DATASET.replace("{value}", "0.5"))
+        elif change == "file":
+            write(tmp_path / "scale" / "value", "0.25")
+        assert bench(*run) == 0
+        found.append(rows())
+        assert set(found[-1].status) == {"ok"}
+    first, again, code, file = ({(r.case, r.key, r.value) for r in table.itertuples()} for table in found)
+    assert first == again and not first & code and not code & file
+    assert not set(found[0].fingerprint) & set(found[2].fingerprint), "so that a board of two runs says so"
+    write(tmp_path / "scale" / "value", "0.5")
+    assert bench("--methods", "average", *edited) == 0
+    assert set(rows().method) == {"average"}
+    assert "Left out, made from other data of the same cases: healthy (2)" in board()
+
+
+def test_images_from_files_follow_the_dataset(
+    score: Bench, rows: Rows, images: Callable[[int], list[str]], tmp_path: Path, edited: list[str]
+) -> None:
+    given = images(0)
+    for i in range(2):
+        (tmp_path / "theirs" / "net" / f"case000{i}.nii.gz").rename(
+            tmp_path / "theirs" / "net" / f"c{i}.nii.gz"
+        )
+    (tmp_path / "theirs" / "net" / "case0002.nii.gz").unlink()
+    assert score(*given, *edited) == 0
+    before = rows()
+    write(tmp_path / "edited.py", DATASET.replace("{value}", "0.5"))
+    assert score(*given, *edited) == 0
+    assert not set(before.key) & set(rows().key) and not set(before.value) & set(rows().value)
+
+
+def test_a_case_of_two_splits_is_on_the_board_of_each(
+    bench: Bench, rows: Rows, board: Callable[[], str], edited: list[str]
+) -> None:
+    first = None
+    for split in ("test", "val", "test"):
+        assert bench("--methods", "healthy", "--split", split, *edited) == 0
+        made = rows()[["value", "fuse_seconds"]].to_numpy().tolist()
+        assert set(rows().split) == {split} and "2/2" in board()
+        assert made == (first or made), "made once"
+        first = made

@@ -18,7 +18,7 @@ import pytest
 from fusebench.cli import main
 from fusebench.files import file_sha256
 from fusebench.store.cache import cache_dir, cached_arrays
-from fusebench.store.keys import remembered_sha256
+from fusebench.store.contents import remembered_sha256
 from fusebench.store.read_rows import read_log
 
 from ..conftest import Bench

@@ -15,13 +15,13 @@ from fusebench.errors import InputError
 from fusebench.method import Method, MethodInfo
 from fusebench.plugins import find_plugins
 from fusebench.store import keys, sources
+from fusebench.store.contents import remembered_sha256
 from fusebench.store.keys import (
     are_as_they_were,
     cases_key,
     fuse_key,
     method_key,
     minor_versions,
-    remembered_sha256,
     score_key,
     source_key,
     watched_files,
@@ -353,17 +353,21 @@ def test_minor_versions_leave_the_last_number_away() -> None:
     assert len(numpy.split(".")) == 2 and absent == ""
 
 
-def test_a_method_depends_on_the_content_of_a_file_that_a_parameter_names(tmp_path: Path) -> None:
+@pytest.mark.parametrize("inside", ["", "folder"])
+def test_a_method_depends_on_the_content_of_a_file_that_a_parameter_names(
+    tmp_path: Path, inside: str
+) -> None:
     class Tabled(Method):
         info = MethodInfo(name="tabled", summary="x")
 
         def __init__(self, *, table: str = "none", kind: str = "a.b") -> None:
             self.table, self.kind = table, kind
 
-    table = tmp_path / "table"
+    table = tmp_path / inside / "table"
+    table.parent.mkdir(exist_ok=True)
     table.write_text("1")
     assert Tabled().files() == []
-    made = Tabled(table=str(table))
+    made = Tabled(table=str(tmp_path / inside if inside else table))
     before = method_key(Tabled, made.parameters(), made.files())
     table.write_text("2")
     assert made.files() == [table]
