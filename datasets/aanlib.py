@@ -285,10 +285,13 @@ def uptake(rgb: NDArray[Any]) -> NDArray[np.float64]:
         More than 1 % of the pixels are not colours of the ramp (resized, or JPEG, or another ramp).
     """
     colours, where = np.unique(rgb.reshape(-1, 3), axis=0, return_inverse=True)
-    distance = np.abs(colours[:, None, :].astype(int) - pet_ramp()[None].astype(int)).max(axis=2)
-    index = distance.argmin(axis=1)
+    ramp = pet_ramp()[None].astype(int)
+    index, distance = np.zeros((2, len(colours)), int)
+    for start in range(0, len(colours), 4096):  # a large photograph has millions of colours
+        apart = np.abs(colours[start : start + 4096, None].astype(int) - ramp).max(axis=2)
+        index[start : start + 4096], distance[start : start + 4096] = apart.argmin(axis=1), apart.min(axis=1)
     where = where.ravel()
-    off = float((distance.min(axis=1)[where] > 8).mean())
+    off = float((distance[where] > 8).mean())
     if off > 0.01:
         raise InputError(
             f"{off:.0%} of the pixels are not colours of the AANLIB PET ramp; use pet=luminance, "

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import stat
 import sysconfig
 import uuid
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from io import BufferedReader
 from pathlib import Path
 
 from .errors import InputError
@@ -26,9 +29,51 @@ def plugin_folder(kind: str) -> Path:
     return (ROOT if (ROOT / "run_bench.py").exists() else PACKAGE) / kind
 
 
+# Bytes of a file of text: lists, tables, notes.  Nobody writes more, and a hole in a file costs nothing.
+MOST_TEXT = 256 << 20
+
+
+def open_plain(path: Path) -> BufferedReader:
+    """Open a file for reading; every file that may be anybody's is opened here.
+
+    Raises
+    ------
+    OSError
+        It cannot be read, or is a pipe, a socket or a device, which may keep its reader waiting for ever, or
+        a folder.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "is a folder, a pipe or a device, and no file", str(path))
+    return path.open("rb")
+
+
+def read_bytes(path: Path, most: int = MOST_TEXT) -> bytes:
+    """The content of a plain file.
+
+    Raises
+    ------
+    OSError
+        As of `open_plain`, or it is longer than `most` bytes.
+    """
+    with open_plain(path) as handle:
+        if os.fstat(handle.fileno()).st_size > most:
+            raise OSError(errno.EFBIG, f"is larger than {max(1, most >> 20)} MiB", str(path))
+        return handle.read(most)
+
+
+def read_text(path: Path, most: int = MOST_TEXT, encoding: str = "utf-8") -> str:
+    """The text of a plain file; see `read_bytes`.
+
+    Raises
+    ------
+    OSError, UnicodeDecodeError
+    """
+    return read_bytes(path, most).decode(encoding)
+
+
 def file_sha256(path: Path) -> str:
     """Return the sha256 of a file, as hexadecimal digits."""
-    with path.open("rb") as handle:
+    with open_plain(path) as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 

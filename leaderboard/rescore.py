@@ -20,7 +20,7 @@ from fusebench.engine.from_files import WITH_FINDINGS
 from fusebench.engine.plan import metric_source
 from fusebench.engine.request import Request
 from fusebench.errors import FuseBenchError, InputError
-from fusebench.files import write_text
+from fusebench.files import open_plain, write_text
 from fusebench.images.packed import unpack
 from fusebench.metric import MetricId, MetricInfo
 from fusebench.plugins import Plugins, find_plugins
@@ -268,7 +268,8 @@ def _copy(path: Path, target: Path, case: Case) -> None:
     """Copy a volume that unpacks to no more than one of this case can."""
     voxels = int(np.prod(case.a.shape))
     try:
-        content, _ = unpack(path.read_bytes(), 8 * voxels + (1 << 20))
+        with open_plain(path) as packed:
+            content, _ = unpack(packed, 8 * voxels + (1 << 20))
     except Exception as error:  # too much, truncated, or no gzip: zlib raises nearly anything
         raise InputError(f"volumes/{path.name}: not a volume of {case.id} ({type(error).__name__})") from None
     if not content:

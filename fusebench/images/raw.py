@@ -14,6 +14,7 @@ from nibabel import orientations
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..files import open_plain
 from ..text import printable
 
 NIFTI = (".nii", ".nii.gz")
@@ -105,7 +106,7 @@ def folder_images(folder: Path, wanted: Container[str] | None = None) -> dict[st
 
 def header_text(path: Path) -> str:
     """The header of an MHA or NRRD file; of an MHA the voxels behind it too, which match nothing."""
-    with path.open("rb") as handle:
+    with open_plain(path) as handle:
         head = handle.read(HEADER_BYTES).replace(b"\r\n", b"\n")
     if head.startswith(b"NRRD"):
         head = head.split(b"\n\n")[0]  # what follows is voxels
