@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import stat
 import sysconfig
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 from .errors import InputError
 
@@ -69,6 +71,22 @@ def read_text(path: Path, most: int = MOST_TEXT, encoding: str = "utf-8") -> str
     OSError, UnicodeDecodeError
     """
     return read_bytes(path, most).decode(encoding)
+
+
+def read_json(path: Path, most: int = MOST_TEXT) -> Any:
+    """What a plain file of JSON holds; see `read_bytes`.
+
+    Raises
+    ------
+    OSError
+    ValueError
+        It is not JSON, or nested too deeply.
+    """
+    content = read_bytes(path, most)
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def file_sha256(path: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
-from fusebench.engine.manifest import protocol_order, read_manifest
+from fusebench.engine.manifest import checked_manifest, protocol_order, read_manifest
 from fusebench.errors import InputError
 from fusebench.store.read_rows import read_rows
 from fusebench.store.rows import IDENTITY
@@ -158,6 +158,10 @@ def _manifest(folder: Path) -> dict[str, Any]:
         stored = (pq.read_schema(folder).metadata or {}).get(METADATA)
         if stored is None:
             raise InputError(f"{folder}: not made by `history add`; give the run folder itself")
-        facts: dict[str, Any] = json.loads(stored)
-        return facts
+        remedy = "delete it and add the run again with `history add`"
+        try:
+            facts = json.loads(stored)
+        except (ValueError, RecursionError):
+            raise InputError(f"{folder}: what it says of its run is not JSON; {remedy}") from None
+        return checked_manifest(facts, folder, remedy)
     return read_manifest(folder)

@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import InputError
-from ..files import ROOT, atomic_path
+from ..files import ROOT, atomic_path, read_json
 from ..metric import ARROWS, MetricInfo
 from ..store.folder import RunFolder
 from ..store.rows import OUTDATED
@@ -46,6 +46,7 @@ _SHAPES: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
     OUTDATED: {"rows": list},
     "dataset": {"name": str, "doubts": list, "left_out": str},
 }
+_AGAIN = "delete it and run again, rows.jsonl is kept"
 _HOW = ("run", "options", "git", "versions", "hardware", "dataset")
 
 
@@ -163,26 +164,45 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         It is not there, or not a manifest.
     """
     path = RunFolder(folder).manifest
-    if path.exists() and not path.is_file():  # a pipe would be waited for
+    if path.exists() and not path.is_file():
         raise InputError(f"{path}: no file; remove it and run again")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; is {folder} a run folder?") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}); delete it and run again") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}); {_AGAIN}") from None
+    return checked_manifest(content, path)
+
+
+def checked_manifest(content: Any, path: Path, remedy: str = _AGAIN) -> dict[str, Any]:
+    """`content`, if its facts are of the kinds that the rest of the program takes them for.
+
+    Parameters
+    ----------
+    content
+        What the file at `path` holds.
+    path : Path
+    remedy : str
+        What a user can do.
+
+    Raises
+    ------
+    InputError
+        They are not.
+    """
     parts = [content, *(content.get(p, {}) for p in _PARTS)] if isinstance(content, dict) else [content]
     named = [
         facts for part in parts[1 : 1 + len(_NAMED)] if isinstance(part, dict) for facts in part.values()
     ]
     if not all(isinstance(part, dict) for part in (*parts, *named)):
-        raise InputError(f"{path} is no manifest of a run; delete it and run again")
+        raise InputError(f"{path} is no manifest of a run; {remedy}")
     for part, shape in _SHAPES.items():
         facts = content.get(part, {})
         for one in facts.values() if part in _NAMED else [facts]:
             wrong = _wrong(one, shape)
             if wrong:
-                raise InputError(f"{path} is no manifest of a run ({part}: {wrong}); delete it and run again")
+                raise InputError(f"{path} is no manifest of a run ({part}: {wrong}); {remedy}")
     found: dict[str, Any] = _printable(content)
     return found
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..case import Case, Volume
 from ..errors import FuseBenchError
-from ..files import atomic_path, file_sha256, read_text, stamp, write_text
+from ..files import atomic_path, file_sha256, read_json, stamp, write_text
 from ..metric import Trial
 from ..store.cache import cache_dir
 from ..store.keys import digest
@@ -207,7 +207,7 @@ def noted(path: Path, key: str) -> dict[str, Any] | None:
     memo = _memo(path, key)
     if memo is not None:
         with suppress(OSError, ValueError):
-            known = json.loads(read_text(memo))
+            known = read_json(memo)
             if isinstance(known, dict):
                 return known
     found = read_stored(path, key)

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from ..errors import InputError
-from ..files import atomic_path, file_sha256, refuse_foreign
+from ..files import atomic_path, file_sha256, open_plain, refuse_foreign
 from ..text import cell
 from .folder import BOARD_SUFFIXES, RunFolder
 from .read_rows import LONGEST_LINE, parse_row, read_log
@@ -187,7 +187,7 @@ def _check_ours(folder: Path) -> None:
     if linked:
         raise InputError(f"{folder}: {linked[0]} is a link to another file; give another --out")
     try:
-        with log.open("rb") as handle:
+        with open_plain(log) as handle:
             first = handle.readline(LONGEST_LINE)
     except FileNotFoundError:
         boards = [p.name for p in folder.glob("leaderboard-*") if p.suffix[1:] in BOARD_SUFFIXES]
