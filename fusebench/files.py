@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import stat
 import sysconfig
 import uuid
@@ -147,6 +148,26 @@ def write_text(target: Path, text: str) -> None:
     """Write a text beside `target` and move it into place: no reader sees half of it, no link is followed."""
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Temporary folder in `target`, what is in it moves there when the block ends without an error.
+
+    Else `target` is as it was: not there, or empty.
+    """
+    is_new = not target.exists()
+    temporary = target / f".{uuid.uuid4().hex}.tmp"
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for made in sorted(temporary.iterdir()):
+            os.replace(made, target / made.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if is_new:
+            with contextlib.suppress(OSError):  # it is not empty, or was never made
+                target.rmdir()
 
 
 @contextlib.contextmanager

@@ -108,7 +108,6 @@ def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
 
 def _unpacked(path: Path) -> tuple[pd.DataFrame, dict[bytes, bytes]]:
     """A Parquet file, and what its header says besides."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
@@ -122,7 +121,9 @@ def _unpacked(path: Path) -> tuple[pd.DataFrame, dict[bytes, bytes]]:
             raise ValueError(f"no table of rows, it lacks {', '.join(missing)}")
         table: pd.DataFrame = packed.to_pandas(ignore_metadata=True)  # a stranger's says anything
         return _as_rows(table), packed.schema.metadata or {}
-    except (OSError, ValueError, TypeError, OverflowError, pa.ArrowException) as error:
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # of a stranger's file, pyarrow and pandas raise nearly anything
         reason = reason_of(error) if isinstance(error, OSError) else " ".join(str(error).split())[:200]
         raise InputError(f"{path}: not readable ({reason}); delete it and make it again") from None
 
@@ -147,7 +148,7 @@ def _as_rows(table: pd.DataFrame) -> pd.DataFrame:
         texts = cells.unique() if column in TEXT else ()
         if not all(text.isprintable() for text in texts):
             cells = cells.map(printable)
-        if column in _FILES_OF and not all(_can_name(text, column) for text in cells.unique()):
+        if column in _FILES_OF and not all(can_name(text, column) for text in cells.unique()):
             raise ValueError(f"a {column} cannot name a file")
         if column == "status" and not _STATUSES.issuperset(texts):
             raise ValueError("a status is none of " + ", ".join(sorted(_STATUSES)))
@@ -260,8 +261,10 @@ def _newest(path: Path, start: int, newest: dict[tuple[str, ...], Row]) -> dict[
     return newest
 
 
-def _can_name(text: str, what: str) -> bool:
-    """False for a name that would lead out of the folder that it is used in."""
+def can_name(text: object, what: str) -> bool:
+    """False for a name of a `what` that would lead out of the folder that it is used in, or is no text."""
+    if not isinstance(text, str):
+        return False
     if what == "dataset" and "/" in text:  # a page of a case is told by what stands before the slash
         return False
     # A history names benchmarks by file and test, and pages make names of their own.
@@ -305,7 +308,7 @@ def parse_row(line: bytes, place: str) -> Row:
         if not (text.isascii() and text.isprintable()):
             values[name] = printable(text)
     for name in _FILES_OF:
-        if not _can_name(values[name], name):
+        if not can_name(values[name], name):
             raise InputError(f"{place}: {name} cannot name a file; delete the line")
     for name in _NUMBERS:
         value = values[name]
