@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
-from fusebench.engine.manifest import checked_manifest, protocol_order, read_manifest
+from fusebench.engine.manifest import protocol_order, read_manifest
+from fusebench.engine.manifest_shape import checked_manifest
 from fusebench.errors import InputError
 from fusebench.store.read_rows import read_rows
 from fusebench.store.rows import IDENTITY

@@ -77,7 +77,7 @@ def stem(path: Path) -> str:
 
 
 def folder_images(folder: Path, wanted: Container[str] | None = None) -> dict[str, Path]:
-    """Images of a folder by `stem`; hidden files are passed over.
+    """Images of a folder by `stem`; hidden files are passed over, but for those that are asked for.
 
     Parameters
     ----------
@@ -93,10 +93,10 @@ def folder_images(folder: Path, wanted: Container[str] | None = None) -> dict[st
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         name = stem(path)
-        # macOS leaves ._name.nii beside name.nii on other file systems.
-        if name.startswith(".") or extension(path) not in EXTENSIONS or not path.is_file():
+        if extension(path) not in EXTENSIONS or not path.is_file():
             continue
-        if wanted is not None and name not in wanted:
+        # macOS leaves ._name.nii beside name.nii on other file systems.
+        if name.startswith(".") if wanted is None else name not in wanted:
             continue
         if name in found:
             raise InputError(f"{path}: {found[name].name} has the same name; keep one of them")
