@@ -116,7 +116,7 @@ def _moment(time: str) -> Any:
         moment = pd.to_datetime(time, utc=True, errors="coerce")
     except (ValueError, OverflowError, NotImplementedError):  # for some years, whatever `errors` says
         return pd.NaT
-    return moment if pd.isna(moment) or moment.year >= 1970 else pd.NaT
+    return moment if pd.isna(moment) or 1970 <= moment.year < 2200 else pd.NaT
 
 
 def read_benchmark(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
