@@ -55,7 +55,8 @@ def read_content(path: Path) -> Content:
         end, needed = _declared(head)
         if end > MAX_BYTES:
             raise InputError(
-                f"{path}: its header declares more than {MAX_BYTES >> 30} GiB; this is no image of a head"
+                f"{path}: its header declares more than {MAX_BYTES >> 30} GiB, or voxels far behind it; "
+                "this is no image of a head"
             )
         if end > (_MOST_PACKED if packed else 1) * size:
             raise InputError(
@@ -136,10 +137,12 @@ def _declared(head: bytes) -> tuple[int, int]:
             header: Any = kind(head[: kind.template_dtype.itemsize], check=False)
             voxels = max(0, int(np.prod(header.get_data_shape(), dtype=object)))
             dtype = header.get_data_dtype()
-            # A data offset of 0 is taken as behind the header.
-            end = max(int(header["vox_offset"]), kind.single_vox_offset) + voxels * int(dtype.itemsize)
+            start = max(int(header["vox_offset"]), kind.single_vox_offset)  # 0: behind the header
+            end = start + voxels * int(dtype.itemsize)
     except Exception:
         return 0, 0
+    if start > _SLACK:
+        return MAX_BYTES + 1, 0  # no extension of a header is that long
     if dtype.names:  # colours, their luminance, and what is seen of them
         return end, 20 * voxels
     # The content twice, and up to three copies as float32.

@@ -8,6 +8,7 @@ from typing import IO
 # An image that takes more is damaged, or too big to fuse anyway.
 MAX_BYTES = 8 << 30
 _PIECE = 1 << 22
+_PADDING = 1 << 24
 _FIRST = 1 << 12  # of a member, which may be short, and what is behind it is read in vain
 _MAGIC = b"\x1f\x8b"
 GZIP, DEFLATE = 16 + zlib.MAX_WBITS, -zlib.MAX_WBITS  # of zlib's `wbits`
@@ -77,12 +78,9 @@ def unpack_stream(packed: IO[bytes], kind: int, most: int, found: bytearray) -> 
 
 def _behind(packed: IO[bytes]) -> int:
     """Bytes from here to the end, without the zeros that tapes and disks pad files with."""
-    while piece := packed.read(_PIECE):
-        rest = len(piece.lstrip(b"\0"))
-        if rest:
-            here = packed.tell()
-            return rest + packed.seek(0, 2) - here
-    return 0
+    rest = len(packed.read(_PADDING).lstrip(b"\0"))
+    here = packed.tell()
+    return rest + packed.seek(0, 2) - here  # nobody pads with more, and a hole may have any length
 
 
 def beginning(packed: IO[bytes], length: int) -> bytes:

@@ -120,7 +120,7 @@ def image_files(path: Path) -> list[Path]:
 
 
 def check_inside(path: Path) -> None:
-    """Refuse an MHA or NRRD header whose data lie outside its folder: a stranger's could name any file.
+    """Refuse an MHA or NRRD header whose data are no files of its folder: a stranger's could name any file.
 
     Raises
     ------
@@ -132,6 +132,11 @@ def check_inside(path: Path) -> None:
             raise InputError(
                 f"{path}: its data are to be read from {printable(name)[:120]}, outside its folder; move "
                 "that file beside it and correct the header"
+            )
+        if (path.parent / parts).exists() and not (path.parent / parts).is_file():
+            raise InputError(
+                f"{path}: its data are to be read from {printable(name)[:120]}, which is no file; copy them "
+                "to one"
             )
 
 

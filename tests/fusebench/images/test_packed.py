@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import resource
 import time
 import zlib
@@ -99,6 +100,22 @@ def test_data_outside_the_folder_are_not_read(tmp_path: Path, header: str) -> No
     path.write_text(header)
     with pytest.raises(InputError, match="outside its folder"):
         check_inside(path)
+
+
+def test_data_that_are_a_pipe_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.raw")
+    (tmp_path / "a.mhd").write_text(f"{MHD}ElementDataFile = a.raw\n")
+    with pytest.raises(InputError, match=r"a\.mhd: its data are to be read from a\.raw, which is no file"):
+        read_raw(tmp_path / "a.mhd")
+
+
+def test_a_hole_behind_compressed_data_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((8, 8, 8), "f4"), np.eye(4)), path)
+    os.truncate(path, 6 << 30)
+    begin = time.process_time()
+    assert "bytes behind the end of the compressed data" in read_raw(path).notes[0]
+    assert time.process_time() - begin < 1
 
 
 @pytest.mark.parametrize("name", ["a.raw", "sub/a.raw", "..a.raw", "LOCAL"])
