@@ -285,10 +285,11 @@ def uptake(rgb: NDArray[Any]) -> NDArray[np.float64]:
         More than 1 % of the pixels are not colours of the ramp (resized, or JPEG, or another ramp).
     """
     colours, where = np.unique(rgb.reshape(-1, 3), axis=0, return_inverse=True)
-    ramp = pet_ramp()[None].astype(int)
+    ramp, colours = pet_ramp().astype(np.int16), colours.astype(np.int16)
     index, distance = np.zeros((2, len(colours)), int)
     for start in range(0, len(colours), 4096):  # a large photograph has millions of colours
-        apart = np.abs(colours[start : start + 4096, None].astype(int) - ramp).max(axis=2)
+        some = colours[start : start + 4096, :, None]
+        apart = np.maximum.reduce([np.abs(some[:, i] - ramp[:, i]) for i in range(3)])
         index[start : start + 4096], distance[start : start + 4096] = apart.argmin(axis=1), apart.min(axis=1)
     where = where.ravel()
     off = float((distance[where] > 8).mean())

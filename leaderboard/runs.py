@@ -155,7 +155,7 @@ def _merge(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    if folder.suffix == ".parquet":
+    if folder.suffix == ".parquet" and not folder.is_dir():
         stored = (pq.read_schema(folder).metadata or {}).get(METADATA)
         if stored is None:
             raise InputError(f"{folder}: not made by `history add`; give the run folder itself")

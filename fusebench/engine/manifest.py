@@ -144,8 +144,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: no file; remove it and run again")
     try:
         content = read_json(path)
-    except OSError as error:
+    except FileNotFoundError as error:
         raise InputError(f"{path}: {error.strerror}; is {folder} a run folder?") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; {AGAIN}") from None
     except ValueError as error:
         raise InputError(f"{path} is not JSON ({error}); {AGAIN}") from None
     return checked_manifest(content, path)

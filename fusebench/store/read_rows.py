@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -235,20 +236,23 @@ def _records(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 def _beginning_hash(path: Path, size: int) -> str:
     found, left = hashlib.sha256(), size
-    with open_plain(path) as handle:
+    with _opened(path) as handle:
         while left and (block := handle.read(min(left, 1 << 20))):
             found.update(block)
             left -= len(block)
     return "" if left else found.hexdigest()
 
 
+def _opened(log: Path) -> BufferedReader:
+    try:
+        return open_plain(log)
+    except OSError as error:
+        raise InputError(f"{log}: {error.strerror}; is {log.parent} a run folder?") from None
+
+
 def _newest(path: Path, start: int, newest: dict[tuple[str, ...], Row]) -> dict[tuple[str, ...], Row]:
     """Put the rows of a log from byte `start` on over those of `newest`."""
-    try:
-        handle = open_plain(path)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; is {path.parent} a run folder?") from None
-    with handle:
+    with _opened(path) as handle:
         handle.seek(start)
         for number, line in enumerate(iter(lambda: handle.readline(LONGEST_LINE), b""), 1):
             place = f"{path}, line {number}" + (f" after byte {start}" if start else "")

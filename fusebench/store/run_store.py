@@ -141,9 +141,10 @@ class RunStore:
             self._write_tables(table)
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
+            where = error.filename or RunFolder(self.folder).parquet
             raise InputError(
-                f"{RunFolder(self.folder).parquet}: {reason}; the rows are stored, their tables are not: "
-                "make room and run the same command"
+                f"{where}: {reason}; the rows are stored, their tables are not: make room and run the same "
+                "command"
             ) from None
         return table
 
