@@ -181,7 +181,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
         os.replace(temporary, target)
     except OSError as error:
         # Libraries do not always say which file; nobody knows the temporary one.
-        if error.filename in (None, str(temporary), temporary):
+        if error.filename is None or {str(error.filename), str(error.filename2)} & {str(temporary)}:
             error.filename, error.filename2 = str(target), None
         raise
     finally:

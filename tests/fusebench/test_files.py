@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from pathlib import Path
 
 import pytest
 
-from fusebench.files import file_sha256, open_plain, read_bytes, read_json, read_text, whole_folder
+from fusebench.files import (
+    atomic_path,
+    file_sha256,
+    open_plain,
+    read_bytes,
+    read_json,
+    read_text,
+    whole_folder,
+)
 
 
 def odd(folder: Path, kind: str) -> Path:
@@ -49,6 +58,18 @@ def test_json_that_is_nested_without_end_is_a_value_error(tmp_path: Path) -> Non
     (tmp_path / "a.json").write_text("[" * 100_000)
     with pytest.raises(ValueError, match="nested too deeply"):
         read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("first", ["source", None])
+def test_a_write_that_fails_names_the_file_that_was_to_be_made(tmp_path: Path, first: str | None) -> None:
+    def write(temporary: Path) -> None:
+        names = ("source", None, str(temporary)) if first else (str(temporary),)  # of a copy: both files
+        raise OSError(errno.ENOSPC, "full", *names)
+
+    with pytest.raises(OSError, match="full") as caught, atomic_path(tmp_path / "a") as temporary:
+        write(temporary)
+    assert (caught.value.filename, caught.value.filename2) == (str(tmp_path / "a"), None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_is_filled_whole_or_stays_as_it_was(tmp_path: Path) -> None:
