@@ -181,7 +181,9 @@ def atomic_path(target: Path) -> Iterator[Path]:
         os.replace(temporary, target)
     except OSError as error:
         # Libraries do not always say which file; nobody knows the temporary one.
-        if error.filename is None or {str(error.filename), str(error.filename2)} & {str(temporary)}:
+        named = {None if name is None else str(name) for name in (error.filename, error.filename2)}
+        # One without a number is its text, which naming a file would hide.
+        if error.errno and (named == {None} or str(temporary) in named):
             error.filename, error.filename2 = str(target), None
         raise
     finally:

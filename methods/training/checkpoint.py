@@ -50,7 +50,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        if error.filename in (None, str(temporary)):  # nobody knows the temporary one
+        if error.errno and error.filename in (None, str(temporary)):  # nobody knows the temporary one
             error.filename = str(path)
         raise
     finally:
