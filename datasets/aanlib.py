@@ -285,10 +285,14 @@ def uptake(rgb: NDArray[Any]) -> NDArray[np.float64]:
         More than 1 % of the pixels are not colours of the ramp (resized, or JPEG, or another ramp).
     """
     colours, where = np.unique(rgb.reshape(-1, 3), axis=0, return_inverse=True)
-    distance = np.abs(colours[:, None, :].astype(int) - pet_ramp()[None].astype(int)).max(axis=2)
-    index = distance.argmin(axis=1)
+    ramp, colours = pet_ramp().astype(np.int16), colours.astype(np.int16)
+    index, distance = np.zeros((2, len(colours)), int)
+    for start in range(0, len(colours), 4096):  # a large photograph has millions of colours
+        some = colours[start : start + 4096, :, None]
+        apart = np.maximum.reduce([np.abs(some[:, i] - ramp[:, i]) for i in range(3)])
+        index[start : start + 4096], distance[start : start + 4096] = apart.argmin(axis=1), apart.min(axis=1)
     where = where.ravel()
-    off = float((distance.min(axis=1)[where] > 8).mean())
+    off = float((distance[where] > 8).mean())
     if off > 0.01:
         raise InputError(
             f"{off:.0%} of the pixels are not colours of the AANLIB PET ramp; use pet=luminance, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from fusebench.dataset import DatasetInfo
 from fusebench.errors import InputError
+from fusebench.files import read_text
 from fusebench.registry import natural
 
 from .preprocessing.base import LeftOut, PairDataset
@@ -256,15 +258,12 @@ def _number(session: str) -> int | None:
 def read_participants(path: Path) -> dict[str, str]:
     """Subject to diagnosis from ``participants.tsv``; empty where there is none."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as handle:
-            rows = list(csv.DictReader(handle, delimiter="\t"))
-    except (OSError, UnicodeDecodeError, csv.Error):
+        names, *rows = csv.reader(io.StringIO(read_text(path, encoding="utf-8-sig"), ""), delimiter="\t")
+    except (OSError, ValueError, csv.Error):  # no such file, or no table, an empty one among them
         return {}
-    for column in ("diagnosis_sc", "diagnosis", "group", "dx"):
-        if rows and column in rows[0]:
-            return {
-                (r.get("participant_id") or "").removeprefix("sub-"): r[column]
-                for r in rows
-                if r[column] and r[column] != "n/a"
-            }
-    return {}
+    column = next((n for n in ("diagnosis_sc", "diagnosis", "group", "dx") if n in names), None)
+    if column is None or "participant_id" not in names:
+        return {}
+    who, what = names.index("participant_id"), names.index(column)
+    filled = [row for row in rows if len(row) > max(who, what)]
+    return {row[who].removeprefix("sub-"): row[what] for row in filled if row[what] not in ("", "n/a")}

@@ -11,6 +11,10 @@ class InputError(FuseBenchError):
     """A file, array or option from the user is unusable; the message names it and says what to do."""
 
 
+class OutOfMemory(InputError, MemoryError):
+    """A file needs more memory than there is; the message names it."""
+
+
 class Undefined(FuseBenchError):
     """A metric has no value for this case, which is no failure; the message says why."""
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import json
 import os
+import shutil
+import stat
 import sysconfig
 import uuid
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 from .errors import InputError
 
@@ -37,9 +43,67 @@ def located(text: str) -> Path:
     return ROOT / text
 
 
+# Bytes of a file of text: lists, tables, notes.  Nobody writes more, and a hole in a file costs nothing.
+MOST_TEXT = 256 << 20
+
+
+def open_plain(path: Path) -> BufferedReader:
+    """Open a file for reading; every file that may be anybody's is opened here.
+
+    Raises
+    ------
+    OSError
+        It cannot be read, or is a pipe, a socket or a device, which may keep its reader waiting for ever, or
+        a folder.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "is a folder, a pipe or a device, and no file", str(path))
+    return path.open("rb")
+
+
+def read_bytes(path: Path, most: int = MOST_TEXT) -> bytes:
+    """The content of a plain file.
+
+    Raises
+    ------
+    OSError
+        As of `open_plain`, or it is longer than `most` bytes.
+    """
+    with open_plain(path) as handle:
+        if os.fstat(handle.fileno()).st_size > most:
+            raise OSError(errno.EFBIG, f"is larger than {max(1, most >> 20)} MiB", str(path))
+        return handle.read(most)
+
+
+def read_text(path: Path, most: int = MOST_TEXT, encoding: str = "utf-8") -> str:
+    """The text of a plain file; see `read_bytes`.
+
+    Raises
+    ------
+    OSError, UnicodeDecodeError
+    """
+    return read_bytes(path, most).decode(encoding)
+
+
+def read_json(path: Path, most: int = MOST_TEXT) -> Any:
+    """What a plain file of JSON holds; see `read_bytes`.
+
+    Raises
+    ------
+    OSError
+    ValueError
+        It is not JSON, or nested too deeply.
+    """
+    content = read_bytes(path, most)
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def file_sha256(path: Path) -> str:
     """Return the sha256 of a file, as hexadecimal digits."""
-    with path.open("rb") as handle:
+    with open_plain(path) as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
@@ -98,6 +162,26 @@ def write_text(target: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Temporary folder in `target`, what is in it moves there when the block ends without an error.
+
+    Else `target` is as it was: not there, or empty.
+    """
+    is_new = not target.exists()
+    temporary = target / f".{uuid.uuid4().hex}.tmp"
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for made in sorted(temporary.iterdir()):
+            os.replace(made, target / made.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if is_new:
+            with contextlib.suppress(OSError):  # it is not empty, or was never made
+                target.rmdir()
+
+
+@contextlib.contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Temporary path beside `target` that replaces it when the block ends without an error."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +192,9 @@ def atomic_path(target: Path) -> Iterator[Path]:
         os.replace(temporary, target)
     except OSError as error:
         # Libraries do not always say which file; nobody knows the temporary one.
-        if error.filename in (None, str(temporary), temporary):
+        named = {None if name is None else str(name) for name in (error.filename, error.filename2)}
+        # One without a number is its text, which naming a file would hide.
+        if error.errno and (named == {None} or str(temporary) in named):
             error.filename, error.filename2 = str(target), None
         raise
     finally:

@@ -11,7 +11,11 @@ from pathlib import Path
 
 import psutil
 
+from .errors import OutOfMemory
+
 _CGROUP = Path("/sys/fs/cgroup")
+_ALWAYS = 64 << 20  # bytes that are taken without asking, which costs half a millisecond
+SMALLER = "crop or downsample it, or allow more memory"
 
 
 def usable_cores(root: Path = _CGROUP) -> int:
@@ -33,6 +37,56 @@ def usable_memory_mb(root: Path = _CGROUP) -> float:
     if soft != resource.RLIM_INFINITY:
         limits.append(float(soft))
     return min(limits) / 2**20
+
+
+def spare_memory(root: Path = _CGROUP) -> int:
+    """Bytes that this process may still take: of the machine, its cgroup, and ``ulimit -v``."""
+    spare: list[int] = [psutil.virtual_memory().available]
+    for folder in _groups(root, "memory"):
+        for most, used in (("max", "current"), ("limit_in_bytes", "usage_in_bytes")):
+            limit, now = (_numbers(folder / f"memory.{name}")[:1] for name in (most, used))
+            if limit and now and limit[0] > 0:
+                spare.append(int(limit[0] - now[0] + _page_cache(folder)))
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        spare.append(soft - psutil.Process().memory_info().vms)
+    return max(0, min(spare))
+
+
+def check_memory(path: Path, needed: int, remedy: str = SMALLER) -> None:
+    """Refuse a file that would take more memory than there is, before anything is taken.
+
+    Parameters
+    ----------
+    path : Path
+    needed : int
+        Bytes that reading it takes, by what its header declares.
+    remedy : str
+        What a user can do.
+
+    Raises
+    ------
+    OutOfMemory
+    """
+    if needed <= _ALWAYS:
+        return
+    spare = spare_memory()
+    if needed > spare:
+        raise OutOfMemory(
+            f"{path}: reading it takes about {needed / 2**30:.1f} GiB of memory and {spare / 2**30:.1f} GiB "
+            f"are left; {remedy}"
+        )
+
+
+@contextlib.contextmanager
+def naming_file(path: Path, remedy: str = SMALLER) -> Iterator[None]:
+    """Where memory ends while a file is read, raise `OutOfMemory`, which names the file."""
+    try:
+        yield
+    except OutOfMemory:
+        raise
+    except MemoryError:
+        raise OutOfMemory(f"{path}: there is too little memory to read it; {remedy}") from None
 
 
 def oom_kills(root: Path = _CGROUP, system: Path = Path("/proc/vmstat")) -> int:
@@ -76,6 +130,14 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
             if folder == top or top not in folder.parents:
                 break
             folder = folder.parent
+
+
+def _page_cache(folder: Path) -> int:
+    """Bytes of a cgroup that hold files, which Linux drops when memory is needed."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = dict(line.split()[:2] for line in (folder / "memory.stat").read_text().splitlines())
+        return sum(int(lines.get(name, 0)) for name in ("inactive_file", "active_file"))
+    return 0
 
 
 def _numbers(path: Path) -> list[float]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from .files import read_bytes
 from .method_info import Weights
 
 
@@ -120,7 +121,7 @@ def literal_facts(path: Path, info_class: type, name: str, variant: str = "") ->
         (`Method.variant_facts`); the plugin has to be imported.
     """
     try:
-        module = ast.parse(path.read_text(encoding="utf-8", errors="replace"))
+        module = ast.parse(read_bytes(path).decode("utf-8", "replace"))
     except (SyntaxError, ValueError, OSError, RecursionError, MemoryError) as error:
         raise NotLiteral(str(error)) from None
     known = _assigned(module.body)
@@ -148,7 +149,7 @@ def absent_module(path: Path) -> str:
 
     Only what the file imports as a whole is looked at, not what that imports in turn.
     """
-    body = ast.parse(path.read_text(encoding="utf-8", errors="replace")).body
+    body = ast.parse(read_bytes(path).decode("utf-8", "replace")).body
     names = [a.name for line in body if isinstance(line, ast.Import) for a in line.names]
     names += [line.module or "" for line in body if isinstance(line, ast.ImportFrom) and not line.level]
     roots = dict.fromkeys(name.partition(".")[0] for name in names)

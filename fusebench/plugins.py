@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .dataset import Dataset, DatasetInfo
 from .errors import InputError
-from .files import plugin_folder
+from .files import plugin_folder, read_bytes
 from .method_info import MethodInfo, is_fast, is_standard
 from .metric import MetricInfo
 from .parameters import as_list, create, user_path
@@ -76,7 +76,10 @@ def _files(paths: Iterable[str]) -> Iterable[Path]:
         if not path.exists():
             raise InputError(f"plugin {text}: no such file or folder")
         for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
-            if file not in seen:
+            if file.exists() and not file.is_file():  # a pipe would keep its reader waiting for ever
+                if not path.is_dir():
+                    raise InputError(f"plugin {text}: no file; give a file or a folder of files")
+            elif file not in seen:
                 seen.add(file)
                 yield file
 
@@ -88,7 +91,7 @@ def require_plugins(found: Plugins, paths: Iterable[str]) -> None:
         path = user_path(text).resolve()
         if path.is_file():
             try:
-                ast.parse(path.read_bytes())
+                ast.parse(read_bytes(path))
             except SyntaxError as error:
                 place = f"line {error.lineno}: {error.msg}" if error.lineno else error.msg
                 raise InputError(f"plugin {text}: SyntaxError, {place}") from None

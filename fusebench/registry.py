@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from .errors import DuplicateNameError, FuseBenchError, InputError, PluginError, UnknownNameError
+from .files import read_bytes
 from .literals import (
     Facts,
     NotLiteral,
@@ -134,7 +135,10 @@ class Registry(Generic[T]):
         self._entries[entry.name] = entry
 
     def _add_file(self, path: Path, load: Callable[[], ModuleType], *, bundled: bool = False) -> None:
-        source = path.read_text(encoding="utf-8", errors="replace")
+        try:
+            source = read_bytes(path).decode("utf-8", "replace")
+        except OSError as error:
+            raise InputError(f"plugin {path}: {error.strerror}; make it readable, or move it away") from None
         if f"{self.info_class.__name__}(" not in source:
             return
         try:

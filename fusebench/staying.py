@@ -17,6 +17,32 @@ def is_ctrl_c(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
+def standard_streams() -> Iterator[None]:
+    """Open numbers 0, 1 and 2 again that the block closes or replaces, as they were.
+
+    Else the next file that is opened gets the number, and what is printed lands among its rows.
+    """
+    kept: dict[int, int] = {}
+    for number in range(3):
+        with contextlib.suppress(OSError):  # closed by whoever started this
+            kept[number] = os.dup(number)
+    try:
+        yield
+    finally:
+        for number, copy in kept.items():
+            if not _is_same_file(number, copy):
+                os.dup2(copy, number)
+            os.close(copy)
+
+
+def _is_same_file(one: int, other: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(one), os.fstat(other))
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
 def staying() -> Iterator[None]:
     """Have ``os._exit`` raise `SystemExit` here, and end a child process that comes out at the other end.
 

@@ -52,6 +52,12 @@ def describe(error: BaseException) -> str:
     return f"{type_name(error)}: {text}{place}"
 
 
+def reason_of(error: BaseException) -> str:
+    """Why a file cannot be read, in few words: what the system says, else the kind of the error."""
+    said = error.strerror if isinstance(error, OSError) else ""
+    return said or type(error).__name__
+
+
 def type_name(value: object) -> str:
     """Name of a value's type, which may be anything, as a line can hold it."""
     return printable(type(value).__name__[:80])

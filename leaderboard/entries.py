@@ -20,6 +20,7 @@ from typing import Any
 
 from fusebench.engine.manifest import read_manifest
 from fusebench.errors import InputError
+from fusebench.files import read_bytes, whole_folder
 from fusebench.names import check_name, check_text
 from fusebench.store.read_rows import read_log
 from fusebench.store.rows import Row
@@ -250,14 +251,16 @@ def write_entry(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out}: exists and is not empty; give a new folder")
-    (out / "volumes").mkdir(parents=True, exist_ok=True)
     lines = [f"schema = {SCHEMA}", *(f"{k} = {_toml(v)}" for k, v in asdict(about).items())]
-    (out / "entry.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with (out / "rows.jsonl").open("w", encoding="utf-8") as handle:
-        handle.writelines(json.dumps({"schema": 1, **row.as_dict()}) + "\n" for row in rows)
-    (out / "manifest.json").write_text(json.dumps(manifest, indent=1, default=str) + "\n", encoding="utf-8")
-    for name, source in volumes.items():
-        (out / "volumes" / f"{name}.nii.gz").write_bytes(source.read_bytes())
+    with whole_folder(out) as made:
+        (made / "volumes").mkdir()
+        (made / "entry.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        with (made / "rows.jsonl").open("w", encoding="utf-8") as handle:
+            handle.writelines(json.dumps({"schema": 1, **row.as_dict()}) + "\n" for row in rows)
+        content = json.dumps(manifest, indent=1, default=str) + "\n"
+        (made / "manifest.json").write_text(content, encoding="utf-8")
+        for name, source in volumes.items():
+            (made / "volumes" / f"{name}.nii.gz").write_bytes(read_bytes(source, _VOLUME_BYTES))
 
 
 def _toml(value: str | Sequence[str]) -> str:

@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from fusebench.errors import InputError
-from fusebench.files import atomic_path, refuse_foreign, refuse_links, write_text
+from fusebench.files import atomic_path, read_json, refuse_foreign, refuse_links, write_text
+from fusebench.store.read_rows import can_name
 from fusebench.store.rows import COLUMNS
 from fusebench.text import plural
 
@@ -89,7 +90,7 @@ def add(
     time = time or str(manifest.get("run", {}).get("created") or "")
     if not re.fullmatch(r"[0-9a-fA-F]{7,64}", commit):
         raise InputError(f"{source}: which commit was it run on? give --commit SHA (found {commit!r})")
-    moment = pd.to_datetime(time, utc=True, errors="coerce")
+    moment = _moment(time)
     if pd.isna(moment):
         raise InputError(f"{source}: {time!r} is no time; give --time as 2026-11-22T12:00:00Z")
     manifest["git"] = {**manifest.get("git", {}), "commit": commit}
@@ -109,27 +110,36 @@ def add(
     return path
 
 
+def _moment(time: str) -> Any:
+    """A text as a moment of universal time; NaT where it is none, or of no commit."""
+    try:
+        moment = pd.to_datetime(time, utc=True, errors="coerce")
+    except (ValueError, OverflowError, NotImplementedError):  # for some years, whatever `errors` says
+        return pd.NaT
+    return moment if pd.isna(moment) or 1970 <= moment.year < 2200 else pd.NaT
+
+
 def read_benchmark(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Rows and facts of a pytest-benchmark JSON file; the time kept is the minimum of the rounds."""
+    again = "make it again with pytest --benchmark-json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         stats = [
-            (b["fullname"], float(b["stats"]["min"]), float(b["stats"]["iqr"])) for b in content["benchmarks"]
+            (b["fullname"], *(float(b["stats"][n]) for n in ("min", "iqr"))) for b in content["benchmarks"]
         ]
+        commit = str((content.get("commit_info") or {}).get("id") or "")
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: not a pytest-benchmark file ({error!r}); make it with --benchmark-json"
-        ) from None
+        raise InputError(f"{path}: {error.strerror}; {again}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise InputError(f"{path}: not a pytest-benchmark file ({error!r:.120}); {again}") from None
+    for name, *seconds in stats:
+        if not can_name(name, "method") or not np.isfinite(seconds).all():
+            raise InputError(f"{path}: a benchmark {ascii(name)[:80]} of {seconds} s is none; {again}")
     base: dict[str, Any] = dict.fromkeys(COLUMNS)
     base |= {"run": "", "key": "", "dataset": "pytest-benchmark", "group": "", "protocol": BENCHMARK,
              "metric": "", "status": "ok", "reason": "", "device": "cpu", "seed": 0}  # fmt: skip
     rows = [{**base, "method": n, "case": n, "fuse_seconds": s, "fuse_iqr": q} for n, s, q in stats]
-    facts = {
-        "git": {"commit": content.get("commit_info", {}).get("id") or ""},
-        "run": {"created": content.get("datetime") or ""},
-    }
+    facts = {"git": {"commit": commit}, "run": {"created": str(content.get("datetime") or "")}}
     return pd.DataFrame(rows, columns=list(COLUMNS)), facts
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusebench.errors import InputError
-from fusebench.files import atomic_path, stamp
+from fusebench.files import atomic_path, read_json, stamp
 from fusebench.store.folder import RunFolder
 
 from .volumes import StoredCase, read, stored_cases
@@ -60,7 +60,7 @@ def equals(folder: Path, methods: Mapping[str, Any]) -> dict[str, str]:
 
 def _stored(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -20,7 +20,7 @@ from fusebench.engine.from_files import WITH_FINDINGS
 from fusebench.engine.plan import metric_source
 from fusebench.engine.request import Request
 from fusebench.errors import FuseBenchError, InputError
-from fusebench.files import write_text
+from fusebench.files import open_plain, read_json
 from fusebench.images.packed import unpack
 from fusebench.metric import MetricId, MetricInfo
 from fusebench.plugins import Plugins, find_plugins
@@ -39,6 +39,8 @@ _OPTIONS = {"size": 160, "fwhm": 20, "counts": 1e6, "misalign": 20, "subjects": 
 # Of rows that a GPU made, the largest difference that counts as none.
 _ON_GPU = 1e-3
 _SHOWN = 3
+# What a check can find an entry to be.
+BADGES = ("refused", "self-reported", "re-scored")
 
 
 @dataclass(frozen=True)
@@ -271,7 +273,8 @@ def _copy(path: Path, target: Path, case: Case) -> None:
     """Copy a volume that unpacks to no more than one of this case can."""
     voxels = int(np.prod(case.a.shape))
     try:
-        content, _ = unpack(path.read_bytes(), 8 * voxels + (1 << 20))
+        with open_plain(path) as packed:
+            content, _ = unpack(packed, 8 * voxels + (1 << 20))
     except Exception as error:  # too much, truncated, or no gzip: zlib raises nearly anything
         raise InputError(f"volumes/{path.name}: not a volume of {case.id} ({type(error).__name__})") from None
     if not content:
@@ -294,9 +297,9 @@ def _same(row: Row, again: Row, info: MetricInfo) -> bool:
 # -- verdicts on disk --------------------------------------------------------------------------------
 
 
-def write_verdict(path: Path, verdict: Verdict) -> None:
-    """Write a verdict as JSON."""
-    write_text(path, json.dumps(asdict(verdict), indent=1) + "\n")
+def verdict_text(verdict: Verdict) -> str:
+    """A verdict as JSON."""
+    return json.dumps(asdict(verdict), indent=1) + "\n"
 
 
 def read_verdicts(folder: Path) -> dict[str, Verdict]:
@@ -304,10 +307,22 @@ def read_verdicts(folder: Path) -> dict[str, Verdict]:
     found = {}
     for path in sorted(folder.glob("*.json")):
         try:
-            content = json.loads(path.read_text("utf-8"))
-            lists = {k: tuple(content[k]) for k in ("problems", "notes", "old")}
-            verdict = Verdict(**{**content, **lists})
+            verdict = _verdict(read_json(path))
         except (OSError, ValueError, TypeError, KeyError):
-            raise InputError(f"{path}: no verdict of `submit --check`; make it again") from None
+            raise InputError(
+                f"{path}: no verdict of `submit --check`; make it again with --verdict, or delete it"
+            ) from None
         found[verdict.digest] = verdict
     return found
+
+
+def _verdict(content: Any) -> Verdict:
+    """The verdict that a file holds; `ValueError`, `TypeError` or `KeyError` where it holds none."""
+    lists = {k: tuple(content[k]) for k in ("problems", "notes", "old")}
+    verdict = Verdict(**{**content, **lists})
+    texts = (verdict.name, verdict.digest, verdict.badge, *verdict.problems, *verdict.notes, *verdict.old)
+    if not all(isinstance(text, str) and text.isprintable() for text in texts):
+        raise TypeError
+    if verdict.badge not in BADGES or type(verdict.compared) is not int:
+        raise ValueError
+    return verdict

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from fusebench.engine.manifest import protocol_order, read_manifest
+from fusebench.engine.manifest_shape import checked_manifest
 from fusebench.errors import InputError
 from fusebench.store.read_rows import read_rows
 from fusebench.store.rows import IDENTITY
@@ -160,10 +161,14 @@ def _merge(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    if folder.suffix == ".parquet":
+    if folder.suffix == ".parquet" and not folder.is_dir():
         stored = (pq.read_schema(folder).metadata or {}).get(METADATA)
         if stored is None:
             raise InputError(f"{folder}: not made by `history add`; give the run folder itself")
-        facts: dict[str, Any] = json.loads(stored)
-        return facts
+        remedy = "delete it and add the run again with `history add`"
+        try:
+            facts = json.loads(stored)
+        except (ValueError, RecursionError):
+            raise InputError(f"{folder}: what it says of its run is not JSON; {remedy}") from None
+        return checked_manifest(facts, folder, remedy)
     return read_manifest(folder)

@@ -9,18 +9,19 @@ from __future__ import annotations
 import base64
 import csv
 import gzip
+import io
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from fusebench.errors import InputError
-from fusebench.images.packed import MAX_BYTES, unpack
+from fusebench.files import read_text
+from fusebench.images.nifti_file import load, load_header
 
 from .terms import ROLES, roles_of
 
@@ -121,7 +122,7 @@ def _files(folder: Path) -> list[Path]:
 def _grid(path: Path) -> tuple[Any, Any] | None:
     """Shape and affine by the header alone; None of a file that cannot be read, which reading it will say."""
     try:
-        image: Any = nib.load(path)
+        image: Any = load_header(path)
         return image.shape, image.affine
     except Exception:  # of a damaged file nibabel raises nearly anything
         return None
@@ -135,7 +136,7 @@ def _fits(path: Path, grid: tuple[Any, Any] | None) -> bool:
 def _noted(path: Path) -> dict[str, Any]:
     """What a run noted of a source; nothing where it noted nothing."""
     try:
-        image: Any = nib.load(path)
+        image: Any = load_header(path)
         noted = json.loads(image.header.extensions[0].get_content())
         return noted if isinstance(noted, dict) else {}
     except Exception:  # no note, or none of ours
@@ -163,16 +164,15 @@ def findings(path: Path) -> list[dict[str, Any]]:
     """
     kinds = {"a": "structural", "b": "functional"}
     try:
-        with path.open(encoding="utf-8", newline="") as handle:
-            return [
-                {
-                    "kind": kinds[row["kind"]],
-                    "sign": int(row["sign"]),
-                    "at": [int(row[axis]) for axis in "dhw"],
-                    "radius": 2 * float(row["sigma"]),
-                }
-                for row in csv.DictReader(handle)
-            ]
+        return [
+            {
+                "kind": kinds[row["kind"]],
+                "sign": int(row["sign"]),
+                "at": [int(row[axis]) for axis in "dhw"],
+                "radius": 2 * float(row["sigma"]),
+            }
+            for row in csv.DictReader(io.StringIO(read_text(path), newline=""))
+        ]
     except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise InputError(f"{path}: no table of findings ({error!r}); run the same command again") from None
 
@@ -180,10 +180,12 @@ def findings(path: Path) -> list[dict[str, Any]]:
 def _opened(path: Path) -> tuple[Any, NDArray[np.float32]]:
     """The image and its voxels (x, y, z): of a file read to its end, where its checksum is."""
     try:
-        image: Any = nib.Nifti1Image.from_bytes(unpack(path.read_bytes(), MAX_BYTES)[0])
+        image: Any = load(path)
         return image, np.asarray(image.dataobj, dtype=np.float32)
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged file makes nibabel and zlib raise nearly anything
-        reason = " ".join(str(error).split())[:160]
+        reason = " ".join(str(error).removeprefix(f"{path}: ").split())[:160]
         raise InputError(
             f"{path}: not a readable NIfTI file ({reason}); run the same command again"
         ) from None

@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fusebench.errors import InputError
+from fusebench.limits import check_memory, naming_file
 from fusebench.method import MethodInfo
-from fusebench.store.cache import is_honest
+from fusebench.store.cache import is_honest, unpacked_bytes
 
 State = dict[str, Tensor]
 
@@ -36,6 +37,7 @@ SCALE = ".scale"
 
 # Compressed weights shrink by a fifth; what shrinks far more holds nothing but a trap.
 _RATIO = 20
+_SMALLER = "save the network's state_dict() alone, or allow more memory"
 _FORMS = ".safetensors, .npz or PyTorch's format"
 
 
@@ -83,18 +85,31 @@ def read_state(path: str | Path) -> State:
         raise InputError(f"weights {path}: {what}; give an existing file or leave it out for the shipped one")
     if not path.stat().st_size:
         raise InputError(f"weights {path}: an empty file; download or write it again")
+    with naming_file(path, _SMALLER):
+        found = _content(path)
+    for key in ("model", "state_dict", "params"):
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+    state = {name: v for name, v in _named(found) if isinstance(v, Tensor)}
+    if not state:
+        raise InputError(f"weights {path}: holds no tensors; save the network's state_dict() in {_FORMS}")
+    return full(state)
+
+
+def _content(path: Path) -> Any:
+    """What a file of weights holds, no larger than it may be and read without running code."""
     try:
+        # The file, or what it unpacks to, and the tensors made of it.
+        check_memory(path, 2 * _unpacked(path), _SMALLER)
         if path.suffix == ".safetensors":
-            found: Any = load_file(path)
-        elif path.suffix == ".npz":
-            _refuse_bomb(path)
+            return load_file(path)
+        if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
-                found = {k: torch.from_numpy(np.array(arrays[k])) for k in arrays.files}
-        else:
-            if zipfile.is_zipfile(path):
-                _refuse_bomb(path)
-            with torch.serialization.safe_globals(_ALLOWED):
-                found = torch.load(path, map_location="cpu", weights_only=True)
+                return {k: torch.from_numpy(np.array(arrays[k])) for k in arrays.files}
+        with torch.serialization.safe_globals(_ALLOWED):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
     except (OSError, ValueError, EOFError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"weights {path}: cannot be read ({_line(error)}); download or write it again, in {_FORMS}"
@@ -105,13 +120,6 @@ def read_state(path: str | Path) -> State:
             f"weights {path}: refused, not a plain file of tensors ({type(error).__name__}); "
             f"code in a file is never run: save the network's state_dict() alone, in {_FORMS}"
         ) from error
-    for key in ("model", "state_dict", "params"):
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    state = {name: v for name, v in _named(found) if isinstance(v, Tensor)}
-    if not state:
-        raise InputError(f"weights {path}: holds no tensors; save the network's state_dict() in {_FORMS}")
-    return full(state)
 
 
 def full(state: State) -> State:
@@ -142,10 +150,13 @@ def small(state: Mapping[str, Tensor]) -> State:
     return out
 
 
-def _refuse_bomb(path: Path) -> None:
-    """Raise `ValueError` for an archive that would unpack to far more than weights do."""
+def _unpacked(path: Path) -> int:
+    """Bytes of a file, of an archive unpacked; `ValueError` where those are far more than of weights."""
+    if path.suffix == ".safetensors" or not zipfile.is_zipfile(path):
+        return path.stat().st_size
     if not is_honest(path, _RATIO):
         raise ValueError(f"it unpacks to more than {_RATIO} times its size")
+    return unpacked_bytes(path)
 
 
 def origin_of(path: str | Path, layouts: Iterable[Layout] = ()) -> str:

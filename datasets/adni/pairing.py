@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fusebench.errors import InputError
+from fusebench.files import read_text
+from fusebench.text import reason_of
 
 from .index import Entry
 from .rules import MRI_LEVELS, PET_LEVELS
@@ -28,10 +30,10 @@ class Match:
 def read_image_list(path: Path) -> list[str]:
     """Image ids of a file, in order: any text that lists them, such as one comma-separated line."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"image_list {path}: cannot be read ({type(error).__name__}); give a text file"
+            f"image_list {path}: cannot be read ({reason_of(error)}); give a text file"
         ) from None
     ids = [image_id(t) for t in re.split(r"[\s,;\"']+", text) if t]
     ids = list(dict.fromkeys(i for i in ids if i))

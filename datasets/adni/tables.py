@@ -11,6 +11,9 @@ from datetime import date, datetime
 from pathlib import Path
 from xml.etree import ElementTree
 
+from fusebench.files import read_bytes
+from fusebench.text import reason_of
+
 _COLUMNS = {
     "image": ("imagedataid", "imageid", "imageuid", "imagedatauid"),
     "subject": ("subject", "subjectid", "ptid"),
@@ -139,7 +142,7 @@ def read_tables(csv_files: list[Path], xml_files: list[Path]) -> Tables:
 
 def _read_csv(path: Path, tables: Tables) -> None:
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        text = read_bytes(path).decode("utf-8-sig", "replace")
         lines = [line for line in text.splitlines() if line.strip()]
         if not lines or "\0" in text:
             tables.notes.append((path, "an empty or binary CSV; not used"))
@@ -147,7 +150,7 @@ def _read_csv(path: Path, tables: Tables) -> None:
         delimiter = max(",;\t", key=lines[0].count)
         rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
     except (OSError, csv.Error) as error:
-        tables.notes.append((path, f"a CSV that cannot be read ({type(error).__name__}); not used"))
+        tables.notes.append((path, f"a CSV that cannot be read ({reason_of(error)}); not used"))
         return
     head = [re.sub(r"[^a-z0-9]", "", cell.lower()) for cell in rows[0]]
     where = {
@@ -170,11 +173,9 @@ def _read_csv(path: Path, tables: Tables) -> None:
 
 def _read_xml(path: Path, tables: Tables) -> None:
     try:
-        if path.stat().st_size > 4 << 20:
-            return
-        tree = ElementTree.fromstring(path.read_bytes())
+        tree = ElementTree.fromstring(read_bytes(path, 4 << 20))
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
-        tables.notes.append((path, f"an XML file that cannot be read ({type(error).__name__}); not used"))
+        tables.notes.append((path, f"an XML file that cannot be read ({reason_of(error)}); not used"))
         return
     cells: dict[str, str] = {}
     for node in tree.iter():

@@ -19,8 +19,9 @@ from typing import Any
 from fusebench.case import Case
 from fusebench.dataset import Dataset
 from fusebench.errors import InputError
+from fusebench.files import read_bytes
 from fusebench.parameters import user_path
-from fusebench.text import plural, printable
+from fusebench.text import plural, printable, reason_of
 
 from . import quality
 from .pipeline import PairSource, make_case, steps_of, stored_report
@@ -223,11 +224,14 @@ def stratified(groups: Mapping[str, str]) -> dict[str, str]:
 def read_table(path: Path, *columns: str) -> list[tuple[int, dict[str, str]]]:
     """Rows of a CSV and their line numbers; by commas, semicolons or tabs, names of columns in lower case.
 
+    Of cells that a row lacks there are those of `columns`, empty.
+
     Raises
     ------
     InputError
         It cannot be read, has no row, lacks one of `columns`, or has two columns of one name.
     """
+    needed = dict.fromkeys(columns, "")
     need = f"a CSV (UTF-8) with the columns {' and '.join(columns)}"
     try:
         lines = _text(path).splitlines()
@@ -238,26 +242,27 @@ def read_table(path: Path, *columns: str) -> list[tuple[int, dict[str, str]]]:
             blank += 1
             head = "".join(lines[blank : blank + 1])
         delimiter = told.group(1) if told else max(",;\t", key=head.count)
-        reader = csv.DictReader(lines[blank:], delimiter=delimiter, skipinitialspace=True)
-        names = [n.strip().lower() for n in reader.fieldnames or ()]
-        # A cell too many is a list without a name.
+        reader = csv.reader(lines[blank:], delimiter=delimiter, skipinitialspace=True)
+        names = [n.strip().lower() for n in next(reader, [])]
+        # Only the cells that there are: of many short rows below many names, each would take them all.
         rows = [
-            (blank + reader.line_num, {k.strip().lower(): (v or "").strip() for k, v in row.items() if k})
+            (blank + reader.line_num, needed | {k: v.strip() for k, v in zip(names, row, strict=False) if k})
             for row in reader
+            if row
         ]
     except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read ({type(error).__name__}); give {need}") from None
+        raise InputError(f"{path}: cannot be read ({reason_of(error)}); give {need}") from None
     twice = next((n for n, count in Counter(names).items() if n and count > 1), None)
     if twice:
         raise InputError(f"{path}: has the column {twice!r} twice; keep one of them")
-    if not rows or not set(columns) <= rows[0][1].keys():
+    if not rows or not set(columns) <= set(names):
         raise InputError(f"{path}: has no such header, or no row; give {need}")
     return rows
 
 
 def _text(path: Path) -> str:
     """A text file in UTF-8, or in UTF-16 where a byte-order mark says so (Excel's "Unicode text")."""
-    content = path.read_bytes()
+    content = read_bytes(path)
     marked = content[:2] in (b"\xff\xfe", b"\xfe\xff")
     return content.decode("utf-16" if marked else "utf-8").lstrip("\ufeff")
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from fusebench.errors import InputError
+from fusebench.files import read_text
+from fusebench.images.nifti_file import load_header
 
 from .grid import Matrix
 
@@ -44,9 +45,8 @@ def world_to_world(matrix: Path, source: Path, reference: Path) -> Matrix:
 def read_matrix(path: Path) -> Matrix:
     """A FLIRT matrix, checked: four by four, finite, and no reflection or collapse of space."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ValueError
-        found = np.array([row.split() for row in path.read_text("ascii").splitlines() if row.strip()], float)
+        text = read_text(path, _MAX_BYTES, "ascii")
+        found = np.array([row.split() for row in text.splitlines() if row.strip()], float)
     except (OSError, ValueError):
         found = np.zeros((0, 0))
     if found.shape != (4, 4) or not np.isfinite(found).all() or not 0.1 < np.linalg.det(found[:3, :3]) < 10:
@@ -57,7 +57,7 @@ def read_matrix(path: Path) -> Matrix:
 def _to_world(path: Path) -> Matrix:
     """FLIRT's millimetres in an image to its world, from its header alone."""
     try:
-        image: Any = nib.load(path)
+        image: Any = load_header(path)
         affine, shape = np.asarray(image.affine, np.float64), image.shape[:3]
         size = np.asarray(image.header.get_zooms()[:3], np.float64)
     except Exception as error:  # a damaged file makes nibabel raise nearly anything

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
+from fusebench.files import read_json
 from fusebench.images.raw import EXTENSIONS, extension
 
 _MAX_BYTES = 4 << 20
@@ -43,11 +43,8 @@ def read_sidecars(image: Path) -> tuple[dict[str, Any], list[str]]:
     notes = []
     for path in sidecars(image):
         try:
-            if path.stat().st_size > _MAX_BYTES:
-                raise ValueError
-            # From bytes: any of the Unicode encodings, with or without a byte-order mark.
-            found = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError):
+            found = read_json(path, _MAX_BYTES)
+        except (OSError, ValueError):
             notes.append(f"sidecar {path.name} cannot be read as JSON; it is passed over")
             continue
         if isinstance(found, dict):

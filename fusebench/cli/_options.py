@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..files import write_text
 from ..names import check_name
 from ..parameters import user_path
 
@@ -207,6 +208,15 @@ def at_least(low: int, kind: type[int] | type[float] = int) -> Callable[[str], A
 def split_commas(values: Iterable[str]) -> list[str]:
     """``["a,b", "c"]`` to ``["a", "b", "c"]``."""
     return [part for value in values for part in value.split(",") if part]
+
+
+def write_named(path: Path, text: str) -> None:
+    """Write a text to a file that the user named: beside it and moved, or into what is a device or pipe."""
+    with writing(path):
+        if path.is_relative_to("/dev") or (path.exists() and not path.is_file()):
+            path.write_text(text, encoding="utf-8")
+        else:
+            write_text(path, text)
 
 
 @contextmanager

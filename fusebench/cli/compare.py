@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..store.folder import RunFolder
-from ._options import at_least
+from ._options import at_least, write_named
 
 
 def add(subparsers: Any) -> None:
@@ -60,7 +60,6 @@ def run(args: argparse.Namespace) -> int:
 
     from ..leaderboard import regression, runs
     from ._console import make_console
-    from ._options import writing
 
     baselines = [runs.load([p]) for p in args.baseline]
     stored = sorted(args.base.glob("*.parquet")) if not RunFolder(args.base).manifest.exists() else []
@@ -80,13 +79,11 @@ def run(args: argparse.Namespace) -> int:
         gate_costs=args.gate_costs,
     )
     text = result.to_markdown()
+    for path, content in ((args.markdown, text), (args.json, result.to_json())):
+        if path is not None:
+            write_named(path, content)
     if sys.stdout.isatty():
         make_console().print(Markdown(text))
     else:
         sys.stdout.write(text)
-    for path, content in ((args.markdown, text), (args.json, result.to_json())):
-        if path is not None:
-            with writing(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(content, encoding="utf-8")
     return int(result.lost)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..errors import InputError
 from ..store.folder import RunFolder
 from ._options import add_radiological_option, at_least, split_commas, writing
 
@@ -56,6 +57,8 @@ def add(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the report and print its entry page."""
     metrics = split_commas(args.metrics) if args.metrics else None
+    if metrics == []:
+        raise InputError("--metrics names none; leave it out for those of the run")
     out = args.out or RunFolder(args.runs[-1]).report
     from ..leaderboard import report
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import logging
 import math
 import os
@@ -36,7 +37,7 @@ from ._options import (
     data_of,
     plugins_of,
     split_commas,
-    writing,
+    write_named,
 )
 from .run import console_of, show
 
@@ -361,9 +362,10 @@ def _print(
 
 
 def _write(path: Path, rows: Sequence[tuple[Item, dict[str, Any]]], ids: Sequence[str]) -> None:
-    with writing(path), path.open("w", newline="", encoding="utf-8") as handle:
-        out = csv.writer(handle)
-        out.writerow(["method", "case", *ids])
-        for item, values in rows:
-            cells = ["" if isinstance(values[i], Exception) else repr(float(values[i])) for i in ids]
-            out.writerow([cell(item.method), cell(item.case), *cells])
+    text = io.StringIO(newline="")
+    out = csv.writer(text)
+    out.writerow(["method", "case", *ids])
+    for item, values in rows:
+        cells = ["" if isinstance(values[i], Exception) else repr(float(values[i])) for i in ids]
+        out.writerow([cell(item.method), cell(item.case), *cells])
+    write_named(path, text.getvalue())

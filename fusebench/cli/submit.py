@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ._options import writing
+from ._options import write_named, writing
 
 
 def add(subparsers: Any) -> None:
@@ -76,12 +76,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace, say: Any) -> int:
     from ..leaderboard.entries import read_entry
-    from ..leaderboard.rescore import check, write_verdict
+    from ..leaderboard.rescore import check, verdict_text
 
     verdict = check(read_entry(args.check))
     for line in verdict.lines():
         say(line)
     if args.verdict is not None:
-        with writing(args.verdict):
-            write_verdict(args.verdict, verdict)
+        write_named(args.verdict, verdict_text(verdict))
     return int(verdict.badge == "refused")

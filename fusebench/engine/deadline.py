@@ -14,7 +14,7 @@ from typing import NoReturn
 import psutil
 
 from ..errors import FuseBenchError, InputError
-from ..staying import leave, staying
+from ..staying import leave, standard_streams, staying
 from ..text import describe, printable
 from .keeper import Unrestored
 from .main_process import keeping_main_process
@@ -58,7 +58,12 @@ def asking_dataset(name: str, what: str, seconds: float | None = None) -> Iterat
         put back.
     """
     try:
-        with keeping_main_process(), staying(), _limit(seconds, f"dataset {name}: {what}"):
+        with (
+            standard_streams(),
+            keeping_main_process(),
+            staying(),
+            _limit(seconds, f"dataset {name}: {what}"),
+        ):
             yield
     except _Overdue:
         if seconds is None:  # the limit of who asked for this

@@ -14,38 +14,15 @@ from typing import Any
 
 from .. import __version__
 from ..errors import InputError
-from ..files import ROOT, atomic_path
-from ..metric import ARROWS, MetricInfo
+from ..files import ROOT, atomic_path, read_json
+from ..metric import MetricInfo
 from ..store.folder import RunFolder
 from ..store.rows import OUTDATED
 from ..text import printable
+from .manifest_shape import AGAIN, NAMED, checked_manifest
 from .spec import MethodSpec
 
 _PACKAGES = ("torch", "numpy", "scipy", "nibabel", "scikit-image", "pandas", "PyWavelets", "safetensors")
-# By name of a method or metric, and kept from earlier commands.
-_NAMED = ("methods", "metrics", "method_files", "metric_files")
-# Of a manifest that are mappings.
-_PARTS = (*_NAMED, "options", "run", "dataset", "hardware", "versions", "earlier", "git", OUTDATED)
-# What the facts in them are; each may be absent or null.
-_SHAPES: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
-    "methods": {
-        **dict.fromkeys(("summary", "paper", "licence", "notes", "trained_on", "origin", "broken"), str),
-        **dict.fromkeys(("key", "plugin", "source", "colour"), str),
-        **dict.fromkeys(("dims", "params"), int),
-        **{"trained_splits": list, "parameters": dict, "control": bool, "weights": dict},
-        "tolerance": (int, float),
-    },
-    "metrics": {
-        **dict.fromkeys(("title", "family", "direction", "unit", "paper"), str),
-        **dict.fromkeys(("low", "high", "tolerance"), (int, float)),
-        **{"tolerances": dict, "units": dict, "dims": list, "parts": list},
-    },
-    "method_files": {"file": str, "folder": str, "watched": dict},
-    "metric_files": {"file": str},
-    "options": {"protocols": list, "metrics": list, "split": str, "device": str},
-    OUTDATED: {"rows": list},
-    "dataset": {"name": str, "doubts": list, "left_out": str, "loading": str},
-}
 _HOW = ("run", "options", "git", "versions", "hardware", "dataset")
 
 
@@ -97,7 +74,7 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     merged = dict(manifest)
     if path.exists():
         before = read_manifest(folder)
-        for part in _NAMED:
+        for part in NAMED:
             merged[part] = {**before.get(part, {}), **merged.get(part, {})}
         if OUTDATED in before:  # until this run says anew what is
             merged[OUTDATED] = before[OUTDATED]
@@ -163,53 +140,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         It is not there, or not a manifest.
     """
     path = RunFolder(folder).manifest
-    if path.exists() and not path.is_file():  # a pipe would be waited for
+    if path.exists() and not path.is_file():
         raise InputError(f"{path}: no file; remove it and run again")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        content = read_json(path)
+    except FileNotFoundError as error:
         raise InputError(f"{path}: {error.strerror}; is {folder} a run folder?") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}); delete it and run again") from None
-    parts = [content, *(content.get(p, {}) for p in _PARTS)] if isinstance(content, dict) else [content]
-    named = [
-        facts for part in parts[1 : 1 + len(_NAMED)] if isinstance(part, dict) for facts in part.values()
-    ]
-    if not all(isinstance(part, dict) for part in (*parts, *named)):
-        raise InputError(f"{path} is no manifest of a run; delete it and run again")
-    for part, shape in _SHAPES.items():
-        facts = content.get(part, {})
-        for one in facts.values() if part in _NAMED else [facts]:
-            wrong = _wrong(one, shape)
-            if wrong:
-                raise InputError(f"{path} is no manifest of a run ({part}: {wrong}); delete it and run again")
-    found: dict[str, Any] = _printable(content)
-    return found
-
-
-def _wrong(facts: Mapping[str, Any], shape: Mapping[str, type | tuple[type, ...]]) -> str:
-    """Name of a fact that is not of its type; "" where all are."""
-    for name, types in shape.items():
-        value = facts.get(name)
-        if value is not None and not (isinstance(value, types) and _fits(name, value)):
-            return name
-    return "" if facts.get("direction", "none") in ARROWS else "direction"
-
-
-def _fits(name: str, value: Any) -> bool:
-    """True if a list holds what it is read for, and a number is one that a table takes."""
-    if isinstance(value, list):
-        return all(isinstance(item, int if name == "dims" else str) for item in value)
-    return not isinstance(value, int) or abs(value) < 2**63
-
-
-def _printable(value: Any) -> Any:
-    """`value` with what would steer a terminal written out in all its texts: it may be a stranger's file."""
-    if isinstance(value, str):
-        return printable(value, keep="\n")
-    if isinstance(value, dict):
-        return {printable(str(k)): _printable(v) for k, v in value.items()}
-    return [_printable(v) for v in value] if isinstance(value, list) else value
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; {AGAIN}") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}); {AGAIN}") from None
+    return checked_manifest(content, path)
 
 
 def protocol_order(found: Iterable[str], manifest: Mapping[str, Any]) -> list[str]:

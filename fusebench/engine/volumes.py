@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from ..case import Case, Volume
 from ..errors import FuseBenchError
-from ..files import atomic_path, file_sha256, stamp, write_text
-from ..images.packed import MAX_BYTES, unpack
+from ..files import atomic_path, file_sha256, read_json, stamp, write_text
 from ..metric import Trial
 from ..store.cache import cache_dir
 from ..store.keys import digest
@@ -208,7 +207,7 @@ def noted(path: Path, key: str) -> dict[str, Any] | None:
     memo = _memo(path, key)
     if memo is not None:
         with suppress(OSError, ValueError):
-            known = json.loads(memo.read_text(encoding="utf-8"))
+            known = read_json(memo)
             if isinstance(known, dict):
                 return known
     found = read_stored(path, key)
@@ -241,12 +240,12 @@ def read_stored(path: Path, key: str) -> tuple[Image, dict[str, Any]] | None:
     """
     if not path.is_file():
         return None
-    import nibabel as nib
+    from ..images.nifti_file import load  # imports nibabel
 
     # A damaged file is not an answer, whatever reading it raises; the volume is simply made again.
     try:
         with np.errstate(all="ignore"):
-            image = nib.Nifti1Image.from_bytes(unpack(path.read_bytes(), MAX_BYTES)[0])
+            image = load(path)
             own = image.header["descrip"].item().decode(errors="replace")
             if key and own != f"fusebench {key}":
                 return None

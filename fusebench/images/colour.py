@@ -9,7 +9,7 @@ mean the full-range transform rounded to nearest, which is what is here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -34,6 +34,7 @@ _SPANNED = 99.5
 _LUMA = np.array([0.299, 0.587, 0.114])
 _CB = np.array([-0.168736, -0.331264, 0.5])
 _CR = np.array([0.5, -0.418688, -0.081312])
+_BLOCK = 1 << 20  # pixels that are converted at a time
 
 
 def luminance(rgb: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
@@ -47,14 +48,25 @@ def luminance(rgb: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
     -------
     ndarray, shape (...)
     """
-    return np.asarray(np.rint(rgb @ _LUMA), rgb.dtype)
+    flat, plane = rgb.reshape(-1, 3), np.empty(rgb.shape[:-1], rgb.dtype)
+    for some in blocks(len(flat)):
+        plane.reshape(-1)[some] = np.rint(flat[some] @ _LUMA)
+    return plane
+
+
+def blocks(pixels: int) -> Iterator[slice]:
+    """A million pixels at a time: as floats, those of a large picture would take eight times its size."""
+    yield from (slice(start, start + _BLOCK) for start in range(0, pixels, _BLOCK))
 
 
 def chroma(rgb: NDArray[np.unsignedinteger]) -> NDArray[np.uint8]:
     """Full-range Cb and Cr, shape (2, ...), uint8; 128 is neutral."""
     scale = 255.0 / np.iinfo(rgb.dtype).max
-    values = np.stack([rgb @ _CB, rgb @ _CR]) * scale + 128.0
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    flat, planes = rgb.reshape(-1, 3), np.empty((2, *rgb.shape[:-1]), np.uint8)
+    for some in blocks(len(flat)):
+        values = np.stack([flat[some] @ _CB, flat[some] @ _CR]) * scale + 128.0
+        planes.reshape(2, -1)[:, some] = np.clip(np.rint(values), 0, 255)
+    return planes
 
 
 def to_rgb(plane: NDArray[np.floating], cb_cr: NDArray[np.uint8]) -> NDArray[np.uint8]:

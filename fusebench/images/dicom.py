@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..limits import check_memory
+from .dicom_files import read_headers
 from .dicom_itk import LPS, need, turned
 from .raw import EXTENSIONS, RawImage, extension, usable
 
@@ -22,9 +24,6 @@ from .raw import EXTENSIONS, RawImage, extension, usable
 _SAME_PLACE = 0.02
 # Values of these are measured quantities, however they are shown.
 _QUANTITIES = ("PT", "CT", "NM")
-
-
-_MOST_PIXELS = 1 << 25  # of a slice; a header may declare any number
 
 
 def read_dicom(files: Sequence[Path], origin: Path) -> RawImage:
@@ -52,7 +51,7 @@ def read_dicom(files: Sequence[Path], origin: Path) -> RawImage:
     try:
         with config.disable_value_validation():
             return _read(files, origin)
-    except InputError:
+    except (InputError, MemoryError):
         raise
     # Values are parsed when they are asked for, and damaged ones raise almost anything.
     except Exception:
@@ -60,7 +59,7 @@ def read_dicom(files: Sequence[Path], origin: Path) -> RawImage:
 
 
 def _read(files: Sequence[Path], origin: Path) -> RawImage:
-    slices, broken = _headers(files)
+    slices, broken = read_headers(files)
     if not slices:
         raise InputError(f"{origin}: no readable DICOM image among {len(files)} files{_why(files, broken)}")
     series = {str(getattr(s, "SeriesInstanceUID", "")) for s in slices}
@@ -69,6 +68,9 @@ def _read(files: Sequence[Path], origin: Path) -> RawImage:
     slices, notes = _once(slices, origin)
     _check_kind(slices, origin)
     frames, positions, more = _sorted(slices, origin)
+    pixels = int(slices[0].Rows) * int(slices[0].Columns)
+    # Of each slice what is stored, and up to five copies as float32; of one what decoding takes.
+    check_memory(origin, 24 * pixels * len(slices) + 40 * pixels)
     data = np.stack([np.stack([_pixels(s, origin) for s in frame]) for frame in frames])
     data, grey = _grey(data, slices[0], origin)
     affine = _affine(frames[0], positions, origin)
@@ -80,54 +82,6 @@ def _read(files: Sequence[Path], origin: Path) -> RawImage:
     durations = [_number(f[0], "ActualFrameDuration", 0.0) for f in frames]
     extra = {"frame_durations": durations} if len(frames) > 1 and all(d > 0 for d in durations) else {}
     return turned(origin, data if len(frames) > 1 else data[0], affine, tuple(notes), extra)
-
-
-# -- headers -------------------------------------------------------------------------------------
-
-
-def _headers(files: Sequence[Path]) -> tuple[list[Any], list[str]]:
-    """Datasets with pixels, and what is wrong with the other files."""
-    pydicom = need("pydicom")
-    slices, broken = [], []
-    for file in files:
-        try:
-            with file.open("rb") as handle:
-                head = handle.read(132)
-            # Without the preamble, only what begins as a dataset does: group 2 or 8.
-            bare = head[128:] != b"DICM"
-            if bare and head[:2] not in (b"\x02\0", b"\x08\0", b"\0\x08"):
-                broken.append(f"{file.name}: is not DICOM")
-                continue
-            dataset = pydicom.dcmread(file, force=bare)
-            if dataset.get("Rows", 0) * dataset.get("Columns", 0) > _MOST_PIXELS:
-                broken.append(
-                    f"{file.name}: declares {dataset.Rows} x {dataset.Columns} pixels, no slice has"
-                )
-                continue
-            if "Rows" in dataset and "PixelData" in dataset:
-                if bare:
-                    _say_syntax(dataset)
-                # A truncated file reads without complaint and fails here, or at the pixels.
-                dataset.filename_for_messages = file
-                slices.append(dataset)
-            elif file.name.upper() != "DICOMDIR":
-                broken.append(f"{file.name}: holds no pixels")
-        except Exception:  # pydicom raises almost anything on damaged files
-            broken.append(f"{file.name}: is truncated or damaged")
-    return slices, broken
-
-
-def _say_syntax(dataset: Any) -> None:
-    """Name the encoding of a dataset that came without a meta header, which would name it."""
-    from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-
-    meta = getattr(dataset, "file_meta", None) or FileMetaDataset()
-    if "TransferSyntaxUID" not in meta:
-        implicit, little = dataset.original_encoding
-        plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-        meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else plain
-    dataset.file_meta = meta
 
 
 def _why(files: Sequence[Path], broken: list[str]) -> str:
@@ -303,6 +257,8 @@ def _pixels(dataset: Any, origin: Path) -> NDArray[np.float32]:
         stored = dataset.pixel_array
         if stored.shape != (dataset.Rows, dataset.Columns):
             raise ValueError
+    except MemoryError:
+        raise
     except Exception:  # pydicom raises almost anything on damaged pixels
         if not dataset.file_meta.TransferSyntaxUID.is_compressed:
             raise InputError(

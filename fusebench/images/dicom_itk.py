@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..files import open_plain
+from ..limits import check_memory
 from .raw import (
     HEADER_BYTES,
     ITK,
@@ -125,11 +127,13 @@ def _declared_bytes(path: Path, reader: Any) -> None:
     held = sum(f.stat().st_size for f in image_files(path))
     if voxels < 1 or voxels > 1100 * max(1, held):
         raise InputError(f"{path}: the header declares {voxels} voxels, the file cannot hold them; check it")
+    # What is stored, and up to three copies as float32.
+    check_memory(path, voxels * (_SIZES.get(reader.GetPixelID(), 8) + 12))
 
 
 def _spare_bytes(path: Path, reader: Any) -> tuple[str, ...]:
     """A note where plain voxels behind the header are more than it declares, so that rows may be shifted."""
-    with path.open("rb") as handle:
+    with open_plain(path) as handle:
         head = handle.read(HEADER_BYTES)
     if head.startswith(b"NRRD"):
         end = re.search(rb"\r?\n\r?\n", head)

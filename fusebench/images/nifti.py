@@ -6,7 +6,6 @@ Other readers take truncated files silently, or prefer the qform.
 from __future__ import annotations
 
 import gzip
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +17,17 @@ from numpy.typing import NDArray
 from ..case import Volume
 from ..errors import InputError
 from . import colour
-from .packed import MAX_BYTES, TooMuch, beginning, unpack
+from .nifti_file import kind_of, read_content
 from .picture import over_black
 from .raw import (
     RawImage,
     canonical,
     corner_distance,
-    extension,
     first_line,
     turn_to_ras,
     type_range,
     usable,
 )
-
-# A file may hold this much beyond what its header declares, and as much again as that, with a note.
-_SLACK = 16 << 20
 
 # xyzt_units: unknown, metre, millimetre, micron.
 _UNITS = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
@@ -44,63 +39,18 @@ _RGB = np.dtype([(c, "u1") for c in "RGB"])
 _COLOUR = (("R", "G", "B"), ("R", "G", "B", "A"))
 
 
-def _bytes(path: Path) -> tuple[bytes, list[str]]:
-    if path.stat().st_size > MAX_BYTES:
-        raise InputError(f"{path}: holds more than {MAX_BYTES >> 30} GiB; this is no image of a head")
-    raw = path.read_bytes()
-    packed = raw[:2] == b"\x1f\x8b"
-    notes = []
-    if not packed and extension(path) == ".nii.gz":
-        notes.append("is named .nii.gz but is not compressed")
-    if packed:
-        raw, rest = _unpacked(path, raw)
-        if rest:
-            notes.append(f"{rest} bytes behind the end of the compressed data are passed over")
-    return raw, notes
-
-
-def _unpacked(path: Path, packed: bytes) -> tuple[bytes, int]:
-    """Content of the gzip members, and how many bytes follow them that are none."""
-    declared = _declared(beginning(packed, 540))
-    most = min(MAX_BYTES, _SLACK + 2 * declared)
-    try:
-        return unpack(packed, most)
-    except TooMuch:
-        raise InputError(
-            f"{path}: unpacks to more than {most >> 20} MiB, while its header declares {declared} bytes; "
-            "this is no image: download it again"
-        ) from None
-    except (EOFError, zlib.error) as error:
-        raise InputError(
-            f"{path}: compressed file truncated or damaged ({first_line(error)}); download it again"
-        ) from None
-
-
-def _declared(head: bytes) -> int:
-    """Bytes of the file that a header declares; 0 where that cannot be read, which reading the image says."""
-    kind: Any = nib.Nifti2Header if _is_second(head) else nib.Nifti1Header
-    try:
-        with np.errstate(all="ignore"):
-            header: Any = kind(head[: kind.template_dtype.itemsize], check=False)
-            voxels = int(np.prod(header.get_data_shape(), dtype=object))
-            size = int(header.get_data_dtype().itemsize)
-            return max(0, int(header["vox_offset"])) + max(0, voxels) * size
-    except Exception:
-        return 0
-
-
-def _normal(raw: bytes) -> tuple[bytes, list[str]]:
-    """The file with its header as the standard means it, where programs write it otherwise, and notes.
+def _mend(raw: bytearray) -> list[str]:
+    """Write the header as the standard means it, where programs write it otherwise; returns notes.
 
     nibabel refuses a quaternion that rounding made a little too long, a data offset of 0, a qfac of 0 and
     negative voxel sizes beside a qform; other readers take them.
     """
-    kind: Any = nib.Nifti2Header if _is_second(raw) else nib.Nifti1Header
+    kind: Any = kind_of(raw).header_class
     size = kind.template_dtype.itemsize
     try:
-        header: Any = kind(raw[:size], check=False)
+        header: Any = kind(bytes(raw[:size]), check=False)
     except Exception:
-        return raw, []  # too short, or no NIfTI at all: nibabel says so
+        return []  # too short, or no NIfTI at all: nibabel says so
     notes = []
     quaternion = np.array([header[f"quatern_{n}"] for n in "bcd"], np.float64)
     length = float(np.sqrt((quaternion**2).sum()))
@@ -117,28 +67,24 @@ def _normal(raw: bytes) -> tuple[bytes, list[str]]:
     if (sizes < 0).any():
         header["pixdim"][1:4] = np.abs(sizes)
         notes.append("holds negative voxel sizes; taken as positive")
-    return header.binaryblock + raw[size:], notes
-
-
-def _is_second(raw: bytes) -> bool:
-    """NIfTI-2 says so in its first four bytes, in either byte order."""
-    return raw[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c")
+    raw[:size] = header.binaryblock
+    return notes
 
 
 def _image(path: Path) -> tuple[Any, list[str]]:
     """The nibabel image of a single-file NIfTI, its header checked against the bytes there are."""
-    raw, notes = _bytes(path)
-    raw, more = _normal(raw)
-    notes += more
-    kind = nib.Nifti2Image if _is_second(raw) else nib.Nifti1Image
+    raw, size, notes = read_content(path)
+    notes = notes + _mend(raw)
     # Damaged headers make nibabel raise almost anything (ValueError, struct.error, OverflowError...).
     try:
         with np.errstate(all="ignore"):
-            image: Any = kind.from_bytes(raw)
+            image: Any = kind_of(raw).from_bytes(raw)
             header = image.header
             shape = tuple(int(n) for n in header.get_data_shape())
             dtype = header.get_data_dtype()
             start = int(image.dataobj.offset)  # nibabel clears it in the header, and the slope
+    except MemoryError:
+        raise
     except Exception as error:
         raise InputError(
             f"{path}: not a readable NIfTI file ({first_line(error)}); convert or download it again"
@@ -148,13 +94,12 @@ def _image(path: Path) -> tuple[Any, list[str]]:
     if dtype.kind not in "iuf" and dtype.names not in _COLOUR:
         raise InputError(f"{path}: voxels of type {dtype} are not grey values; save one scalar per voxel")
     end = start + dtype.itemsize * int(np.prod(shape, dtype=object))
-    if len(raw) < end:
+    if size < end:
         raise InputError(
-            f"{path}: truncated: the header declares {end} bytes, there are {len(raw)}; "
-            "copy or download it again"
+            f"{path}: truncated: the header declares {end} bytes, there are {size}; copy or download it again"
         )
-    if len(raw) > end:
-        notes.append(f"holds {len(raw) - end} bytes more than its header declares; check the shape {shape}")
+    if size > end:
+        notes.append(f"holds {size - end} bytes more than its header declares; check the shape {shape}")
     return image, notes
 
 
@@ -222,6 +167,8 @@ def read(path: Path) -> RawImage:
                 data = colour.luminance(rgb).astype(np.float32)
             else:
                 data = np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
+    except MemoryError:
+        raise
     except Exception as error:
         raise InputError(f"{path}: voxels cannot be read ({first_line(error)}); download it again") from None
     while data.ndim > 3 and data.shape[-1] == 1:

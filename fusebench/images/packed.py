@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import zlib
+from typing import IO
 
 # An image that takes more is damaged, or too big to fuse anyway.
 MAX_BYTES = 8 << 30
 _PIECE = 1 << 22
-_FIRST = 1 << 12  # of a member, which may be short, and what is behind it is copied in vain
-_GZIP = 16 + zlib.MAX_WBITS
+_PADDING = 1 << 24
+_FIRST = 1 << 12  # of a member, which may be short, and what is behind it is read in vain
+_MAGIC = b"\x1f\x8b"
+GZIP, DEFLATE = 16 + zlib.MAX_WBITS, -zlib.MAX_WBITS  # of zlib's `wbits`
 
 
 class TooMuch(ValueError):
     """The content is longer than it may be."""
 
 
-def unpack(packed: bytes, most: int) -> tuple[bytes, int]:
+def unpack(packed: IO[bytes], most: int) -> tuple[bytearray, int]:
     """The content of gzip members, each read to its end, where its checksum is, and the bytes behind them.
 
     Raises
@@ -25,43 +28,67 @@ def unpack(packed: bytes, most: int) -> tuple[bytes, int]:
     EOFError, zlib.error
         It is truncated or damaged.
     """
-    found: list[bytes] = []
-    at, left = 0, most
-    while packed[at : at + 2] == b"\x1f\x8b":
+    found = bytearray()
+    first = True
+    while True:
+        start = packed.tell()
+        magic = packed.read(2)
+        packed.seek(start)
+        if magic != _MAGIC:
+            break
+        held = len(found)
         try:
-            pieces, at_end = _member(packed, at, left)
+            unpack_stream(packed, GZIP, most, found)
         except zlib.error:
-            if found:  # two bytes that look like another member
-                break
-            raise
-        found += pieces
-        left -= sum(map(len, pieces))
-        at = at_end
-    return b"".join(found), len(packed[at:].lstrip(b"\0"))
+            if first:
+                raise
+            del found[held:]  # two bytes that look like another member
+            packed.seek(start)
+            break
+        first = False
+    return found, _behind(packed)
 
 
-def _member(packed: bytes, at: int, most: int) -> tuple[list[bytes], int]:
-    """Pieces of the member that begins at `at`, and where it ends."""
-    unpacker = zlib.decompressobj(_GZIP)
-    pieces: list[bytes] = []
-    held, step = 0, _FIRST
+def unpack_stream(packed: IO[bytes], kind: int, most: int, found: bytearray) -> None:
+    """Add the content of one stream to `found`, and leave `packed` behind it; see `unpack`.
+
+    Parameters
+    ----------
+    packed : file
+    kind : int
+        `GZIP` or `DEFLATE`.
+    most : int
+        How long `found` may get.
+    found : bytearray
+    """
+    unpacker = zlib.decompressobj(kind)
+    step = _FIRST
     while not unpacker.eof:
         left = unpacker.unconsumed_tail
         if not left:
-            left = packed[at : at + step]
-            at, step = at + len(left), min(4 * step, _PIECE)
+            left = packed.read(step)
+            step = min(4 * step, _PIECE)
         if not left:
             raise EOFError("no end")
-        pieces.append(unpacker.decompress(left, _PIECE))
-        held += len(pieces[-1])
-        if held > most:
+        found += unpacker.decompress(left, _PIECE)
+        if len(found) > most:
             raise TooMuch
-    return pieces, at - len(unpacker.unused_data)
+    packed.seek(-len(unpacker.unused_data), 1)
 
 
-def beginning(packed: bytes, length: int) -> bytes:
-    """The first `length` bytes of what a gzip member holds, or as many as there are."""
+def _behind(packed: IO[bytes]) -> int:
+    """Bytes from here to the end, without the zeros that tapes and disks pad files with."""
+    rest = len(packed.read(_PADDING).lstrip(b"\0"))
+    here = packed.tell()
+    return rest + packed.seek(0, 2) - here  # nobody pads with more, and a hole may have any length
+
+
+def beginning(packed: IO[bytes], length: int) -> bytes:
+    """The first `length` bytes of what a gzip member holds, or as many as there are; `packed` stays put."""
+    start = packed.tell()
     try:
-        return zlib.decompressobj(_GZIP).decompress(packed[: 1 << 16], length)
+        return zlib.decompressobj(GZIP).decompress(packed.read(1 << 16), length)
     except zlib.error:
         return b""
+    finally:
+        packed.seek(start)

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..files import open_plain
+from ..limits import check_memory
 from . import colour
 from .raw import RawImage, extension, first_line, type_range
 
@@ -51,15 +53,13 @@ class Pixels:
 def read(path: Path, plane: Plane) -> RawImage:
     """Read a picture; `plane` says what of colour is fused."""
     try:
-        with path.open("rb") as handle:
-            tiff = handle.read(4) in _TIFF
-        if tiff:
+        if _head(path, 4) in _TIFF:
             from . import tiff as reader
 
             picture = reader.read(path)
         else:
             picture = read_pillow(path)
-    except InputError:
+    except (InputError, MemoryError):
         raise
     # Pillow and tifffile raise many types on damaged files (OSError, SyntaxError, struct.error...).
     except Exception as error:
@@ -93,14 +93,14 @@ def read_pillow(path: Path) -> Pixels:
         frames = int(getattr(image, "n_frames", 1))
         if frames > 1:
             raise InputError(f"{path}: holds {frames} pictures (an animation?); save the one that is meant")
-        check_size(path, image.width * image.height * len(image.getbands()))
+        check_size(path, image.width * image.height, _bytes_of(image))
         if kind == "PNG":
             _check_png(path)
         if kind in ("JPEG", "MPO"):
             notes = ("JPEG is lossy; scores of it include its artefacts",)
         if kind == "GIF":
             notes = ("GIF keeps 256 colours at most; scores of it include what that cost",)
-        if kind == "WEBP" and b"VP8L" not in path.read_bytes()[:4096]:
+        if kind == "WEBP" and b"VP8L" not in _head(path, 4096):
             notes = ("WebP without VP8L is lossy; scores of it include its artefacts",)
         image.load()
         # Viewers turn a picture by its tag, so that is how it was looked at, cropped and paired.
@@ -109,18 +109,40 @@ def read_pillow(path: Path) -> Pixels:
     return Pixels(found.values, found.coloured, notes + found.notes)
 
 
-def check_size(path: Path, declared: int) -> None:
-    """Refuse a picture whose header declares more bytes than its file can hold, or than any slice has."""
+def check_size(path: Path, pixels: int, each: int) -> None:
+    """Refuse a picture that declares more than its file can hold, any slice has, or there is memory for.
+
+    Parameters
+    ----------
+    path : Path
+    pixels : int
+        In all planes.
+    each : int
+        Bytes of a pixel.
+    """
+    declared = pixels * each
     if declared > _MOST or declared > _LARGE + 1100 * path.stat().st_size:
         raise InputError(
             f"{path}: the header declares {declared >> 20} MiB of pixels; this is no slice, check it"
         )
+    # Decoded, turned, resolved; then luminance and chroma, and up to three planes of float32.
+    check_memory(path, pixels * (3 * each + 12))
+
+
+def _bytes_of(image: Any) -> int:
+    """Bytes of a pixel as it is resolved: of a palette, those of its colours."""
+    wide = 4 if image.mode.startswith(("I", "F")) else 1
+    return wide * (4 if image.mode in ("P", "PA") else len(image.getbands()))
+
+
+def _head(path: Path, length: int) -> bytes:
+    with open_plain(path) as handle:
+        return handle.read(length)
 
 
 def _check_png(path: Path) -> None:
     """Refuse the 16-bit kinds that Pillow cuts to 8 bits without a word."""
-    with path.open("rb") as handle:
-        head = handle.read(26)
+    head = _head(path, 26)
     depth, kind = head[24], head[25]
     names = {2: "colour", 4: "grey with alpha", 6: "colour with alpha"}
     if depth == 16 and kind in names:
@@ -171,10 +193,12 @@ def over_black(values: NDArray[Any], alpha: NDArray[Any] | None) -> tuple[NDArra
     full = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "ui" else 1.0
     if (alpha == full).all():
         return values, ()
-    shown = values * (alpha[..., None] / full)
-    if values.dtype.kind in "ui":
-        shown = np.rint(shown)
-    return shown.astype(values.dtype), (_UNSEEN,)
+    colours, opacity = values.reshape(-1, values.shape[-1]), alpha.reshape(-1)
+    shown = np.empty(colours.shape, values.dtype)
+    for some in colour.blocks(len(colours)):
+        light = colours[some] * (opacity[some, None] / full)
+        shown[some] = np.rint(light) if values.dtype.kind in "ui" else light
+    return shown.reshape(values.shape), (_UNSEEN,)
 
 
 def encode(path: Path, data: NDArray[np.float32], chroma: NDArray[np.uint8] | None) -> bytes:

@@ -14,6 +14,7 @@ from nibabel import orientations
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..files import open_plain
 from ..text import printable
 
 NIFTI = (".nii", ".nii.gz")
@@ -76,7 +77,7 @@ def stem(path: Path) -> str:
 
 
 def folder_images(folder: Path, wanted: Container[str] | None = None) -> dict[str, Path]:
-    """Images of a folder by `stem`; hidden files are passed over.
+    """Images of a folder by `stem`; hidden files are passed over, but for those that are asked for.
 
     Parameters
     ----------
@@ -92,10 +93,10 @@ def folder_images(folder: Path, wanted: Container[str] | None = None) -> dict[st
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         name = stem(path)
-        # macOS leaves ._name.nii beside name.nii on other file systems.
-        if name.startswith(".") or extension(path) not in EXTENSIONS or not path.is_file():
+        if extension(path) not in EXTENSIONS or not path.is_file():
             continue
-        if wanted is not None and name not in wanted:
+        # macOS leaves ._name.nii beside name.nii on other file systems.
+        if name.startswith(".") if wanted is None else name not in wanted:
             continue
         if name in found:
             raise InputError(f"{path}: {found[name].name} has the same name; keep one of them")
@@ -105,7 +106,7 @@ def folder_images(folder: Path, wanted: Container[str] | None = None) -> dict[st
 
 def header_text(path: Path) -> str:
     """The header of an MHA or NRRD file; of an MHA the voxels behind it too, which match nothing."""
-    with path.open("rb") as handle:
+    with open_plain(path) as handle:
         head = handle.read(HEADER_BYTES).replace(b"\r\n", b"\n")
     if head.startswith(b"NRRD"):
         head = head.split(b"\n\n")[0]  # what follows is voxels
@@ -119,7 +120,7 @@ def image_files(path: Path) -> list[Path]:
 
 
 def check_inside(path: Path) -> None:
-    """Refuse an MHA or NRRD header whose data lie outside its folder: a stranger's could name any file.
+    """Refuse an MHA or NRRD header whose data are no files of its folder: a stranger's could name any file.
 
     Raises
     ------
@@ -131,6 +132,11 @@ def check_inside(path: Path) -> None:
             raise InputError(
                 f"{path}: its data are to be read from {printable(name)[:120]}, outside its folder; move "
                 "that file beside it and correct the header"
+            )
+        if (path.parent / parts).exists() and not (path.parent / parts).is_file():
+            raise InputError(
+                f"{path}: its data are to be read from {printable(name)[:120]}, which is no file; copy them "
+                "to one"
             )
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ..case import Pair, Volume
 from ..errors import InputError
 from ..files import atomic_path
+from ..limits import naming_file
 from . import colour, nifti, picture
 from .foreground import foreground
 from .picture import Plane
@@ -63,10 +64,11 @@ def read_image(
     InputError
         One line: the file, what is wrong, what to do.
     """
-    raw = read_raw(path, plane=plane, max_nan=max_nan)
-    for note in raw.notes:
-        _log.warning("%s: %s", raw.path, note)
-    return scale(raw, intensity)
+    with naming_file(Path(path)):
+        raw = read_raw(path, plane=plane, max_nan=max_nan)
+        for note in raw.notes:
+            _log.warning("%s: %s", raw.path, note)
+        return scale(raw, intensity)
 
 
 def read_raw(
@@ -80,29 +82,34 @@ def read_raw(
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file; check the path")
-    kind = extension(path)
     if not (path.is_file() or path.is_dir()):  # a pipe would keep us waiting for ever
         raise InputError(f"{path}: neither a file nor a folder; copy what it holds to a file")
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty (0 bytes); copy or download it again")
+    with naming_file(path):
+        raw = _read(path, plane)
+        if raw.data.ndim == 4 and not frames:
+            raise InputError(
+                f"{path}: is 4D ({raw.data.shape[0]} frames of {raw.data.shape[1:]}); reduce it to one frame "
+                "first (`fuse --register` and `prepare` average the frames)"
+            )
+        return _finite(raw, max_nan)
+
+
+def _read(path: Path, plane: Plane) -> RawImage:
+    """Read a file or folder by its name."""
+    kind = extension(path)
     if path.is_dir() or kind in (*ITK, ".dcm"):
         from . import dicom_itk  # SimpleITK and pydicom are an extra
 
-        raw = dicom_itk.read(path)
-    elif kind in PICTURES:
-        raw = picture.read(path, plane)
-    elif kind in NIFTI:
-        raw = nifti.read(path)
-    else:
-        raise InputError(
-            f"{path}: cannot tell the format from the name; use {', '.join(EXTENSIONS)} or a DICOM folder"
-        )
-    if raw.data.ndim == 4 and not frames:
-        raise InputError(
-            f"{path}: is 4D ({raw.data.shape[0]} frames of {raw.data.shape[1:]}); reduce it to one frame "
-            "first (`fuse --register` and `prepare` average the frames)"
-        )
-    return _finite(raw, max_nan)
+        return dicom_itk.read(path)
+    if kind in PICTURES:
+        return picture.read(path, plane)
+    if kind in NIFTI:
+        return nifti.read(path)
+    raise InputError(
+        f"{path}: cannot tell the format from the name; use {', '.join(EXTENSIONS)} or a DICOM folder"
+    )
 
 
 def scale(raw: RawImage, intensity: Intensity = "minmax") -> Volume:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..files import open_plain
 from .picture import Pixels, check_size, over_black, resolve
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
@@ -39,7 +40,8 @@ def read(path: Path) -> Pixels:
     with tifffile.TiffFile(path) as file:
         series, notes = _series(path, file)
         page = series.keyframe
-        check_size(path, int(series.nbytes))
+        pixels = max(1, series.size // max(1, page.samplesperpixel))
+        check_size(path, pixels, -(-int(series.nbytes) // pixels))
         if int(page.compression) in _JPEG:
             notes += ("JPEG is lossy; scores of it include its artefacts",)
         pages = [p.aspage() for p in series.pages if p is not None]
@@ -58,7 +60,7 @@ def read(path: Path) -> Pixels:
 def _check_chain(path: Path) -> None:
     """Refuse pages that lead in a circle, which tifffile follows for ever."""
     seen: set[int] = set()
-    with path.open("rb") as handle:
+    with open_plain(path) as handle:
         head = handle.read(16)
         order = "<" if head[:2] == b"II" else ">"
         big = struct.unpack(f"{order}H", head[2:4])[0] == 43

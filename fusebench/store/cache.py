@@ -110,9 +110,18 @@ def _held(path: Path, store: Mapping[str, NDArray[Any]]) -> dict[str, list[Any]]
 def is_honest(file: Path | IO[bytes], ratio: float = 1.5) -> bool:
     """True if a zip archive holds no more than `ratio` times its own size, and a little: no bomb."""
     with zipfile.ZipFile(file) as archive:
-        held = sum(member.file_size for member in archive.infolist())
         archive.fp.seek(0, os.SEEK_END)  # type: ignore[union-attr]
-        return held <= ratio * archive.fp.tell() + (1 << 20)  # type: ignore[union-attr]
+        return _held_bytes(archive) <= ratio * archive.fp.tell() + (1 << 20)  # type: ignore[union-attr]
+
+
+def unpacked_bytes(file: Path) -> int:
+    """Bytes that a zip archive says it unpacks to."""
+    with zipfile.ZipFile(file) as archive:
+        return _held_bytes(archive)
+
+
+def _held_bytes(archive: zipfile.ZipFile) -> int:
+    return sum(member.file_size for member in archive.infolist())
 
 
 def cached_arrays(

@@ -6,11 +6,13 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from ..errors import InputError
-from ..text import printable
+from ..files import open_plain, read_json
+from ..text import printable, reason_of
 from .folder import RunFolder
 from .rows import (
     COLUMNS,
@@ -67,9 +69,9 @@ def read_standing(folder: Path) -> list[Row]:
 def _outdated_marks(folder: Path) -> frozenset[str]:
     """Marks of the rows of a log that the manifest beside it says were left out."""
     try:
-        content = json.loads(RunFolder(folder).manifest.read_text(encoding="utf-8"))
+        content = read_json(RunFolder(folder).manifest)
         return frozenset(mark for mark in content[OUTDATED]["rows"] if isinstance(mark, str))
-    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError):
         return frozenset()
 
 
@@ -102,34 +104,57 @@ def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
         return as_table(row for row in _newest(path, 0, {}).values() if row.mark not in outdated)
     if path.suffix != ".parquet":
         raise InputError(f"{path}: not a run folder, rows.jsonl or rows.parquet")
-    table = _unpacked(path)[0]
-    missing = [c for c in (*IDENTITY, "value", "status") if c not in table]
-    if missing:
-        raise InputError(f"{path}: no table of rows, it lacks {', '.join(missing)}")
-    return table
+    return _unpacked(path)[0]
 
 
 def _unpacked(path: Path) -> tuple[pd.DataFrame, dict[bytes, bytes]]:
     """A Parquet file, and what its header says besides."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
+        open_plain(path).close()
         count = pq.read_metadata(path).num_rows
         if count > MOST_ROWS:  # a small file may say so of a single value, and mean to fill the memory
             raise InputError(f"{path}: {count} rows; at most {MOST_ROWS} can be read")
         packed = _read_bounded(path)
-        table: pd.DataFrame = packed.to_pandas()
-        for column in table.columns.intersection(list(COLUMNS)):
-            cells = table[column].astype(column_type(column))
-            if column in TEXT and not all(text.isprintable() for text in cells.dropna().unique()):
-                cells = cells.map(printable, na_action="ignore")
-            table[column] = cells
-            if column in _FILES_OF and not all(_can_name(text, column) for text in cells.dropna().unique()):
-                raise ValueError(f"a {column} cannot name a file")
-        return table, packed.schema.metadata or {}
-    except (OSError, ValueError, TypeError, OverflowError, pa.ArrowException) as error:
-        raise InputError(f"{path}: not readable ({error}); make it again") from None
+        missing = [name for name in (*IDENTITY, "value", "status") if name not in packed.column_names]
+        if missing:
+            raise ValueError(f"no table of rows, it lacks {', '.join(missing)}")
+        table: pd.DataFrame = packed.to_pandas(ignore_metadata=True)  # a stranger's says anything
+        return _as_rows(table), packed.schema.metadata or {}
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # of a stranger's file, pyarrow and pandas raise nearly anything
+        reason = reason_of(error) if isinstance(error, OSError) else " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: not readable ({reason}); delete it and make it again") from None
+
+
+def _as_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """A table with all columns of rows, each of its type, and with texts that can be printed and name files.
+
+    Raises
+    ------
+    ValueError
+        A cell is not of the kind of its column, or a row does not say what it is of.
+    """
+    for column in COLUMNS:
+        if column not in table:
+            table[column] = "" if column in TEXT else 0 if column == "seed" else float("nan")
+        cells = table[column]
+        if column in IDENTITY and cells.isna().any():
+            raise ValueError(f"a row without {column}")
+        if column in TEXT:
+            cells = cells.astype(object).where(cells.notna(), "")
+        cells = cells.astype(column_type(column))
+        texts = cells.unique() if column in TEXT else ()
+        if not all(text.isprintable() for text in texts):
+            cells = cells.map(printable)
+        if column in _FILES_OF and not all(can_name(text, column) for text in cells.unique()):
+            raise ValueError(f"a {column} cannot name a file")
+        if column == "status" and not _STATUSES.issuperset(texts):
+            raise ValueError("a status is none of " + ", ".join(sorted(_STATUSES)))
+        table[column] = cells
+    return table[list(COLUMNS)]
 
 
 def _read_bounded(path: Path) -> pa.Table:
@@ -194,8 +219,8 @@ def _read_folder(folder: RunFolder) -> pd.DataFrame:
     if not log.exists():
         return table
     said = known.get(LOG_SIZE, b"")
-    size = int(said) if said.isdigit() else -1
-    if size < 0 or _beginning_hash(log, size) != known.get(LOG_HASH, b"").decode():
+    size = int(said) if said.isdigit() and len(said) < 20 else -1
+    if size < 0 or _beginning_hash(log, size).encode() != known.get(LOG_HASH, b""):
         return as_table(read_standing(folder.path))  # the table is of another log
     if log.stat().st_size == size:
         return table
@@ -211,20 +236,23 @@ def _records(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 def _beginning_hash(path: Path, size: int) -> str:
     found, left = hashlib.sha256(), size
-    with path.open("rb") as handle:
+    with _opened(path) as handle:
         while left and (block := handle.read(min(left, 1 << 20))):
             found.update(block)
             left -= len(block)
     return "" if left else found.hexdigest()
 
 
+def _opened(log: Path) -> BufferedReader:
+    try:
+        return open_plain(log)
+    except OSError as error:
+        raise InputError(f"{log}: {error.strerror}; is {log.parent} a run folder?") from None
+
+
 def _newest(path: Path, start: int, newest: dict[tuple[str, ...], Row]) -> dict[tuple[str, ...], Row]:
     """Put the rows of a log from byte `start` on over those of `newest`."""
-    try:
-        handle = path.open("rb")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; is {path.parent} a run folder?") from None
-    with handle:
+    with _opened(path) as handle:
         handle.seek(start)
         for number, line in enumerate(iter(lambda: handle.readline(LONGEST_LINE), b""), 1):
             place = f"{path}, line {number}" + (f" after byte {start}" if start else "")
@@ -237,8 +265,10 @@ def _newest(path: Path, start: int, newest: dict[tuple[str, ...], Row]) -> dict[
     return newest
 
 
-def _can_name(text: str, what: str) -> bool:
-    """False for a name that would lead out of the folder that it is used in."""
+def can_name(text: object, what: str) -> bool:
+    """False for a name of a `what` that would lead out of the folder that it is used in, or is no text."""
+    if not isinstance(text, str):
+        return False
     if what == "dataset" and "/" in text:  # a page of a case is told by what stands before the slash
         return False
     # A history names benchmarks by file and test, and pages make names of their own.
@@ -282,7 +312,7 @@ def parse_row(line: bytes, place: str) -> Row:
         if not (text.isascii() and text.isprintable()):
             values[name] = printable(text)
     for name in _FILES_OF:
-        if not _can_name(values[name], name):
+        if not can_name(values[name], name):
             raise InputError(f"{place}: {name} cannot name a file; delete the line")
     for name in _NUMBERS:
         value = values[name]

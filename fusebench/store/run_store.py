@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from ..errors import InputError
-from ..files import atomic_path, file_sha256, refuse_foreign
+from ..files import atomic_path, file_sha256, open_plain, refuse_foreign
 from ..text import cell
 from .folder import BOARD_SUFFIXES, RunFolder
 from .read_rows import LONGEST_LINE, parse_row, read_log
@@ -141,9 +141,10 @@ class RunStore:
             self._write_tables(table)
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
+            where = error.filename or RunFolder(self.folder).parquet
             raise InputError(
-                f"{RunFolder(self.folder).parquet}: {reason}; the rows are stored, their tables are not: "
-                "make room and run the same command"
+                f"{where}: {reason}; the rows are stored, their tables are not: make room and run the same "
+                "command"
             ) from None
         return table
 
@@ -187,7 +188,7 @@ def _check_ours(folder: Path) -> None:
     if linked:
         raise InputError(f"{folder}: {linked[0]} is a link to another file; give another --out")
     try:
-        with log.open("rb") as handle:
+        with open_plain(log) as handle:
             first = handle.readline(LONGEST_LINE)
     except FileNotFoundError:
         boards = [p.name for p in folder.glob("leaderboard-*") if p.suffix[1:] in BOARD_SUFFIXES]

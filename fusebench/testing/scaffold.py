@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from ..errors import InputError
-from ..files import ROOT, file_sha256
+from ..files import ROOT, atomic_path, file_sha256, write_text
 from ..plugins import Plugins
 
 Kind = Literal["method", "metric", "dataset"]
@@ -22,6 +22,7 @@ _NAMES = {
     "metric": (r"[a-z][a-z0-9]*(?:_[a-z0-9]+)*", "small letters, digits and _, as in edge_loss"),
     "dataset": (r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*", "small letters, digits and -, as in my-hospital"),
 }
+_ELSEWHERE = "make room, or give another folder with --out"
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,9 @@ def write_plugin(
         folder / f"{in_weights}{module}.safetensors" if learned else None,
         root is not None,
     )
-    for path in (result.plugin, result.card, result.test, *([result.weights] if result.weights else [])):
-        if path.exists():
+    files_made = [result.plugin, result.card, result.test, *([result.weights] if result.weights else [])]
+    for path in files_made:
+        if path.exists() or path.is_symlink():
             raise InputError(f"{path} exists; choose another name or delete it")
     facts = {
         "name": name,
@@ -111,14 +113,19 @@ def write_plugin(
         "sha256": "",
         "params": 0,
     }
-    if result.weights is not None:
-        facts |= _initial_weights(result, facts)
-    for path, template in (
-        (result.plugin, f"{kind}.py"),
-        (result.card, f"{kind}.md"),
-        (result.test, f"{kind}_test.py"),
-    ):
-        _write(path, template, facts)
+    try:
+        if result.weights is not None:
+            facts |= _initial_weights(result, facts)
+        for path, template in (
+            (result.plugin, f"{kind}.py"),
+            (result.card, f"{kind}.md"),
+            (result.test, f"{kind}_test.py"),
+        ):
+            _write(path, template, facts)
+    except BaseException:  # a part of them would be in the way of the same command
+        for path in files_made:
+            path.unlink(missing_ok=True)
+        raise
     return result
 
 
@@ -134,15 +141,15 @@ def _write(path: Path, template: str, facts: Mapping[str, Any]) -> None:
     text = files("fusebench").joinpath("templates", f"{template}.j2").read_text(encoding="utf-8")
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(environment.from_string(text).render(facts).rstrip() + "\n", encoding="utf-8")
+        write_text(path, environment.from_string(text).render(facts).rstrip() + "\n")
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; give another folder with --out") from None
+        raise InputError(f"{path}: {error.strerror}; {_ELSEWHERE}") from None
 
 
 def _initial_weights(result: Scaffold, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Save the new network's weights; their hash and number belong into the plugin's literal."""
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     assert result.weights is not None
@@ -151,8 +158,11 @@ def _initial_weights(result: Scaffold, facts: Mapping[str, Any]) -> dict[str, An
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         state = network().state_dict()
-    result.weights.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, result.weights)
+    try:
+        with atomic_path(result.weights) as temporary:
+            save_file(state, temporary)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{result.weights}: cannot be written ({error}); {_ELSEWHERE}") from None
     return {"sha256": file_sha256(result.weights), "params": sum(t.numel() for t in state.values())}
 
 

@@ -31,7 +31,7 @@ from fusebench.errors import InputError
 from fusebench.files import refuse_foreign
 
 from . import card
-from .checkpoint import load_checkpoint, save_checkpoint, save_weights
+from .checkpoint import fitting, load_checkpoint, save_checkpoint, save_weights
 from .progress import Monitor
 from .recipe import Batch, Hyperparameters, Recipe
 from .samples import Subjects, stream
@@ -161,12 +161,22 @@ class _Run:
             self.grown = list(state.get("grown", []))
             if state["config"]["steps"] != self.config["steps"]:
                 self.grown.append(f"{state['config']['steps']} to {self.config['steps']} at {self.step}")
-            self.net.load_state_dict(state["net"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.fabric.strategy.precision.load_state_dict(state["precision"])
-            if self.average is not None:
-                self.average.load_state_dict(state["average"])
+            with fitting(job.checkpoint):
+                self._take_up(state)
         self.fabric.barrier()
+
+    def _take_up(self, state: Mapping[str, Any]) -> None:
+        """Load the tensors of a checkpoint; whatever is raised means that they are of another network."""
+        self.net.load_state_dict(state["net"])
+        ours, theirs = (s["param_groups"] for s in (self.optimizer.state_dict(), state["optimizer"]))
+        if [{k: type(v) for k, v in g.items()} for g in ours] != [
+            {k: type(v) for k, v in g.items()} for g in theirs
+        ]:
+            raise ValueError("its optimiser is another one")
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
 
     def save(self) -> None:
         """Write the checkpoint and the log."""
@@ -335,6 +345,7 @@ def _launch(recipe: Recipe, job: Job) -> Fabric:
     if kind == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
     precision = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[job.precision]
+    _check_devices(kind, job.devices)
     if kind == "cpu" and job.precision == "16":
         raise InputError("--precision 16 needs a GPU; use bf16 or 32 on the CPU")
     strategy = DDPStrategy(find_unused_parameters=recipe.unused_parameters) if job.devices > 1 else "auto"
@@ -358,6 +369,14 @@ def _launch(recipe: Recipe, job: Job) -> Fabric:
     if job.threads:
         torch.set_num_threads(job.threads)
     return fabric
+
+
+def _check_devices(kind: str, asked: int) -> None:
+    """Refuse more processes than there are devices for, each of which would be started."""
+    there = torch.cuda.device_count() if kind == "cuda" else max(2, len(os.sched_getaffinity(0)))
+    if asked > there:
+        what = "devices" if kind == "cuda" else "processes at most, for the cores that may be used"
+        raise InputError(f"--devices {asked}: there are {there} {what}; give fewer")
 
 
 def _averaging(decay: float) -> Callable[[Any, Any, Any], None]:

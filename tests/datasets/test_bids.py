@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import os
+import time
 
 import numpy as np
 import pytest
@@ -131,6 +133,35 @@ def test_participants_give_the_diagnosis(tmp_path):
     (tmp_path / "participants.tsv").write_text("participant_id\tgroup\nsub-01\tAD\nsub-02\tn/a\n")
     dataset = make(tmp_path, "sub-01_T1w.nii.gz", "sub-01_pet.nii.gz")
     assert dataset.sources()[0].meta["diagnosis"] == "AD"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "participant_id\n", "group\nAD\n", "participant_id\tgroup\n\nsub-01\n", "\x00", "\ud800"],
+)
+def test_participants_that_say_nothing_cost_no_case(tmp_path, text):
+    (tmp_path / "participants.tsv").write_bytes(text.encode(errors="surrogatepass"))
+    assert "diagnosis" not in make(tmp_path, "sub-01_T1w.nii.gz", "sub-01_pet.nii.gz").sources()[0].meta
+
+
+def test_participants_of_very_many_columns_take_no_time(tmp_path):
+    names = "\t".join(f"c{i}" for i in range(100_000))
+    rows = "".join(f"sub-{i}\tAD\n" for i in range(20_000))
+    (tmp_path / "participants.tsv").write_text(f"participant_id\tgroup\t{names}\n{rows}")
+    begin = time.process_time()
+    assert len(bids.read_participants(tmp_path / "participants.tsv")) == 20_000
+    assert time.process_time() - begin < 5
+
+
+def test_pipes_in_place_of_tables_and_sidecars_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "participants.tsv")
+    dataset = make(tmp_path, "sub-01_T1w.nii.gz", "sub-01_pet.nii.gz")
+    pet = dataset.sources()[0].pet
+    os.mkfifo(pet.with_name("sub-01_pet.json"))
+    assert sidecar.read_sidecars(pet) == (
+        {},
+        ["sidecar sub-01_pet.json cannot be read as JSON; it is passed over"],
+    )
 
 
 def test_dynamic_pet_is_weighted_by_frame_duration(tmp_path):

@@ -3,7 +3,9 @@
 import dataclasses
 import importlib
 import json
+import os
 import pickle
+import time
 import unicodedata
 
 import numpy as np
@@ -329,3 +331,20 @@ def test_names_that_are_not_utf_8(tmp_path):
     assert main(["prepare", "--dataset", "pairs", "--data-dir", str(tmp_path), "--report", "--out",
                  str(tmp_path / "r")]) == 0  # fmt: skip
     assert "\\udce4" in (tmp_path / "r/report.csv").read_text()
+
+
+@pytest.mark.parametrize("rows", [1, 20_000])
+def test_a_table_of_very_many_columns_takes_no_time(tmp_path, rows):
+    """Short rows below many names: each would otherwise get a cell for every name."""
+    names = ",".join(f"c{i}" for i in range(100_000))
+    (tmp_path / "pairs.csv").write_text(f"mri,pet,{names}\n" + "a.nii,b.nii\n" * rows)
+    begin = time.process_time()
+    found, left_out = pairs.read_csv(tmp_path / "pairs.csv")
+    assert not found and len(left_out) == rows
+    assert time.process_time() - begin < 5
+
+
+def test_a_pipe_in_place_of_a_table_is_a_line(tmp_path):
+    os.mkfifo(tmp_path / "pairs.csv")
+    with pytest.raises(InputError, match="cannot be read \\(is a folder, a pipe or a device, and no file\\)"):
+        pairs.read_csv(tmp_path / "pairs.csv")

@@ -10,7 +10,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fusebench.limits import oom_kills, usable_cores, usable_memory_mb
+from fusebench.errors import OutOfMemory
+from fusebench.limits import (
+    check_memory,
+    naming_file,
+    oom_kills,
+    spare_memory,
+    usable_cores,
+    usable_memory_mb,
+)
 
 LIMITS = "import fusebench.limits as l; print(l.usable_cores(), l.usable_memory_mb())"
 
@@ -69,3 +77,24 @@ def test_kills_for_lack_of_memory_are_counted(tmp_path: Path) -> None:
     before = oom_kills(tmp_path, nowhere)
     assert before > 0
     assert oom_kills(tmp_path, system) == before + 3
+
+
+def test_memory_that_is_left_counts_a_groups_and_its_page_cache_is_none(tmp_path: Path) -> None:
+    free = spare_memory(tmp_path)
+    assert 0 < free <= psutil.virtual_memory().total
+    (tmp_path / "memory.max").write_text(f"{100 << 20}\n")
+    (tmp_path / "memory.current").write_text(f"{90 << 20}\n")
+    assert spare_memory(tmp_path) == 10 << 20
+    (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {30 << 20}\nactive_file {1 << 20}\n")
+    assert spare_memory(tmp_path) == 41 << 20
+    (tmp_path / "memory.current").write_text(f"{900 << 20}\n")
+    assert spare_memory(tmp_path) == 0
+
+
+def test_a_file_that_needs_more_than_is_left_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fusebench.limits.spare_memory", lambda: 1 << 30)
+    check_memory(Path("a.nii"), 1 << 30)
+    with pytest.raises(OutOfMemory, match=r"^a\.nii: reading it takes about 1\.5 GiB .* 1\.0 GiB are left; "):
+        check_memory(Path("a.nii"), 3 << 29)
+    with pytest.raises(OutOfMemory, match=r"^a\.nii: there is too little memory"), naming_file(Path("a.nii")):
+        raise MemoryError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fusebench.leaderboard import public
+from fusebench.leaderboard import public, rescore
 from fusebench.leaderboard.entries import chosen_cases, read_entry
 from fusebench.leaderboard.rescore import check
 
@@ -159,7 +160,7 @@ def test_rows_that_do_not_fit_are_refused(
 
 
 @pytest.mark.parametrize(
-    "parameters", [{"size": 100_000}, {"size": "x"}, {"data_dir": "/etc"}, {"size": True}, []]
+    "parameters", [{"size": 100_000}, {"size": "x"}, {"data_dir": "/etc"}, {"size": True}]
 )
 def test_data_of_any_size_are_not_made_for_a_stranger(entry: Path, parameters: object) -> None:
     manifest = json.loads((entry / "manifest.json").read_text())
@@ -258,6 +259,44 @@ def test_volumes_that_are_none_are_refused(entry: Path, spoil: Callable[[Path], 
     spoil(volume_of(entry))
     verdict = check(read_entry(entry))
     assert verdict.badge == "refused" and "volumes/" in verdict.problems[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"badge": 5},
+        {"badge": "other"},
+        {"old": [5]},
+        {"digest": [1]},
+        {"compared": "many"},
+        {"name": "a\x1b[2J"},
+        {"problems": None},
+        {"new": 1},
+        None,
+    ],
+)
+def test_a_verdict_that_is_none_is_a_line(tmp_path: Path, change: dict[str, object] | None) -> None:
+    good = rescore.verdict_text(rescore.Verdict("net", "0" * 64, "re-scored"))
+    path = tmp_path / "v.json"
+    path.write_text(good)
+    assert rescore.read_verdicts(tmp_path)["0" * 64].badge == "re-scored"
+    path.write_text("[" * 100_000 if change is None else json.dumps({**json.loads(good), **change}))
+    with pytest.raises(
+        InputError, match=r"v\.json: no verdict .*; make it again with --verdict, or delete it"
+    ):
+        rescore.read_verdicts(tmp_path)
+
+
+def test_an_entry_is_whole_or_not_there(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> bytes:
+        raise OSError(errno.ENOSPC, "No space left on device", "volume")
+
+    command = ["submit", str(run), "--method", "max", "--name", "net-a", *ABOUT, "--out", str(tmp_path / "e")]
+    with monkeypatch.context() as disk:
+        disk.setattr("fusebench.leaderboard.entries.read_bytes", full)
+        assert main(command) == 2
+    assert not (tmp_path / "e").exists()
+    assert main(command) == 0
 
 
 def test_a_link_to_an_entry_is_none(made: Path, tmp_path: Path) -> None:

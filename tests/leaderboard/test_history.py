@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from fusebench.cli import main
@@ -153,4 +154,59 @@ def test_bad_input_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"b\.json: .. is no time; give --time"):
         history.add(tmp_path / "b.json", tmp_path / "store", commit=sha(1))
     with pytest.raises(InputError, match="no history there"):
+        history.read(tmp_path / "store")
+
+
+# -- files of others ---------------------------------------------------------------------------------
+
+GOOD = {"fullname": "test_x.py::test_speed", "stats": {"min": 1.0, "iqr": 0.1}}
+COMMIT = {"commit_info": {"id": "0123abcd"}, "datetime": "2026-01-01"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000,
+        "[]",
+        json.dumps({**COMMIT, "benchmarks": [{**GOOD, "fullname": "../../x"}]}),
+        json.dumps({**COMMIT, "benchmarks": [{**GOOD, "fullname": ["a"]}]}),
+        json.dumps({**COMMIT, "benchmarks": [{**GOOD, "stats": {"min": 10**400, "iqr": 0}}]}),
+        json.dumps({**COMMIT, "benchmarks": [{**GOOD, "stats": {"min": float("nan"), "iqr": 0}}]}),
+        json.dumps({**COMMIT, "benchmarks": [{**GOOD, "stats": None}]}),
+        json.dumps({"benchmarks": [GOOD], "commit_info": "x", "datetime": "2026-01-01"}),
+    ],
+)
+def test_a_benchmark_file_that_could_not_be_charted_is_not_kept(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "b.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"b\.json: .*; make it again with pytest --benchmark-json$"):
+        history.add(path, tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_benchmark_file_without_a_commit_says_what_to_give(tmp_path: Path) -> None:
+    path = tmp_path / "b.json"
+    path.write_text(json.dumps({"benchmarks": [GOOD], "commit_info": None, "datetime": "2026-01-01"}))
+    with pytest.raises(InputError, match="give --commit SHA"):
+        history.add(path, tmp_path / "store")
+    assert history.add(path, tmp_path / "store", commit="0123abcd").exists()
+    assert len(history.read(tmp_path / "store")) == 1
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00+23:00", "9999-12-31T23:59-23:00", "0001-01-01", "soon"])
+def test_a_time_of_no_commit_is_a_line(tmp_path: Path, time: str) -> None:
+    path = tmp_path / "b.json"
+    path.write_text(json.dumps({**COMMIT, "benchmarks": [GOOD]}))
+    with pytest.raises(InputError, match="is no time; give --time as"):
+        history.add(path, tmp_path / "store", time=time)
+
+
+@pytest.mark.parametrize("said", [b"nope", b"[" * 100_000, b"null", b'{"methods": []}', b'{"git": "x"}'])
+def test_a_file_of_the_store_with_odd_facts_is_a_line(tmp_path: Path, said: bytes) -> None:
+    path = tmp_path / "b.json"
+    path.write_text(json.dumps({**COMMIT, "benchmarks": [GOOD]}))
+    kept = history.add(path, tmp_path / "store")
+    table = pq.read_table(kept)
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"fusebench": said}), kept)
+    with pytest.raises(InputError, match=r"\.parquet.*; delete it and add the run again with `history add`$"):
         history.read(tmp_path / "store")

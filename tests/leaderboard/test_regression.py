@@ -246,6 +246,9 @@ def test_command_line_exit_codes_and_files(
     assert "### FuseBench: got worse" in (tmp_path / "out" / "s.md").read_text()
     content = json.loads((tmp_path / "out" / "s.json").read_text())
     assert content["lost"] and any(c["verdict"] == "loss" and c["method"] == "b" for c in content["changes"])
+    (tmp_path / "full.json").mkdir()
+    assert main(["compare", str(one), str(two), "--json", str(tmp_path / "full.json")]) == 2
+    assert "full.json: cannot be written (Is a directory)" in capsys.readouterr().err
     assert main(["compare", str(one), str(tmp_path / "none")]) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert "none" in message and "run folder" in message

@@ -708,6 +708,8 @@ def test_a_metric_that_the_run_lacks_is_an_error(
     run = write_run(tmp_path / "run", *make_run({"a": 1.0}, cases=2, metrics=["psnr"]))
     assert main(["report", str(run), "--no-figures", "--metrics", f"psnr,{metric}"]) == 2
     assert message in capsys.readouterr().err and not (run / "report").exists()
+    assert main(["report", str(run), "--no-figures", "--metrics", ""]) == 2  # an empty variable of a shell
+    assert "--metrics names none; leave it out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

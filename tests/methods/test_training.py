@@ -262,6 +262,7 @@ def test_failed_write_leaves_the_old_file(tmp_path):
         ),
         (["toy-net", "--dataset", "toy-data", "--device", "cpu", "--precision", "16"], "bf16"),
         (["toy-net", "--dataset", "toy-data", "--device", "abacus"], "abacus"),
+        (["toy-net", "--dataset", "toy-data", "--device", "cpu", "--devices", "1000"], "give fewer"),
         (
             ["toy-net", "--dataset", "toy-data", "--device", "cpu", "--set", "broken=True"],
             "loss is nan at step 3",
@@ -286,9 +287,53 @@ def test_checkpoint_in_the_way_or_of_another_run(tmp_path, capsys):
         assert main(command(tmp_path, *options)) == 2
         assert message in capsys.readouterr().err
     assert main(command(tmp_path, "--steps", 3, "--force")) == 0
-    (tmp_path / "checkpoint.pt").write_bytes(b"PK\3\4 not one")
-    assert main(command(tmp_path, "--steps", 2, "--resume")) == 2
-    assert "is not a training checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        None,
+        {"format": 2},
+        {"config": [1]},
+        {"config": {"steps": "2"}},
+        {"step": "x"},
+        {"step": -1},
+        {"history": [{"step": "x"}]},
+        {"history": [1]},
+        {"best": {"a": 1}},
+        {"net": {}},
+        {"optimizer": {}},
+        {"optimizer": {"state": {}, "param_groups": [{"lr": "x"}]}},
+        {"grown": [1]},
+    ],
+)
+def test_a_checkpoint_with_a_part_that_is_none_is_a_line(change, whole, tmp_path, capsys):
+    state = torch.load(whole / "checkpoint.pt", weights_only=True)
+    if change is None:
+        (tmp_path / "checkpoint.pt").write_bytes(b"PK\3\4 not one")
+    else:
+        torch.save({**state, **change}, tmp_path / "checkpoint.pt")
+    assert main(command(tmp_path, "--resume")) == 2
+    error = capsys.readouterr().err
+    assert (
+        "checkpoint.pt is no checkpoint of this training (" in error or "checkpoint.pt was made with" in error
+    )
+    assert "use another --out" in error and error.count("\n") == 1
+
+
+def test_a_pipe_in_place_of_a_checkpoint_is_not_waited_for(tmp_path, capsys):
+    os.mkfifo(tmp_path / "checkpoint.pt")
+    assert main(command(tmp_path, "--resume")) == 2
+    assert "is a folder, a pipe or a device" in capsys.readouterr().err
+
+
+def test_a_full_disk_names_the_file_that_was_to_be_written(tmp_path):
+    def full(temporary):
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    with pytest.raises(OSError, match="PytorchStreamWriter") as caught:
+        checkpoint.write_atomically(tmp_path / "checkpoint.pt", full)
+    assert caught.value.filename == str(tmp_path / "checkpoint.pt")
 
 
 def test_steps_may_grow_on_resume(tmp_path):

@@ -163,3 +163,12 @@ def test_a_file_system_without_locks_still_caches(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", refuse)
     cached_arrays(tmp_path / "x.npz", lambda: {"a": np.arange(3)})
     assert (tmp_path / "x.npz").is_file()
+
+
+def test_a_plugin_that_closes_standard_output_takes_no_result_away(capfd):
+    with tolerant_streams():
+        sys.stdout.close()
+        sys.stderr.close()
+        print("the board")
+        print("an error", file=sys.stderr)
+    assert capfd.readouterr() == ("the board\n", "an error\n")

@@ -1,5 +1,6 @@
 """`new`: what the scaffold writes runs at once, passes its own tests, and lands on the board."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -204,6 +205,20 @@ def test_files_are_never_overwritten(tmp_path, capsys):
     assert main(["new", "method", "mine", "--out", str(tmp_path)]) == 2
     assert "mine.md exists" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["mine.md"]
+
+
+def test_what_was_written_before_the_disk_was_full_is_not_in_the_way(tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    command = ["new", "method", "net-four", "--learned", "--out", str(tmp_path)]
+    with monkeypatch.context() as disk:
+        disk.setattr("safetensors.torch.save_file", full)
+        assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "net_four.safetensors" in error and "make room" in error and error.count("\n") == 1
+    assert not [p.name for p in tmp_path.iterdir() if p.is_file()]
+    assert main(command) == 0
 
 
 def test_check_command_reports(made, tmp_path, capsys, monkeypatch):

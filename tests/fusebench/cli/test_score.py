@@ -1,6 +1,9 @@
 """`score` of images made elsewhere: which files are taken, and as what."""
 
 import csv
+import errno
+import os
+import subprocess
 
 import numpy as np
 import pytest
@@ -133,3 +136,21 @@ def test_a_reading_cannot_be_scored_from_files(capsys: pytest.CaptureFixture[str
         == 2
     )
     assert "metric outline reads a second image" in capsys.readouterr().err
+
+
+def test_scores_go_to_a_device_as_they_are_and_to_a_file_whole(sources, tmp_path, monkeypatch, capfd):
+    save("f.png", FUSED, tmp_path)
+    command = ["score", *FILES, "--fused", "f.png", "--metrics", "psnr", "--csv"]
+    os.mkfifo("pipe")
+    reader = subprocess.Popen(["cat", "pipe"], stdout=subprocess.PIPE, text=True)
+    assert main([*command, "pipe"]) == 0
+    assert reader.communicate()[0].startswith("method,case,psnr")
+    (tmp_path / "s.csv").write_text("old")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fusebench.files.os.replace", full)
+    assert main([*command, "s.csv"]) == 2
+    assert (tmp_path / "s.csv").read_text() == "old"
+    assert "s.csv: cannot be written (No space left on device)" in capfd.readouterr().err

@@ -88,6 +88,24 @@ def test_a_limit_holds_while_nothing_is_read(tmp_path: Path) -> None:
             (tmp_path / "large").read_bytes()
 
 
+def test_standard_streams_that_a_dataset_closes_are_open_behind_it(tmp_path: Path) -> None:
+    """The next file that is opened would get the number, and what is printed would land in it."""
+    script = """
+import os
+from fusebench.engine.deadline import asking_dataset
+with asking_dataset("x", "listing"):
+    for number in range(3):
+        os.close(number)
+with asking_dataset("x", "listing"):
+    os.dup2(os.open("taken", os.O_RDWR | os.O_CREAT), 1)
+rows = open("rows", "w")
+os.write(1, b"printed")
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "printed", "")
+    assert (tmp_path / "rows").read_text() == (tmp_path / "taken").read_text() == ""
+
+
 def test_a_dataset_that_hangs_or_fails_is_a_line(
     bench: Bench,
     tmp_path: Path,

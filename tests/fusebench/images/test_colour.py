@@ -8,6 +8,7 @@ from skimage.color import rgb2lab
 
 from fusebench.case import Volume
 from fusebench.images.colour import MAPS, chroma, chroma_of, luminance, ramp, span, tint, to_rgb
+from fusebench.images.picture import over_black
 
 PURE = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255], [0, 0, 0]], np.uint8)
 
@@ -53,6 +54,16 @@ def test_equal_steps_of_uptake_are_equal_steps_of_colour(name: str) -> None:
     assert np.abs(lab[:, 0] - 62).max() < 1  # the fused image alone says how light a place is
     steps = np.linalg.norm(np.diff(lab[::15, 1:], axis=0), axis=1)
     assert steps.max() < 1.4 * steps.min()
+
+
+def test_a_large_picture_is_converted_in_pieces_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
+    opacity = np.random.default_rng(1).integers(0, 256, (3, 40, 50), dtype=np.uint8)
+    whole = luminance(rgb), chroma(rgb), over_black(rgb, opacity)[0]
+    monkeypatch.setattr("fusebench.images.colour._BLOCK", 77)
+    pieces = luminance(rgb), chroma(rgb), over_black(rgb, opacity)[0]
+    assert all(np.array_equal(a, b) for a, b in zip(whole, pieces, strict=True))
+    assert np.array_equal(whole[2], np.rint(rgb * (opacity[..., None] / 255)))
 
 
 def test_the_last_colour_is_for_the_brightest_voxels_and_air_takes_no_part() -> None:

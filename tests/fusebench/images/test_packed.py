@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import io
+import os
 import resource
 import time
 import zlib
@@ -17,43 +19,49 @@ from fusebench.images.packed import TooMuch, beginning, unpack
 from fusebench.images.raw import check_inside
 from fusebench.images.read_write import read_raw
 
+
+def unpacked(packed: bytes, most: int = 1 << 30) -> tuple[bytes, int]:
+    content, rest = unpack(io.BytesIO(packed), most)
+    return bytes(content), rest
+
+
 CONTENT = np.random.default_rng(0).integers(0, 9, 9 << 20, dtype="u1").tobytes()
 
 
 def test_members_and_what_follows_them() -> None:
     packed = gzip.compress(CONTENT, 1)
-    assert unpack(packed, len(CONTENT)) == (CONTENT, 0)
-    assert unpack(packed + gzip.compress(b"abc"), 1 << 30) == (CONTENT + b"abc", 0)
-    assert unpack(packed + b"\0\0\0", 1 << 30) == (CONTENT, 0)
-    assert unpack(packed + b"\x1f\x8btail", 1 << 30) == (CONTENT, 6)
-    assert beginning(packed, 7) == CONTENT[:7]
-    assert beginning(b"no gzip", 7) == b""
+    assert unpacked(packed, len(CONTENT)) == (CONTENT, 0)
+    assert unpacked(packed + gzip.compress(b"abc")) == (CONTENT + b"abc", 0)
+    assert unpacked(packed + b"\0\0\0") == (CONTENT, 0)
+    assert unpacked(packed + b"\x1f\x8btail") == (CONTENT, 6)
+    assert beginning(io.BytesIO(packed), 7) == CONTENT[:7]
+    assert beginning(io.BytesIO(b"no gzip"), 7) == b""
 
 
 def test_many_short_members_take_no_longer_than_one() -> None:
     noise = np.random.default_rng(0).bytes(4 << 20)
     packed = gzip.compress(b"a") + gzip.compress(b"") * 20_000 + gzip.compress(noise, 1)
     begin = time.process_time()
-    assert unpack(packed, 1 << 30) == (b"a" + noise, 0)
+    assert unpacked(packed) == (b"a" + noise, 0)
     assert time.process_time() - begin < 2  # copying all that follows each of them takes ten
 
 
 @pytest.mark.parametrize("cut", [1, 8, 9, 1000])
 def test_a_missing_end_is_damage(cut: int) -> None:
     with pytest.raises(EOFError):
-        unpack(gzip.compress(CONTENT, 1)[:-cut], 1 << 30)
+        unpacked(gzip.compress(CONTENT, 1)[:-cut])
 
 
 def test_a_flipped_bit_is_damage() -> None:
     packed = bytearray(gzip.compress(CONTENT, 1))
     packed[-8] ^= 1
     with pytest.raises(zlib.error):
-        unpack(bytes(packed), 1 << 30)
+        unpacked(bytes(packed))
 
 
 def test_more_than_it_may_be_is_refused() -> None:
     with pytest.raises(TooMuch):
-        unpack(gzip.compress(CONTENT, 1), len(CONTENT) - 1)
+        unpacked(gzip.compress(CONTENT, 1), len(CONTENT) - 1)
 
 
 def test_a_small_file_that_unpacks_to_gigabytes_takes_little_memory(tmp_path: Path) -> None:
@@ -92,6 +100,22 @@ def test_data_outside_the_folder_are_not_read(tmp_path: Path, header: str) -> No
     path.write_text(header)
     with pytest.raises(InputError, match="outside its folder"):
         check_inside(path)
+
+
+def test_data_that_are_a_pipe_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.raw")
+    (tmp_path / "a.mhd").write_text(f"{MHD}ElementDataFile = a.raw\n")
+    with pytest.raises(InputError, match=r"a\.mhd: its data are to be read from a\.raw, which is no file"):
+        read_raw(tmp_path / "a.mhd")
+
+
+def test_a_hole_behind_compressed_data_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((8, 8, 8), "f4"), np.eye(4)), path)
+    os.truncate(path, 6 << 30)
+    begin = time.process_time()
+    assert "bytes behind the end of the compressed data" in read_raw(path).notes[0]
+    assert time.process_time() - begin < 1
 
 
 @pytest.mark.parametrize("name", ["a.raw", "sub/a.raw", "..a.raw", "LOCAL"])

@@ -14,7 +14,7 @@ from fusebench.case import Volume
 from fusebench.errors import InputError
 from fusebench.images import colour
 from fusebench.images.foreground import foreground
-from fusebench.images.raw import image_files
+from fusebench.images.raw import folder_images, image_files
 from fusebench.images.read_write import read_image, read_pair, read_raw, write_image
 
 AFFINE = np.array([[-1.5, 0, 0, 30], [0, 0, 2.0, -20], [0, -1.0, 0, 15], [0, 0, 0, 1.0]])  # L I A order
@@ -568,3 +568,10 @@ def test_files_of_an_image(tmp_path, name, header, data):
         (tmp_path / other).touch()
     (tmp_path / name).write_bytes(header.encode())
     assert image_files(tmp_path / name) == [tmp_path / n for n in (name, *data)]
+
+
+def test_hidden_images_are_passed_over_but_where_one_is_asked_for(tmp_path):
+    for name in (".h.nii.gz", "._a.nii", "a.nii", "-x.png"):
+        (tmp_path / name).touch()
+    assert set(folder_images(tmp_path)) == {"a", "-x"}
+    assert set(folder_images(tmp_path, {".h", "-x"})) == {".h", "-x"}

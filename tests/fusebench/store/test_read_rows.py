@@ -13,6 +13,7 @@ import pytest
 
 from fusebench.errors import InputError
 from fusebench.store.read_rows import MOST_ROWS, read_log, read_rows
+from fusebench.store.rows import LOG_HASH, LOG_SIZE
 from fusebench.store.run_store import RunStore
 
 from .made_rows import row
@@ -155,3 +156,71 @@ def test_columns_that_rows_do_not_have_are_not_read(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="a value is of type list"):
         read_rows(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_a_pipe_in_place_of_rows_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match="is a folder, a pipe or a device, and no file"):
+        read_rows(tmp_path)
+    with pytest.raises(InputError, match="is a folder, a pipe or a device, and no file"):
+        read_rows(tmp_path / name)
+
+
+def table_of(folder: Path) -> pa.Table:
+    with RunStore(folder) as store:
+        store.append([row(), row(case="other")])
+        store.consolidate()
+    return pq.read_table(folder / "rows.parquet")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {LOG_SIZE: b"9" * 5000},
+        {LOG_HASH: b"\xff\xfe"},
+        {b"pandas": b"{}"},
+        {b"pandas": b"[" * 100_000},
+        {b"pandas": b'{"index_columns": ["method"], "columns": [], "column_indexes": []}'},
+    ],
+)
+def test_what_a_table_says_of_itself_costs_no_row(tmp_path: Path, said: dict[bytes, bytes]) -> None:
+    table = table_of(tmp_path)
+    pq.write_table(table.replace_schema_metadata(table.schema.metadata | said), tmp_path / "rows.parquet")
+    assert len(read_rows(tmp_path)) == 2
+
+
+def test_a_torn_table_is_read_from_the_log_and_alone_is_a_line(tmp_path: Path) -> None:
+    table_of(tmp_path)
+    path = tmp_path / "rows.parquet"
+    path.write_bytes(path.read_bytes()[:-9])
+    assert len(read_rows(tmp_path)) == 2
+    with pytest.raises(InputError, match=r"rows\.parquet: not readable \(.*\); delete it and make it again"):
+        read_rows(path)
+
+
+def test_a_table_without_columns_that_may_be_missing_has_them_empty(tmp_path: Path) -> None:
+    table = table_of(tmp_path).drop_columns(["fuse_seconds", "group", "reason", "seed"])
+    pq.write_table(table, tmp_path / "other.parquet")
+    found = read_rows(tmp_path / "other.parquet")
+    assert found["group"].tolist() == ["", ""] and found["seed"].tolist() == [0, 0]
+    assert found["fuse_seconds"].isna().all()
+
+
+@pytest.mark.parametrize("column", ["method", "case", "metric", "status", "value"])
+def test_a_table_without_what_its_rows_are_of_is_a_line(tmp_path: Path, column: str) -> None:
+    table = table_of(tmp_path)
+    nothing = pa.array([None, None], pa.string())
+    for i, spoilt in enumerate(
+        [
+            table.drop_columns([column]),
+            table.set_column(table.schema.get_field_index(column), column, nothing),
+        ]
+    ):
+        path = tmp_path / f"{i}.parquet"
+        pq.write_table(spoilt, path)
+        if i and column == "value":  # rows without a value there are
+            assert read_rows(path)["value"].isna().all()
+            continue
+        with pytest.raises(InputError, match=rf"{i}\.parquet: not readable \(.*\); delete it"):
+            read_rows(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from pathlib import Path
 
@@ -150,3 +151,10 @@ def test_links_in_a_run_folder_are_not_followed(tmp_path: Path, name: str) -> No
     with pytest.raises(InputError, match="is a link to another file"):
         RunStore(tmp_path / "run")
     assert (tmp_path / "thesis").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "manifest.json"])
+def test_a_pipe_in_place_of_a_file_of_a_run_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=r"is a folder, a pipe|not made by a run"):
+        RunStore(tmp_path)
