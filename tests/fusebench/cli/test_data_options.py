@@ -78,7 +78,7 @@ def test_what_is_given_counts_before_what_the_run_had(run: Path) -> None:
     ("nonsense", "words"),
     [
         ({"metrics": "psnr"}, "no manifest of a run (options: metrics); delete it and run again"),
-        ({"data_dir": 7, "cases": [1]}, "pairs: give one of data_dir"),
+        ({"data_dir": 7}, "no manifest of a run (options: data_dir); delete it and run again"),
     ],
 )
 def test_a_manifest_of_nonsense_is_not_taken(
