@@ -49,6 +49,10 @@ class Volume:
         object.__setattr__(self, "data", grey(self.data, "the data of a volume"))
         if self.data.ndim != 3:
             raise InputError(f"a volume has 3 axes (D, H, W), got shape {self.data.shape}")
+        object.__setattr__(self, "affine", _affine(self.affine))
+        object.__setattr__(self, "intensity", _intensity(self.intensity))
+        if self.chroma is not None and np.shape(self.chroma) != (2, *self.data.shape):
+            raise InputError(f"chroma has shape {np.shape(self.chroma)}, not {(2, *self.data.shape)}")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -218,6 +222,24 @@ class Case:
     def __getstate__(self) -> dict[str, Any]:
         # Workers get paths and parameters, not arrays.
         return {k: v for k, v in self.__dict__.items() if k not in ("pair", "truth")}
+
+
+def _affine(given: Any) -> NDArray[np.float64]:
+    try:
+        found = np.asarray(given, np.float64)
+    except (TypeError, ValueError):
+        found = np.empty(0)
+    if found.shape != (4, 4):
+        raise InputError(f"an affine has 4 x 4 numbers, got {type(given).__name__} {np.shape(found)}")
+    return found
+
+
+def _intensity(given: Any) -> tuple[float, float]:
+    try:
+        low, high = (float(value) for value in given)
+    except (TypeError, ValueError):
+        raise InputError(f"intensity is (low, high), got {str(given)[:40]}") from None
+    return low, high
 
 
 def _is_ours(found: Any) -> bool:

@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +148,20 @@ def _joined(texts: Iterable[str]) -> str:
     return hashlib.sha256("".join(texts).encode()).hexdigest()
 
 
+@cache
+def _code_key() -> str:
+    """Of this file, as it is imported."""
+    return source_key(Path(__file__))
+
+
+@cache
+def _reader_key() -> str:
+    return source_key(Path(read_write.__file__))
+
+
 def read_key() -> list[Any]:
     """Everything that voxels depend on before any recipe: readers, foreground, libraries."""
-    return [source_key(Path(read_write.__file__)), minor_versions(("numpy", "scipy", "SimpleITK"))]
+    return [_reader_key(), minor_versions(("numpy", "scipy", "SimpleITK"))]
 
 
 def pair_keys(source: PairSource, recipe: str, options: Mapping[str, Any]) -> tuple[str, str]:
@@ -180,7 +191,7 @@ def pair_keys(source: PairSource, recipe: str, options: Mapping[str, Any]) -> tu
             **({} if source.window is None else {"window": source.window}),
         }
     )
-    return origin, content_key({"origin": origin, "code": [source_key(Path(__file__)), *read_key()]})
+    return origin, content_key({"origin": origin, "code": [_code_key(), *read_key()]})
 
 
 # -- running -------------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ class Apart:
             fd = child.sent()
             try:
                 return opened(task.case, said, taken(fd, said.get("layout")))
-            except (KeyError, TypeError, ValueError):
+            except (KeyError, TypeError, ValueError, OverflowError):
                 raise child.garbled("load") from None
             finally:
                 os.close(fd)
@@ -180,7 +180,7 @@ def _cost(answer: dict[str, Any]) -> Cost:
         gpu = answer["gpu_memory_mb"]
         seconds = [float(s) for s in answer["seconds"]]
         return Cost(seconds, float(answer["memory_mb"]), None if gpu is None else float(gpu))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise TaskEnded("error", "fusing wrote to the engine's own connection") from None
 
 
@@ -195,7 +195,7 @@ def _value(said: Mapping[str, Any]) -> tuple[Any, str]:
         return Undefined(printable(str(said["undefined"]))[:300]), source
     try:
         return float(said["value"]), source
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return TaskEnded("error", "scoring wrote to the engine's own connection"), source
 
 

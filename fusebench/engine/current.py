@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ..plugins import Plugins
 from ..store.data_keys import Loading, case_key
 from ..store.keys import fuse_key, score_key
 from ..store.rows import Row
+from .deadline import asking_dataset, listing_seconds
 from .made_of import GONE, OTHER_CODE, metric_source_now, what_changed
 from .plan import Options
 from .spec import MethodSpec, Task
@@ -95,7 +97,11 @@ class Outdated:
     def _data_of(self, case: Case) -> str:
         name = case.dataset, case.id
         if name not in self._data:
-            self._data[name] = case_key(case, self._loading)
+            self._data[name] = ""  # where its plugin cannot say it, its rows are of other data
+            with suppress(FuseBenchError, OSError):
+                what, seconds = "reading what its cases are made of", listing_seconds(self._options.timeout)
+                with asking_dataset(case.dataset, what, seconds):
+                    self._data[name] = case_key(case, self._loading)
         return self._data[name]
 
     def _of_images(self, row: Row, key: str, data: str, source: str) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any, TypeVar
+
+import numpy as np
 
 from ..method_info import MethodInfo, Weights
 from ..metric import MetricInfo
@@ -32,7 +35,18 @@ def plain_facts(info: Any, kind: type[Info], where: str = "info") -> Info:
     return kind(**{f.name: _plain(getattr(info, f.name), f.name) for f in fields(kind)})
 
 
+def plain_values(facts: Mapping[Any, Any]) -> dict[str, Any]:
+    """Those facts that can be made plain, by name; of a NumPy scalar, the number or text that it holds."""
+    found = {}
+    for name, value in facts.items():
+        with contextlib.suppress(TypeError):
+            found[str(name)] = _plain(value, "")
+    return found
+
+
 def _plain(value: Any, name: str) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or isinstance(value, (bool, Weights)):
         return value
     if isinstance(value, str):
@@ -45,6 +59,6 @@ def _plain(value: Any, name: str) -> Any:
         return int(value)
     if isinstance(value, Real) and not isinstance(value, Integral):
         number = float(value)
-        if math.isfinite(number) or name in ("low", "high"):  # a metric may have no bound
+        if math.isfinite(number) or name in ("low", "high", ""):  # a metric may have no bound
             return number
     raise TypeError(f"info.{name} is {repr(value)[:40]}: give text, or a number that can be stored")

@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from .link import Garbled, Link
 # prctl: die with the parent; adopt orphans, so that they can be ended.
 _PDEATHSIG, _SUBREAPER = 1, 36
 _PATIENCE = 300.0  # seconds for a fork that waits behind an import
+_LOOKS = 1.0  # seconds between looks at whether it goes on
 _SOON = 0.05  # seconds from one task's end to the next one's child
 _ROUNDS = 1000  # of ending processes that start others
 
@@ -89,12 +91,15 @@ class Nursery:
 
     def _told(self, *words: object) -> list[Any]:
         self._tell(*words)
-        try:
-            answer = self._link.receive(_PATIENCE)
-        except (EOFError, OSError):
-            raise NurseryLost from None
-        if answer is None:
-            raise NurseryLost
+        answer, end = None, time.monotonic() + _PATIENCE
+        while answer is None:
+            if time.monotonic() > end:
+                raise NurseryLost
+            try:
+                answer = self._link.receive(_LOOKS)
+                os.kill(self.pid, signal.SIGCONT)  # a process that a child left behind may stop it again
+            except (EOFError, OSError):
+                raise NurseryLost from None
         found: list[Any] = json.loads(answer)
         return found
 

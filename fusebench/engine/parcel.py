@@ -17,6 +17,8 @@ from ..case import Case, Pair, Volume
 from ..errors import InputError
 from ..loading import module_from_path, module_name
 from ..text import describe
+from .facts import plain_values
+from .shared_arrays import can_be_shared
 
 if TYPE_CHECKING:
     from .spec import Task
@@ -75,7 +77,7 @@ def seal(case: Case) -> Case:
         fingerprint=_text(case.fingerprint),
         loader=loader,
         truth_loader=None if case.truth_loader is None else _sealed_truth,
-        meta={str(name): value for name, value in case.meta.items() if _is_plain(value)},
+        meta=plain_values(case.meta),
         voxels=None if case.voxels is None else int(case.voxels),
         origin=_text(case.origin),
     )
@@ -103,10 +105,21 @@ def described(case: Case) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
             if volume.chroma is not None:
                 arrays[f"{name}.chroma"] = volume.chroma
     try:
-        arrays |= {f"{TRUTH}{name}": np.asarray(array) for name, array in (case.truth or {}).items()}
+        for name, value in (case.truth or {}).items():
+            array = _as_array(value)
+            if array is not None:  # objects are of no use to a metric that scores images
+                arrays[f"{TRUTH}{name}"] = array
     except Exception as error:  # whoever asks for it is told
         facts["no truth"] = describe(error)
     return arrays, facts
+
+
+def _as_array(value: Any) -> NDArray[Any] | None:
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        return None
+    return array if can_be_shared(array) else None
 
 
 def opened(case: Case, facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Case:
@@ -147,10 +160,6 @@ def _truth(truth: Mapping[str, NDArray[Any]], fault: str) -> Mapping[str, NDArra
 def _text(value: str) -> str:
     """Without what a type of a plugin's own may add to it."""
     return str.__str__(value)
-
-
-def _is_plain(value: object) -> bool:
-    return value is None or type(value) in (bool, int, float, str)
 
 
 class _Unpickler(pickle.Unpickler):

@@ -10,7 +10,7 @@ from ..case import Case
 from ..metric import MetricId, MetricInfo
 from ..plugins import Plugins
 from ..scoring.protocol import PROTOCOLS
-from ..store.data_keys import NOT_KNOWN, Loading, case_key
+from ..store.data_keys import NOT_KNOWN, Loading
 from ..store.folder import RunFolder
 from ..store.keys import fuse_key, path_of, score_key, source_key
 from ..store.rows import Row
@@ -65,6 +65,7 @@ def make_plan(
     options: Options,
     folder: RunFolder,
     loading: Loading = NOT_KNOWN,
+    data: Sequence[str] = (),
 ) -> list[Task]:
     """Cross methods, cases, protocols and metrics into tasks, case by case; imports no plugin.
 
@@ -74,6 +75,8 @@ def make_plan(
         Of every metric that is `scored`, by name.
     loading : Loading
         Of the dataset.
+    data : sequence of str
+        Keys of the cases (`case_keys`); none where their fingerprints have to do.
     """
     ids = scored(options.protocols, options.metrics)
     sources = {name: metric_source(plugins, name) for name in infos}
@@ -90,10 +93,9 @@ def make_plan(
         return tuple(found)
 
     tasks = []
-    for index, case in enumerate(cases):
-        data = case_key(case, loading)
+    for index, (case, held) in enumerate(zip(cases, data or [c.fingerprint for c in cases], strict=True)):
         for method in methods:
-            key = fuse_key(method.key, data, options.seed, options.device, options.threads)
+            key = fuse_key(method.key, held, options.seed, options.device, options.threads)
             tasks.append(
                 Task(
                     run=options.run,
@@ -110,7 +112,7 @@ def make_plan(
                     save=options.save == "all" or (options.save == "first" and index == 0),
                     plugins=plugins.paths,
                     split=options.split,
-                    data=data,
+                    data=held,
                     loading=loading,
                 )
             )

@@ -19,7 +19,7 @@ from ..errors import FuseBenchError, InputError, WorkerDied
 from ..names import check_name
 from ..plugins import Plugins, find_plugins, require_plugins
 from ..scoring.protocol import PROTOCOLS, default_protocols, require_scored
-from ..store.data_keys import Loading
+from ..store.data_keys import Loading, case_keys
 from ..store.folder import RunFolder
 from ..store.read_rows import read_log
 from ..store.rows import IDENTITY, OUTDATED, Row, as_table
@@ -220,14 +220,16 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
         split=request.split,
     )
     jobs = default_jobs(found.device) if request.jobs is None else request.jobs
+    with asking_dataset(dataset.info.name, "reading what its cases are made of", patience):
+        data = list(case_keys(cases, loading))
     if results is not None and request.results_dir:
         from .from_files import file_specs, file_tasks, folders_of
 
         found = replace(found, methods=file_specs(results, request.results_dir, request.fused_range))
-        tasks = make_plan(plugins, cases, found.methods, found.infos, options, folder, loading)
+        tasks = make_plan(plugins, cases, found.methods, found.infos, options, folder, loading, data)
         tasks = file_tasks(tasks, results, found.infos, request.fused_range)
     else:
-        tasks = make_plan(plugins, cases, found.methods, found.infos, options, folder, loading)
+        tasks = make_plan(plugins, cases, found.methods, found.infos, options, folder, loading, data)
     if jobs or _is_dask(request):  # tasks, and their keys, are made of the cases themselves
         with asking_dataset(dataset.info.name, "sending its cases to workers", patience):
             sent = {id(case): seal(case) for case in cases}

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FuseBenchError, WorkerDied
+from ..errors import WorkerDied
 from ..text import describe
 from .link import Link
 from .note import Note
@@ -87,6 +87,15 @@ class _Settling:
 
 def main(fd: int, note_fd: int, threads: int) -> None:
     """Run what comes by the link, and answer on it, until the parent closes it."""
+    from .nursery import NurseryLost
+
+    try:
+        _serve(fd, note_fd, threads)
+    except NurseryLost:  # a plugin has ended it: without one nothing can be run here
+        os._exit(1)
+
+
+def _serve(fd: int, note_fd: int, threads: int) -> None:
     from .nursery import adopt_orphans, die_with_parent
 
     die_with_parent()
@@ -174,7 +183,7 @@ def main(fd: int, note_fd: int, threads: int) -> None:
             if upcoming is not None:
                 cases.prefetch(upcoming)
             case, load_seconds = cases.get(task, limit)
-        except (FuseBenchError, MemoryError) as error:
+        except Exception as error:
             say("rows", number, task.failed(status_of(error), describe(error)))
             continue
         say("rows", number, runner.run(replace(task, case=case), load_seconds, limit))

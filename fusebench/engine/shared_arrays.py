@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Layout = list[tuple[str, str, list[int]]]
 
 _ALIGNED = 64  # bytes; an array begins at a multiple
-_KINDS = "biuf"  # of types without objects: truth values, whole and floating numbers
+_KINDS = "biufcSUmM"  # of types without objects and fields
 
 
 def memory(size: int) -> int:
@@ -40,6 +40,11 @@ def seal(fd: int) -> int:
     return fd
 
 
+def can_be_shared(array: NDArray[Any]) -> bool:
+    """True for an array of numbers, texts or times; not of objects or fields."""
+    return array.dtype.kind in _KINDS
+
+
 def put(arrays: Mapping[str, NDArray[Any]]) -> tuple[int, Layout]:
     """Copy arrays into shared memory that nobody can write to any more.
 
@@ -57,7 +62,7 @@ def put(arrays: Mapping[str, NDArray[Any]]) -> tuple[int, Layout]:
     """
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     for name, array in plain.items():
-        if array.dtype.kind not in _KINDS:
+        if not can_be_shared(array):
             raise TypeError(f"{name} holds {array.dtype}, not numbers")
     layout: Layout = [(name, array.dtype.str, list(arrays[name].shape)) for name, array in plain.items()]
     *_, (_, end) = [(0, 0), *_places(layout)]
@@ -123,7 +128,7 @@ def read_at(fd: int, array: NDArray[Any], at: int = 0) -> None:
 def _checked(layout: Any) -> Layout:
     try:
         found = [(str(name), np.dtype(dtype), [int(n) for n in shape]) for name, dtype, shape in layout]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError("it is no layout of arrays") from None
     if any(dtype.kind not in _KINDS or min([0, *shape]) < 0 for _, dtype, shape in found):
         raise ValueError("it is no layout of arrays")

@@ -139,7 +139,7 @@ class TaskRunner:
             finally:
                 rows += scored
         # Whatever a plugin or a reader raises becomes rows; only the row says what went wrong.
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
+        except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
             if is_ctrl_c(error):
                 raise
             self.spoilt |= isinstance(error, Unrestored)

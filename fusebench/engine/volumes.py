@@ -141,9 +141,11 @@ def _further(case: Case) -> dict[str, tuple[NDArray[Any], Volume]]:
     for volume in (case.a, case.b):
         if volume.chroma is not None:
             found["chroma"] = volume.chroma, volume
-    if "lesion" in (case.truth or ()):
-        assert case.truth is not None
-        where = np.asarray(case.truth["lesion"], np.uint8)
+    truth: Mapping[str, Any] = {}
+    with suppress(Exception):  # scores that need it say what is wrong with it
+        truth = case.truth or {}
+    if "lesion" in truth:
+        where = np.asarray(truth["lesion"], np.uint8)
         if where.any():
             found["lesion"] = where, case.a
     return found

@@ -208,7 +208,7 @@ def _is_dead(pid: int) -> bool:
 def _read(message: bytes) -> dict[str, Any]:
     try:
         found = json.loads(message)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Garbled("not JSON") from None
     if not isinstance(found, dict):
         raise Garbled("not a message")

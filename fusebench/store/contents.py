@@ -17,7 +17,9 @@ from ..files import atomic_path, file_sha256, is_file, stamp
 from .cache import cache_dir
 
 # Of a folder: entries that are looked at, depth below it, and bytes that are read.
-MOST_FILES, DEEPEST, MOST_BYTES = 500, 2, 1 << 30
+MOST_FILES, DEEPEST, MOST_BYTES = 500, 4, 1 << 30
+# Of what a loader is given: entries whose names and sizes count where their content is too much to be read.
+MOST_ENTRIES = 20_000
 # Beside a plugin, of which they are no part.
 PASSING = frozenset({".pyc", ".log", ".lock", ".tmp", ".pid"})
 # Folders that programs write to.
@@ -45,12 +47,12 @@ class Listing:
         return sum(size for _, size in self.sizes) <= MOST_BYTES
 
 
-def listing(folder: Path, depth: int = DEEPEST) -> Listing:
+def listing(folder: Path, depth: int = DEEPEST, most: int | None = None) -> Listing:
     """The files below a folder, but for what is hidden, passing, or in folders that programs write to."""
     found: list[tuple[str, int]] = []
     try:
         for seen, entry in enumerate(_below(str(folder), depth)):
-            if seen >= MOST_FILES:
+            if seen >= (MOST_FILES if most is None else most):
                 return Listing((), ())
             if entry.is_file() and not is_passing(entry.name):
                 found.append((os.path.relpath(entry.path, folder), entry.stat().st_size))
@@ -64,8 +66,13 @@ def _below(folder: str, depth: int) -> Iterator[os.DirEntry[str]]:
     with suppress(PermissionError), os.scandir(folder) as entries:
         for entry in entries:
             yield entry
-            if depth and entry.is_dir() and not _SCRATCH.fullmatch(entry.name):
+            if depth and entry.is_dir() and not _is_written_to(entry):
                 yield from _below(entry.path, depth - 1)
+
+
+def _is_written_to(folder: os.DirEntry[str]) -> bool:
+    """By its name, or the folder of a run."""
+    return bool(_SCRATCH.fullmatch(folder.name)) or os.path.exists(os.path.join(folder.path, "rows.jsonl"))
 
 
 def is_passing(name: str) -> bool:
@@ -95,8 +102,8 @@ def files_named(value: object) -> list[Path]:
 def content_of(path: Path) -> object:
     """What a file or folder holds, for a key; sizes alone where that is more than `MOST_BYTES`."""
     if path.is_dir():
-        held = listing(path)
-        if not held.is_small:
+        held = listing(path, most=MOST_ENTRIES)
+        if not held.is_small or len(held.files) > MOST_FILES:
             return held.sizes
         pairs = zip(held.files, held.sizes, strict=True)
         return [(name, remembered_sha256(file)) for file, (name, _) in pairs]

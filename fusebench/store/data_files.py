@@ -19,6 +19,8 @@ _LONGEST, _FOLDERS, _MATCHES = 200, 8, 200  # characters of a name, folders to l
 _TELLING = re.compile(r"\w\.|\.\w|\w{3}")  # what a pattern has to hold, or it would match whatever lies there
 _SYSTEM = ("/proc/", "/sys/", "/dev/")  # another content at every look
 _WILD = {*"*?["}
+# Namesakes of a plugin that it does not read: its card, a notebook, pictures, what editors leave.
+_BESIDE = {".md", ".rst", ".ipynb", ".png", ".svg", ".pdf", ".html", ".bak", ".orig", ".rej", ".swp"}
 
 
 @dataclass
@@ -50,13 +52,17 @@ def named(texts: Iterable[str], places: Places, file: Path) -> Found:
     places = _expanded(places)
     folders, found = _placed(places, file)
     found.files += [
-        p for p in file.parent.glob(f"{escape(file.stem)}.*") if p.is_file() and p.suffix not in PASSING
+        p for p in file.parent.glob(f"{escape(file.stem)}.*") if p.is_file() and _is_data(p.suffix)
     ]
     found.files += _by_texts(
         [t for t in texts if 0 < len(t) <= _LONGEST and not {"\n", "\0"} & {*t}], folders
     )
     found.files = [p.resolve() for p in _but_written(dict.fromkeys(found.files), places)]
     return found
+
+
+def _is_data(suffix: str) -> bool:
+    return suffix not in PASSING | _BESIDE and not suffix.endswith("~")
 
 
 def is_there(path: Path, kind: Callable[[Path], bool] = Path.is_file) -> bool:

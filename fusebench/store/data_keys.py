@@ -7,7 +7,9 @@ another's nobody knows what is in it, so that the files that its loader is given
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,6 +32,11 @@ _READER = PACKAGE / "images" / "read_write.py"
 # What makes a case of what a loader returns.
 _CASES = ("case.py", "arrays.py")
 _DEEPEST, _MOST = 8, 2000  # steps into what a loader holds, and values in it
+_LONGEST = 1000  # characters of what one prints
+# Libraries whose objects hold what has nothing to do with the data: loggers, locks.
+_PASSING_BY = {"logging", "_thread", "threading"}
+# Names of what an object keeps for itself as it goes.
+_KEPT = re.compile("cache|memo|seen|found|loaded|read|open|kept|held|done|lru|log|history", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -103,29 +110,37 @@ def check_loading(loading: Loading, dataset: str) -> None:
         raise InputError(f"dataset {dataset}: {reason}; run the same command again")
 
 
-def case_key(case: Case, loading: Loading) -> str:
-    """Key of the data of a case, which is in those of its volumes."""
-    return data_key(case.fingerprint, case.group, loading.key, _of_others(case) if loading.key else "")
+def case_keys(cases: Iterable[Case], loading: Loading) -> Iterator[str]:
+    """Keys of the data of cases, which are in those of their volumes; code of a plugin may run."""
+    held: dict[Path, object] = {}
+    for case in cases:
+        yield case_key(case, loading, held)
+
+
+def case_key(case: Case, loading: Loading, held: dict[Path, object] | None = None) -> str:
+    """Key of one case; what files hold is taken from `held`, or noted there."""
+    given = _of_others(case, {} if held is None else held) if loading.key else ""
+    return data_key(case.fingerprint, case.group, loading.key, given)
 
 
 def data_key(fingerprint: str, group: str, loading: str, given: str = "") -> str:
-    """`case_key` of its parts; the fingerprint alone where nothing is known of the code."""
+    """Key of the data of a case, of its parts; the fingerprint alone where nothing is known of the code."""
     return digest("data", fingerprint, group, loading, given) if loading else fingerprint
 
 
-def _of_others(case: Case) -> str:
-    """Hash of what the loaders of a case hold; "" for one of FuseBench, whose fingerprint has it."""
+def _of_others(case: Case, held: dict[Path, object]) -> str:
+    """Hash of what a case and its loaders hold; "" for one of FuseBench, whose fingerprint has it."""
     if not case.is_foreign:
         return ""
-    told = _Teller()
-    return digest([told(case.loader), told(case.truth_loader), case.origin])
+    told = _Teller(held)
+    return digest([told(case.loader), told(case.truth_loader), case.origin, told(case.meta)])
 
 
 class _Teller:
     """Tells a value so that it is the same text on every machine: files by what they hold, not by place."""
 
-    def __init__(self) -> None:
-        self._left = _MOST
+    def __init__(self, held: dict[Path, object]) -> None:
+        self._left, self._files = _MOST, held
 
     def __call__(self, value: Any, depth: int = 0) -> Any:
         self._left -= 1
@@ -134,12 +149,13 @@ class _Teller:
         if value is None or isinstance(value, (bool, int, float)):
             return value
         if isinstance(value, (str, Path)):
-            return _told_text(value)
-        if isinstance(value, bytes):
+            return self._text(value)
+        if isinstance(value, (bytes, bytearray)):
             return hashlib.sha256(value).hexdigest()
         if isinstance(value, Mapping):
-            return [[self(k, depth + 1), self(v, depth + 1)] for k, v in value.items()]
-        if isinstance(value, (list, tuple)):
+            # Made of a set, its order is another in every process.
+            return sorted(([self(k, depth + 1), self(v, depth + 1)] for k, v in value.items()), key=repr)
+        if isinstance(value, (list, tuple, deque)):
             return [self(item, depth + 1) for item in value]
         if isinstance(value, (set, frozenset)):
             return sorted(str(self(item, depth + 1)) for item in value)
@@ -164,34 +180,49 @@ class _Teller:
             return [str(value.dtype), list(value.shape), self(held, depth)]
         if hasattr(value, "to_dict"):  # a row of a table
             return self(value.to_dict(), depth)
+        if type(value).__module__.partition(".")[0] in _PASSING_BY:
+            return type(value).__qualname__
         told = {name: item for name, item in _held(value).items() if _is_said(value, name, item)}
-        return [type(value).__qualname__, self(told, depth)]
+        # Of a range, a date and so on what it prints is all of it.
+        return [type(value).__qualname__, self(told, depth) if told else _printed(value)]
 
-
-def _told_text(value: str | Path) -> Any:
-    """A text, or the name of a file or folder with what it holds."""
-    try:
-        # A word may be the name of a file in the working folder by chance.
-        path = Path(value) if isinstance(value, Path) or "/" in value else None
-        if path is not None and path.exists():
-            return [path.name, content_of(path)]
-    except (OSError, ValueError):  # too long for a path, or not ours to read
-        path = Path(value)
-    return path.name if path is not None and path.is_absolute() else str(value)
+    def _text(self, value: str | Path) -> Any:
+        """A text, or the name of a file or folder with what it holds."""
+        try:
+            # A word may be the name of a file in the working folder by chance.
+            path = Path(value) if isinstance(value, Path) or "/" in value else None
+            if path is not None and path.exists():
+                if path not in self._files:
+                    self._files[path] = content_of(path)
+                return [path.name, self._files[path]]
+        except (OSError, ValueError):  # too long for a path, or not ours to read
+            path = Path(value)
+        return path.name if path is not None and path.is_absolute() else str(value)
 
 
 def _held(value: Any) -> Mapping[str, Any]:
     if is_dataclass(value):  # which may have slots
         return {f.name: getattr(value, f.name) for f in fields(value)}
+    slots = [getattr(cls, "__slots__", ()) for cls in type(value).__mro__]
+    names = [name for some in slots for name in ((some,) if isinstance(some, str) else some)]
     found = getattr(value, "__dict__", None)
-    return found if isinstance(found, dict) else {}
+    told = {name: getattr(value, name) for name in names if hasattr(value, name) and name != "__dict__"}
+    return told | (found if isinstance(found, dict) else {})
+
+
+def _printed(value: Any) -> str:
+    """What an object prints, if that is not where it lies in memory."""
+    text = repr(value)[:_LONGEST]
+    return "" if " at 0x" in text else text
 
 
 def _is_said(value: Any, name: str, item: Any) -> bool:
     """False for what an object keeps to itself and may fill as it goes: a cache, a list of what was found."""
     if isinstance(getattr(type(value), name, None), cached_property):
         return False
-    return not name.startswith("_") or isinstance(item, (bool, int, float, str, bytes, Path, tuple))
+    if not name.startswith("_") or isinstance(item, (bool, int, float, str, bytes, Path, tuple)):
+        return True
+    return isinstance(item, (Mapping, list, set, np.ndarray)) and not _KEPT.search(name)
 
 
 def _code_of(function: FunctionType) -> list[Any]:

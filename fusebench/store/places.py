@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -23,6 +24,7 @@ _WRITES |= {"urlretrieve", "extractall", "load_state_dict_from_url", "hf_hub_dow
 _WRITES |= {"save", "savez", "savez_compressed", "savetxt", "save_file", "to_csv", "to_parquet", "tofile"}
 _DEEPEST, _VALUES = 20, 5  # steps from an expression to what its names were given, and values of a name
 _LONGEST = 4096  # characters
+_DOLLAR = re.compile(r"^\$(\w+)")
 
 
 @dataclass
@@ -87,7 +89,7 @@ class _Reader:
 
     def _rooted(self, node: ast.expr) -> str:
         """The full path that an expression makes, of where the source lies or of another one; else ""."""
-        text = self._text(node, 0) or ""
+        text = _DOLLAR.sub(r"${\1}", self._text(node, 0) or "")
         if not text.startswith(("/", "${")) or "\0" in text:
             return ""
         return "/" * (text[0] == "/") + os.path.normpath(text).lstrip("/")
@@ -112,6 +114,8 @@ class _Reader:
                 return None if left is None else os.path.join(left, right)
             return None if left is None else left + right
         if isinstance(node, ast.Attribute):
+            if node.attr == "pardir":
+                return os.pardir
             if node.attr == "parent":
                 return _up(self._text(node.value, below))
             return self._of_name(node.attr, below) if isinstance(node.value, ast.Name) else None
@@ -152,6 +156,10 @@ class _Reader:
             return os.path.dirname(self.file)
         if own is not None and name in _SAME_METHODS:
             return self._text(own, depth)
+        if own is not None and name == "with_stem" and arguments:
+            start = self._text(own, depth)
+            below = self._part(arguments[0], depth) + os.path.splitext(start or "")[1]
+            return start and os.path.join(os.path.dirname(start), below)
         if own is not None and name in ("joinpath", "with_name", "glob", "rglob") and arguments:
             start = self._text(own, depth)
             if start is not None:  # else `glob.glob(path)`

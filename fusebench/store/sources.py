@@ -94,7 +94,7 @@ def _place(file: Path, beside: Path) -> tuple[str, str]:
     if ROOT in file.parents:
         return "fusebench", str(file.relative_to(ROOT))
     way = os.path.relpath(file, beside)
-    return ("", way) if way.count("..") < 3 else (file.name, sha256_of(file))
+    return ("..", f"{file.name} {sha256_of(file)}") if way.startswith("..") else ("", way)
 
 
 def sha256_of(file: Path) -> str:

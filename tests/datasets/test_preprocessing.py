@@ -365,6 +365,8 @@ def test_key_follows_the_code_that_makes_voxels(tmp_path, monkeypatch, changed):
     def keys():
         sources._sha256.cache_clear()
         content.minor_versions.cache_clear()
+        pipeline._code_key.cache_clear()
+        pipeline._reader_key.cache_clear()
         return [pipeline.make_case("x", s, recipe, {}).fingerprint for recipe in ("default", "none")]
 
     before, sha256, version = keys(), sources.file_sha256, content.version

@@ -101,7 +101,14 @@ def _pair(value: float) -> Pair:
 
 
 def _truth() -> dict[str, object]:
-    return {"lesion": np.ones(SHAPE, bool), "size": 3}
+    odd = {
+        "name": "x",
+        "phase": np.full(SHAPE, 1j),
+        "none": None,
+        "nested": {"a": 1},
+        "ragged": [[1], [2, 3]],
+    }
+    return {"lesion": np.ones(SHAPE, bool), "size": 3, **odd}
 
 
 class _Odd:
@@ -109,14 +116,15 @@ class _Odd:
 
 
 def _case() -> Case:
-    meta = {"plane": "axial", "object": _Odd()}
+    meta = {"plane": np.str_("axial"), "functional": np.bool_(False), "ages": (1, 2.5), "object": _Odd()}
     return Case("c", "d", "g", "f", partial(_pair, 0.5), _truth, meta)  # type: ignore[arg-type]
 
 
 def test_a_sealed_case_is_opened_with_all_that_it_held() -> None:
     sent = seal(_case())
     assert isinstance(sent.loader, Sealed) and not sent.is_foreign
-    assert dict(sent.meta) == {"plane": "axial"}
+    assert dict(sent.meta) == {"plane": "axial", "functional": False, "ages": (1, 2.5)}
+    assert type(sent.meta["plane"]) is str and not sent.functional
     with pytest.raises(InputError, match="loaded in a child"):
         sent.load()
     case = unsealed((), sent.loader.content)
@@ -128,6 +136,8 @@ def test_a_sealed_case_is_opened_with_all_that_it_held() -> None:
         assert one.intensity == other.intensity
     assert found.b.chroma is not None and found.b.chroma[0, 0, 0, 0] == 7
     assert found.truth is not None and int(found.truth["size"]) == 3
+    assert found.truth["phase"].dtype == complex
+    assert set(found.truth) == {"lesion", "size", "name", "phase"}
     assert (found.id, found.dataset, found.group, found.fingerprint) == ("c", "d", "g", "f")
 
 

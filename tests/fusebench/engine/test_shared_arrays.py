@@ -49,6 +49,7 @@ def test_what_is_written_to_a_view_stays_there() -> None:
         [["a", "f4", [-1]]],
         [["a", "f4", [1 << 40]]],
         [["a", "f4", ["x"]]],
+        [["a", "f4", [float("inf")]]],
         [["a", "no type", [1]]],
     ],
 )
