@@ -18,8 +18,8 @@ from .cache import cache_dir
 
 # Of a folder: entries that are looked at, depth below it, and bytes that are read.
 MOST_FILES, DEEPEST, MOST_BYTES = 500, 4, 1 << 30
-# Of what a loader is given: entries whose names and sizes count where their content is too much to be read.
-MOST_ENTRIES = 20_000
+# The same of a folder that a loader is given, and entries whose names and sizes count where that is too much.
+MOST_DATA_FILES, DEEPEST_DATA, MOST_ENTRIES = 5000, 8, 50_000
 # Beside a plugin, of which they are no part.
 PASSING = frozenset({".pyc", ".log", ".lock", ".tmp", ".pid"})
 # Folders that programs write to.
@@ -102,8 +102,8 @@ def files_named(value: object) -> list[Path]:
 def content_of(path: Path) -> object:
     """What a file or folder holds, for a key; sizes alone where that is more than `MOST_BYTES`."""
     if path.is_dir():
-        held = listing(path, most=MOST_ENTRIES)
-        if not held.is_small or len(held.files) > MOST_FILES:
+        held = listing(path, DEEPEST_DATA, MOST_ENTRIES)
+        if not held.is_small or len(held.files) > MOST_DATA_FILES:
             return held.sizes
         pairs = zip(held.files, held.sizes, strict=True)
         return [(name, remembered_sha256(file)) for file, (name, _) in pairs]
