@@ -148,6 +148,15 @@ def test_of_a_folder_too_large_to_read_the_sizes_count(plug: Path, monkeypatch: 
     assert source_key(plugin) != before
 
 
+@pytest.mark.parametrize("name", ["plugin.md", "plugin.png", "plugin.py~", "plugin.py.orig", "plugin.ipynb"])
+def test_cards_and_copies_beside_a_plugin_are_no_part_of_it(plug: Path, name: str) -> None:
+    plugin = plug / "plugin.py"
+    plugin.write_text("x = 1\n")
+    before = source_key(plugin)
+    (plug / name).write_text("1")
+    assert source_key(plugin) == before
+
+
 def test_a_tree_is_not_walked(plug: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contents, "MOST_FILES", 3)
     plugin = plug / "plugin.py"

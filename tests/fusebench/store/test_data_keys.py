@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from fusebench.case import Case, Pair, Volume
 from fusebench.dataset import Dataset
 from fusebench.errors import InputError
 from fusebench.plugins import find_plugins
+from fusebench.store import contents
 from fusebench.store.data_keys import NOT_KNOWN, Loading, case_key, check_loading, data_key, loading_of
 
 PLUGIN = """
@@ -126,6 +130,13 @@ class Slotted:
     w: float
 
 
+class Private:
+    __slots__ = ("_w",)
+
+    def __init__(self, w: float) -> None:
+        self._w = w
+
+
 class Rude:
     def __getattr__(self, name: str) -> object:
         raise RuntimeError(name)
@@ -149,6 +160,12 @@ def enclosed(value: object) -> Callable[[], Pair]:
         lambda w: partial(load, torch.full((3000,), w)),
         lambda w: partial(load, pd.Series({"w": w})),
         lambda w: partial(load, Slotted(w)),
+        lambda w: partial(load, Private(w)),
+        lambda w: Holder(_options={"w": w}).load,
+        lambda w: partial(load, deque([w])),
+        lambda w: partial(load, complex(w)),
+        lambda w: partial(load, range(int(4 * w))),
+        lambda w: partial(load, date(2026, 1, int(8 * w))),
         enclosed,
     ],
 )
@@ -169,6 +186,32 @@ def test_a_file_that_a_loader_is_given_counts_with_what_it_holds(
             (tmp_path / place / file).write_text(text)
         keys.append(case_key(case(partial(load, kind(tmp_path / place / name))), KNOWN))
     assert keys[0] == keys[1] != keys[2]
+
+
+def test_the_facts_of_a_case_count_and_their_order_does_not() -> None:
+    one, other = {"modality": "MRI-PET", "age": 1}, {"age": 1, "modality": "MRI-PET"}
+    assert case_key(case(load, meta=one), KNOWN) == case_key(case(load, meta=other), KNOWN)
+    assert case_key(case(load, meta=one), KNOWN) != case_key(case(load, meta={**one, "age": 2}), KNOWN)
+
+
+def test_a_logger_that_a_loader_holds_does_not_count() -> None:
+    before = case_key(case(Holder(log=logging.getLogger("a")).load), KNOWN)
+    logging.getLogger("a").addHandler(logging.NullHandler())
+    assert case_key(case(Holder(log=logging.getLogger("a")).load), KNOWN) == before
+
+
+def test_a_folder_of_many_files_counts_by_their_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contents, "MOST_DATA_FILES", 2)
+    for name in ("a/b/c/d.npy", "e.npy", "f.npy", "mine/rows.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    before = case_key(case(partial(load, tmp_path)), KNOWN)
+    (tmp_path / "mine" / "board.csv").write_text("the folder of a run")
+    assert case_key(case(partial(load, tmp_path)), KNOWN) == before
+    (tmp_path / "a/b/c/d.npy").write_text("12")
+    assert case_key(case(partial(load, tmp_path)), KNOWN) != before
 
 
 def test_what_a_dataset_fills_as_it_goes_does_not_count() -> None:
