@@ -111,9 +111,10 @@ class Case:
     loader : callable
         Picklable, returns the `Pair` (a top-level function in a `functools.partial`, say).
     truth_loader : callable, optional
-        Picklable, returns arrays by name: ground truth of simulated data.
+        Picklable, returns arrays by name: ground truth of simulated data.  Numbers, texts and times; workers
+        do not get objects.
     meta : mapping
-        Anything worth a column: plane, diagnosis, colour handling.
+        Anything worth a column: plane, diagnosis, colour handling.  Texts, numbers, and lists of them.
     voxels : int, optional
         Of an image, where that is known unread: for the time that a run will take.
     origin : str
