@@ -167,10 +167,13 @@ def test_real_stack_is_the_rebuilt_volume():
 
 @pytest.mark.parametrize("dataset", ["aanlib", "pairs"])
 def test_key_follows_the_readers_and_what_is_drawn_for_a_case_does_not(dataset, tmp_path, monkeypatch):
+    from fusebench.datasets.preprocessing import pipeline
+
     from fusebench.store import sources as content
 
     def made():
-        content._sha256.cache_clear()
+        for remembered in (content._sha256, pipeline._code_key, pipeline._reader_key):
+            remembered.cache_clear()
         given = (
             {"data_dir": tmp_path} if dataset == "aanlib" else dict(zip(("mri", "pet"), files, strict=True))
         )
