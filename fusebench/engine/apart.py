@@ -1,4 +1,4 @@
-"""What plugins do, in processes of their own: what one changes, another never sees."""
+"""The work of plugins, in processes of their own: what one changes, another never sees."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .child import live
 from .fusing import Cost, Fuser, Image, Killed, TaskEnded, in_range
 from .nursery import Nursery
 from .parcel import TRUTH, Sealed, opened
-from .shared_arrays import Layout, memory, put, read_at, taken
+from .shared_arrays import Layout, layout_of, memory, put, read_at, taken
 from .watched import Child, Limits, rss_mb
 from .worker import stage_seconds
 
@@ -126,9 +126,9 @@ class Apart:
         truth: Mapping[str, Any] | None = None,
         memory_mb: float | None = None,
     ) -> tuple[Any, str]:
-        """What a plugin's metric gives in a child: a value or an exception, and the hash of its source."""
+        """A plugin's metric in a child: its value or an exception, and the hash of its source."""
         try:
-            parts = [scene.images, *([scene.of_truth(truth)] if truth else [])]
+            parts = [*scene.images, *([scene.of_truth(truth)] if truth else [])]
         except (TypeError, ValueError) as error:
             return TaskEnded("error", f"the ground truth cannot be sent to a metric: {error}"), ""
         layouts = [layout for _, layout in parts]
@@ -169,7 +169,10 @@ class _Method:
             cost = _cost(self._child.do("fuse", ("fuse", a.shape, seed, repeats), fds, repeats))
             # Copied before it is looked at: who can still write to it may not change it behind the check.
             fused = np.empty(a.shape, np.float32)
-            read_at(into, fused)
+            try:
+                read_at(into, fused)
+            except ValueError:
+                raise TaskEnded("error", "fusing cut the engine's own memory short") from None
             return in_range(self._name, fused), cost
         finally:
             os.close(into)
@@ -202,10 +205,12 @@ def _value(said: Mapping[str, Any]) -> tuple[Any, str]:
 class SharedScene:
     """A case, its fused image and ground truth in shared memory, for all metrics of plugins that score it."""
 
-    def __init__(self, case: Case, fused: Image) -> None:
+    def __init__(self, apart: Apart, case: Case, fused: Image) -> None:
         self.spacing = case.a.spacing
-        b = (case.reference or case.b).data
-        self.images: Part = put({"a": case.a.data, "b": b, "fused": fused, "mask": case.mask})
+        sources = {"a": case.a.data, "b": case.reference.data}
+        shared = zip(apart.inputs(*sources.values()), sources.items(), strict=True)
+        self._fused = put({"fused": fused, "mask": case.mask})
+        self.images: list[Part] = [*((fd, [layout_of(name, x)]) for fd, (name, x) in shared), self._fused]
         self._truths: list[tuple[Mapping[str, Any], Part]] = []
 
     def of_truth(self, truth: Mapping[str, Any]) -> Part:
@@ -227,5 +232,5 @@ class SharedScene:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for fd, _layout in [self.images, *(part for _, part in self._truths)]:
+        for fd, _layout in [self._fused, *(part for _, part in self._truths)]:
             os.close(fd)

@@ -94,7 +94,7 @@ class _Session:
         into, fds = self._link.fds[2], self._link.fds[:2]
         del self._link.fds[:3]
         try:
-            a, b = (_mapped(fd, tuple(shape)) for fd in fds)
+            a, b = (_mapped(fd, shape, mmap.ACCESS_READ) for fd in fds)
             self._given.files = {id(a): fds[0], id(b): fds[1]}
             if not self._warm:
                 warm_up(self._here, a, b)
@@ -175,10 +175,9 @@ class _PrivatePair(CopiedPair):
         return super().copy(x) if fd is None else _mapped(fd, x.shape, mmap.ACCESS_COPY)
 
 
-def _mapped(fd: int, shape: tuple[int, ...], access: int = mmap.ACCESS_READ) -> Image:
-    """An array in shared memory, which this process can only read, or change for itself alone."""
-    size = int(np.prod(shape)) * 4
-    return np.frombuffer(mmap.mmap(fd, size, access=access), np.float32).reshape(shape)
+def _mapped(fd: int, shape: Sequence[int], access: int) -> Image:
+    """One of the parent's `inputs`, which this process can only read, or change for itself alone."""
+    return views(fd, [("", np.dtype(np.float32).str, list(shape))], access)[""]
 
 
 def _libraries(names: set[str]) -> list[str]:

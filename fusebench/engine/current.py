@@ -12,7 +12,7 @@ from ..case import Case
 from ..errors import FuseBenchError, InputError
 from ..metric import MetricId
 from ..plugins import Plugins
-from ..store.data_keys import Loading, case_key
+from ..store.data_keys import Loading, case_keys
 from ..store.keys import fuse_key, score_key
 from ..store.rows import Row
 from .deadline import asking_dataset, listing_seconds
@@ -76,7 +76,9 @@ class Outdated:
             if row.dataset not in others:
                 return "of another dataset"
             return f"of cases that split {self._options.split} does not have"
-        data = self._data_of(case)
+        if (row.dataset, row.case) not in self._data:
+            self._read_others()
+        data = self._data[row.dataset, row.case]
         if row.fingerprint not in ("", self._loading.stated(case, data)):
             return OTHER_DATA
         if planned := self._planned.get(row.identity):
@@ -94,15 +96,18 @@ class Outdated:
         volume = self._volumes(key, data, seed, device, threads)
         return "" if score_key(volume, row.protocol, row.metric, source) == row.key else OTHER_CODE
 
-    def _data_of(self, case: Case) -> str:
-        name = case.dataset, case.id
-        if name not in self._data:
-            self._data[name] = ""  # where its plugin cannot say it, its rows are of other data
-            with suppress(FuseBenchError, OSError):
-                what, seconds = "reading what its cases are made of", listing_seconds(self._options.timeout)
-                with asking_dataset(case.dataset, what, seconds):
-                    self._data[name] = case_key(case, self._loading)
-        return self._data[name]
+    def _read_others(self) -> None:
+        """Find the keys of the cases without a task, all at once: to watch over a plugin takes a while."""
+        others = {name: case for name, case in self._now.items() if name not in self._data}
+        self._data |= dict.fromkeys(others, "")  # where the plugin cannot say it, rows are of other data
+        [dataset, *_], seconds = {dataset for dataset, _ in others}, listing_seconds(self._options.timeout)
+        with (
+            suppress(FuseBenchError, OSError),
+            asking_dataset(dataset, "reading what its cases are made of", seconds),
+        ):
+            # One by one: what is found before a fault stands.
+            for name, key in zip(others, case_keys(others.values(), self._loading), strict=True):
+                self._data[name] = key
 
     def _of_images(self, row: Row, key: str, data: str, source: str) -> str:
         """The reason against a row of an image that was made elsewhere: the image is another, or gone."""

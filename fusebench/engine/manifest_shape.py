@@ -1,4 +1,4 @@
-"""What the facts of a manifest are, so that one that was edited or torn is told where it is read."""
+"""Kinds of the facts of a manifest, so that one that was edited or torn is told where it is read."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def checked_manifest(content: Any, path: Path, remedy: str = AGAIN) -> dict[str,
 
 
 def _wrong(content: Any) -> str:
-    """What is not of its kind, as ``part: fact``; "" where all is."""
+    """Fact that is not of its kind, as ``part: fact``; "" where all is."""
     if not isinstance(content, dict):
         return "earlier"
     for part, shape in _SHAPES.items():

@@ -17,8 +17,8 @@ from ..store.rows import Row
 from .spec import MethodSpec, Score, Task
 from .volumes import Checked
 
-# Of a metric, besides the images; see `Score.needs`.
-NEEDS = ("truth", "twin", "trial", "findings")
+# Of a metric, besides the images, those first that take another fusion; see `Score.needs`.
+NEEDS = ("twin", "findings", "truth", "trial")
 
 
 @dataclass(frozen=True, kw_only=True)

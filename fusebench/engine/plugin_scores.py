@@ -29,7 +29,7 @@ _OTHER_METRIC = "the metric's code is not that of the plan: edited meanwhile, or
 
 @dataclass(frozen=True)
 class PluginScores:
-    """What there is to score.
+    """A fused image that metrics of plugins are to score.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class PluginScores:
         from .apart import SharedScene
 
         rows = []
-        with SharedScene(self.task.case, self.fused) as scene:
+        with SharedScene(apart, self.task.case, self.fused) as scene:
             for s in scores:
                 self.note(f"{s.protocol} {s.metric}")
                 begin = time.perf_counter()
@@ -79,7 +79,7 @@ class PluginScores:
                     sources[name] = metric_source(plugins, name)
                 truth = _copy_of(self.truths[s.protocol])
                 value = PROTOCOLS[s.protocol].score(scene, [s.metric], truth, plugins)[s.metric]
-                # What an error says of itself is its plugin's code, too.
+                # Inside, since the message of an error is its plugin's code, too.
                 rows.append(self._row(s, value, sources[name], begin))
         return rows
 

@@ -178,9 +178,8 @@ def _serve(fd: int, note_fd: int, threads: int) -> None:
             continue
         stage("apart" if isinstance(task.case.loader, Sealed) else "load")
         try:
-            if upcoming is not None and not isinstance(task.case.loader, Sealed):
-                cases.prefetch(task.case)
             if upcoming is not None:
+                cases.prefetch(task.case)
                 cases.prefetch(upcoming)
             case, load_seconds = cases.get(task, limit)
         except Exception as error:

@@ -7,7 +7,7 @@ import math
 import mmap
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -64,18 +64,25 @@ def put(arrays: Mapping[str, NDArray[Any]]) -> tuple[int, Layout]:
     for name, array in plain.items():
         if not can_be_shared(array):
             raise TypeError(f"{name} holds {array.dtype}, not numbers")
-    layout: Layout = [(name, array.dtype.str, list(arrays[name].shape)) for name, array in plain.items()]
-    *_, (_, end) = [(0, 0), *_places(layout)]
-    fd = memory(max(1, end))
-    for array, (begin, _) in zip(plain.values(), _places(layout), strict=True):
+    layout = [layout_of(name, array) for name, array in arrays.items()]
+    places = _places(layout)
+    fd = memory(max(1, _end(places)))
+    for array, (begin, _) in zip(plain.values(), places, strict=True):
         write_at(fd, array, begin)
     return seal(fd), layout
 
 
-def views(fd: int, layout: Layout) -> dict[str, NDArray[Any]]:
-    """The arrays of `put`, mapped; what this process writes to them is copied first, a page at a time."""
-    size = os.fstat(fd).st_size
-    whole = mmap.mmap(fd, size, access=mmap.ACCESS_COPY)
+def layout_of(name: str, array: NDArray[Any]) -> tuple[str, str, list[int]]:
+    """Entry of an array in a `Layout`."""
+    return name, array.dtype.str, list(array.shape)
+
+
+def views(fd: int, layout: Layout, access: int = mmap.ACCESS_COPY) -> dict[str, NDArray[Any]]:
+    """The arrays of `put`, mapped; what this process writes to them is copied first, a page at a time.
+
+    With `mmap.ACCESS_READ` it cannot write to them.
+    """
+    whole = mmap.mmap(fd, os.fstat(fd).st_size, access=access)
     return {
         name: np.ndarray(shape, dtype, whole, begin)
         for (name, dtype, shape), (begin, _) in zip(layout, _places(layout), strict=True)
@@ -91,11 +98,11 @@ def taken(fd: int, layout: Any) -> dict[str, NDArray[Any]]:
         The layout is none, or the memory does not hold what it says.
     """
     found = _checked(layout)
-    *_, (_, end) = [(0, 0), *_places(found)]
-    if end > os.fstat(fd).st_size:
+    places = _places(found)
+    if _end(places) > os.fstat(fd).st_size:
         raise ValueError("the arrays are cut short")
     out = {}
-    for (name, dtype, shape), (begin, _) in zip(found, _places(found), strict=True):
+    for (name, dtype, shape), (begin, _) in zip(found, places, strict=True):
         out[name] = array = np.empty(shape, dtype)
         read_at(fd, array, begin)
     return out
@@ -135,10 +142,15 @@ def _checked(layout: Any) -> Layout:
     return [(name, dtype.str, shape) for name, dtype, shape in found]
 
 
-def _places(layout: Iterable[tuple[str, str, list[int]]]) -> Iterator[tuple[int, int]]:
+def _places(layout: Layout) -> list[tuple[int, int]]:
     """Where each array begins and ends."""
-    end = 0
+    found, end = list[tuple[int, int]](), 0
     for _, dtype, shape in layout:
         begin = -(-end // _ALIGNED) * _ALIGNED
         end = begin + np.dtype(dtype).itemsize * math.prod(shape)
-        yield begin, end
+        found.append((begin, end))
+    return found
+
+
+def _end(places: list[tuple[int, int]]) -> int:
+    return places[-1][1] if places else 0

@@ -122,7 +122,7 @@ class Task:
 
     @property
     def data_key(self) -> str:
-        """What the sources are stored under."""
+        """Key that the sources are stored under."""
         return self.data or self.case.fingerprint
 
     @property

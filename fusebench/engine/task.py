@@ -37,7 +37,7 @@ from .fusing import (
 )
 from .keeper import Unrestored
 from .plain_settings import Settings
-from .plan import metric_source
+from .plan import NEEDS, metric_source
 from .plugin_scores import PluginScores, row_of
 from .spec import Score, Task, check_source
 from .volumes import read_stored, save_findings, save_fused, save_sources
@@ -50,9 +50,6 @@ if TYPE_CHECKING:
 TWIN = "fused_twin"
 # And readers the case as they set it up, and what the method makes of the sources with findings.
 TRIAL, FUSED_WITH = "trial", "fused_with"
-
-# Needs of scores in the order in which they are given up: those first that take another fusion.
-_FRAGILE = ("twin", "findings", "truth", "trial")
 
 Stage = Callable[[str], None]
 GetFuser = Callable[[], Fuser]
@@ -303,7 +300,7 @@ class TaskRunner:
     def _extras(
         self, task: Task, scores: Sequence[Score], fused: Image, fuser: GetFuser
     ) -> tuple[Truth, dict[Score, Exception]]:
-        """What `_truth` gives, and the scores that have to do without it because something in it fails."""
+        """Extras as of `_truth`, and the scores that have to do without because something in it fails."""
         left, lost = list(scores), dict[Score, Exception]()
         while True:
             try:
@@ -311,7 +308,7 @@ class TaskRunner:
             except (Killed, Unrestored):
                 raise
             except Exception as error:
-                need = next((n for n in _FRAGILE if any(n in s.needs for s in left)), None)
+                need = next((n for n in NEEDS if any(n in s.needs for s in left)), None)
                 if need is None:
                     raise
                 lost |= {s: error for s in left if need in s.needs}

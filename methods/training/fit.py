@@ -29,6 +29,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from fusebench.errors import InputError
 from fusebench.files import refuse_foreign
+from fusebench.limits import usable_cores
 
 from . import card
 from .checkpoint import fitting, load_checkpoint, save_checkpoint, save_weights
@@ -373,7 +374,7 @@ def _launch(recipe: Recipe, job: Job) -> Fabric:
 
 def _check_devices(kind: str, asked: int) -> None:
     """Refuse more processes than there are devices for, each of which would be started."""
-    there = torch.cuda.device_count() if kind == "cuda" else max(2, len(os.sched_getaffinity(0)))
+    there = torch.cuda.device_count() if kind == "cuda" else max(2, usable_cores())
     if asked > there:
         what = "devices" if kind == "cuda" else "processes at most, for the cores that may be used"
         raise InputError(f"--devices {asked}: there are {there} {what}; give fewer")
