@@ -86,7 +86,7 @@ def read_text(path: Path, most: int = MOST_TEXT, encoding: str = "utf-8") -> str
 
 
 def read_json(path: Path, most: int = MOST_TEXT) -> Any:
-    """What a plain file of JSON holds; see `read_bytes`.
+    """Content of a plain file of JSON; see `read_bytes`.
 
     Raises
     ------

@@ -39,7 +39,7 @@ _OPTIONS = {"size": 160, "fwhm": 20, "counts": 1e6, "misalign": 20, "subjects": 
 # Of rows that a GPU made, the largest difference that counts as none.
 _ON_GPU = 1e-3
 _SHOWN = 3
-# What a check can find an entry to be.
+# The badges that a check can give an entry.
 BADGES = ("refused", "self-reported", "re-scored")
 
 

@@ -97,7 +97,7 @@ def read_state(path: str | Path) -> State:
 
 
 def _content(path: Path) -> Any:
-    """What a file of weights holds, no larger than it may be and read without running code."""
+    """Content of a file of weights, no larger than it may be and read without running code."""
     try:
         # The file, or what it unpacks to, and the tensors made of it.
         check_memory(path, 2 * _unpacked(path), _SMALLER)

@@ -127,7 +127,7 @@ def _declared_bytes(path: Path, reader: Any) -> None:
     held = sum(f.stat().st_size for f in image_files(path))
     if voxels < 1 or voxels > 1100 * max(1, held):
         raise InputError(f"{path}: the header declares {voxels} voxels, the file cannot hold them; check it")
-    # What is stored, and up to three copies as float32.
+    # The stored voxels, and up to three copies as float32.
     check_memory(path, voxels * (_SIZES.get(reader.GetPixelID(), 8) + 12))
 
 

@@ -1,4 +1,4 @@
-"""What files and folders hold, for keys: hashes that are remembered, and listings that are bounded.
+"""Contents of files and folders, for keys: hashes that are remembered, and listings that are bounded.
 
 Nothing here depends on where a file lies or when it was written, so that a key is the same on every machine.
 """
@@ -100,7 +100,7 @@ def files_named(value: object) -> list[Path]:
 
 
 def content_of(path: Path) -> object:
-    """What a file or folder holds, for a key; sizes alone where that is more than `MOST_BYTES`."""
+    """Content of a file or folder, for a key; sizes alone where that is more than `MOST_BYTES`."""
     if path.is_dir():
         held = listing(path, DEEPEST_DATA, MOST_ENTRIES)
         if not held.is_small or len(held.files) > MOST_DATA_FILES:

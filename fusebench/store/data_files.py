@@ -25,7 +25,7 @@ _BESIDE = {".md", ".rst", ".ipynb", ".png", ".svg", ".pdf", ".html", ".bak", ".o
 
 @dataclass
 class Found:
-    """What a source names.
+    """Files and folders that a source names.
 
     Attributes
     ----------

@@ -27,9 +27,9 @@ from .sources import sha256_of, source_files
 if TYPE_CHECKING:
     from ..case import Case
 
-# What cases of plugins are nearly always read with; those of FuseBench have it in their fingerprints.
+# Reader of nearly all cases of plugins; those of FuseBench have it in their fingerprints.
 _READER = PACKAGE / "images" / "read_write.py"
-# What makes a case of what a loader returns.
+# They make a case of the images that a loader returns.
 _CASES = ("case.py", "arrays.py")
 _DEEPEST, _MOST = 8, 2000  # steps into what a loader holds, and values in it
 _LONGEST = 1000  # characters of what one prints
@@ -211,7 +211,7 @@ def _held(value: Any) -> Mapping[str, Any]:
 
 
 def _printed(value: Any) -> str:
-    """What an object prints, if that is not where it lies in memory."""
+    """Text that an object prints, if that is not where it lies in memory."""
     text = repr(value)[:_LONGEST]
     return "" if " at 0x" in text else text
 

@@ -18,7 +18,7 @@ _SAME = {"abspath", "realpath", "normpath", "expanduser", "expandvars", "fspath"
 _SAME_METHODS = {"resolve", "absolute", "expanduser", "as_posix", "strip"}
 _LISTS = {"iterdir", "listdir", "scandir", "walk"}
 _MATCHES = {"glob", "rglob", "iglob"}
-# What is handed to them is written.
+# They write to the paths that they are handed.
 _WRITES = {"mkdir", "makedirs", "write_text", "write_bytes", "touch", "unlink", "rmtree", "imsave", "imwrite"}
 _WRITES |= {"urlretrieve", "extractall", "load_state_dict_from_url", "hf_hub_download", "snapshot_download"}
 _WRITES |= {"save", "savez", "savez_compressed", "savetxt", "save_file", "to_csv", "to_parquet", "tofile"}
@@ -72,7 +72,7 @@ class _Reader:
                     self._inner.update(map(id, ast.iter_child_nodes(node)))
 
     def _called(self, call: ast.Call) -> None:
-        """What is done with the paths that a call, or the object that it is a method of, is given."""
+        """Note the use of the paths that a call, or the object that it is a method of, is given."""
         name, given = _name(call.func), [*call.args, *(k.value for k in call.keywords)]
         if isinstance(call.func, ast.Attribute):
             given.append(call.func.value)
@@ -188,7 +188,7 @@ def _assigned(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
 
 
 def _variable(name: ast.expr) -> str | None:
-    """What stands for the value of an environment variable."""
+    """Placeholder for the value of an environment variable."""
     text = name.value if isinstance(name, ast.Constant) else None
     return f"${{{text}}}" if isinstance(text, str) and text.isidentifier() else None
 

@@ -57,7 +57,7 @@ class _Parsed:
 
 @dataclass
 class _Walked:
-    """What a plugin consists of."""
+    """Files and folders that a plugin consists of."""
 
     files: dict[Path, _Parsed | None] = field(default_factory=dict)
     folders: dict[Path, tuple[tuple[str, int], ...]] = field(default_factory=dict)  # as of `Found`

@@ -23,7 +23,7 @@ from fusebench.store.cache import is_honest
 
 FORMAT = 1
 AGAIN = "use another --out, or --force to start over"
-# What a checkpoint holds, and of what type.
+# Parts of a checkpoint, and their types.
 _PARTS: Mapping[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("config", "best", "net", "average", "optimizer", "precision"), dict),
     **{"step": int, "seconds": (int, float), "history": list},

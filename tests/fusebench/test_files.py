@@ -21,7 +21,7 @@ from fusebench.files import (
 
 
 def odd(folder: Path, kind: str) -> Path:
-    """What is no file, of a name like one."""
+    """Pipes, folders and the like, of a name like a file's."""
     path = folder / "a.json"
     if kind == "pipe":
         os.mkfifo(path)

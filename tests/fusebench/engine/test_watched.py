@@ -1,4 +1,4 @@
-"""What a child may say: what is no answer of ours costs its own row, whatever it is."""
+"""Messages of a child: what is no answer of ours costs its own row, whatever it is."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ FILES = (
     "../no.npy",
 )
 
-# What a plugin says to read a file, and the file.
+# Code of a plugin that reads a file, and the file.
 WAYS = {
     "iterdir": ("for p in (HERE / 'w').iterdir(): pass", "w/a.npy"),
     "rglob": ("for p in (HERE / 'w').rglob('*'): pass", "w/sub/b.npy"),

@@ -112,7 +112,7 @@ def test_a_case_has_its_subject_and_its_fingerprint_in_its_key() -> None:
 
 
 class Holder:
-    """What a loader may be a method of."""
+    """An object that a loader may be a method of."""
 
     def __init__(self, **held: object) -> None:
         vars(self).update(held)
