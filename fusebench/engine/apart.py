@@ -90,7 +90,8 @@ class Apart:
         spec = task.method
         with self._at_work(task, memory_mb) as child:
             answer = child.do("import", ("make", task.plugins, spec, task.device, self._threads))
-            yield _Method(spec.name, child, bool(answer["by_slice"]), self)
+            with contextlib.closing(_Method(spec.name, child, bool(answer["by_slice"]), self)) as method:
+                yield method
 
     def load(self, task: Task, memory_mb: float | None = None) -> Case:
         """The task's sealed case, loaded in a child.
@@ -160,22 +161,27 @@ class _Method:
 
     def __init__(self, name: str, child: Child, by_slice: bool, apart: Apart) -> None:
         self._name, self._child, self.by_axial_slice, self._apart = name, child, by_slice, apart
+        self._into: dict[int, int] = {}  # descriptors of memory for answers, by its size
 
     def fuse(self, a: Image, b: Image, seed: int = 0, repeats: int = 1) -> tuple[Image, Cost]:
         size = 4 * a.size
-        into = memory(size)
+        if size not in self._into:
+            self._into[size] = memory(size)
+        into = self._into[size]
+        fds = [*self._apart.inputs(a, b), into]
+        cost = _cost(self._child.do("fuse", ("fuse", a.shape, seed, repeats), fds, repeats))
+        # Copied before it is looked at: who can still write to it may not change it behind the check.
+        fused = np.empty(a.shape, np.float32)
         try:
-            fds = [*self._apart.inputs(a, b), into]
-            cost = _cost(self._child.do("fuse", ("fuse", a.shape, seed, repeats), fds, repeats))
-            # Copied before it is looked at: who can still write to it may not change it behind the check.
-            fused = np.empty(a.shape, np.float32)
-            try:
-                read_at(into, fused)
-            except ValueError:
-                raise TaskEnded("error", "fusing cut the engine's own memory short") from None
-            return in_range(self._name, fused), cost
-        finally:
-            os.close(into)
+            read_at(into, fused)
+        except ValueError:
+            raise TaskEnded("error", "fusing cut the engine's own memory short") from None
+        return in_range(self._name, fused, out=fused), cost
+
+    def close(self) -> None:
+        """Give back the memory for answers."""
+        for fd in self._into.values():
+            os.close(fd)
 
 
 def _cost(answer: dict[str, Any]) -> Cost:

@@ -272,15 +272,21 @@ def as_image(name: str, out: Any, shape: tuple[int, ...]) -> Image:
     return fused
 
 
-def in_range(name: str, fused: Image) -> Image:
-    """A copy of `fused`, clipped; `MethodFault` where it is not finite, or further out than by rounding."""
+def in_range(name: str, fused: Image, out: Image | None = None) -> Image:
+    """`fused`, clipped into `out` or a new array.
+
+    Raises
+    ------
+    MethodFault
+        A value is not finite, or further out than by rounding.
+    """
     low, high = float(fused.min()), float(fused.max())  # NaN where there is one
     if not np.isfinite(high - low):
         bad = int(np.size(fused) - np.isfinite(fused).sum())
         raise MethodFault(f"{name} returned NaN or infinity in {bad} of {fused.size} voxels")
     if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
         raise MethodFault(f"{name} returned values in [{low:.4g}, {high:.4g}]; clip or scale to [0, 1]")
-    return np.clip(fused, 0, 1)
+    return np.clip(fused, 0, 1, out=out)
 
 
 def warm_up(fuser: Fuser, a: Image, b: Image) -> None:

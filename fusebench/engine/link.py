@@ -47,7 +47,7 @@ class Link:
         return cls(socket.socket(fileno=fd))
 
     def fileno(self) -> int:
-        """Of the socket, for `select`; -1 once closed."""
+        """Of the socket; -1 once closed."""
         return self._sock.fileno()
 
     def close(self) -> None:
@@ -92,6 +92,10 @@ class Link:
                 return None
         del self._held[: _HEAD.size + len(message)]
         return message
+
+    def waits(self, seconds: float) -> bool:
+        """True as soon as there is something to receive, be it the end; False after `seconds` without."""
+        return bool(self._held) or _readable(self._sock, seconds)
 
     def _first(self) -> bytes | None:
         if len(self._held) < _HEAD.size:

@@ -10,7 +10,6 @@ import contextlib
 import importlib
 import json
 import os
-import select
 import signal
 import sys
 import time
@@ -138,7 +137,7 @@ class _Keeper:
     def _forget(self, pid: int) -> None:
         self._kill(pid)
         # What is left of it is cleared away when the next child has begun, if that is asked for now.
-        if not select.select([self._link], [], [], _SOON)[0]:
+        if not self._link.waits(_SOON):
             self._clear()
 
     def _clear(self) -> None:
