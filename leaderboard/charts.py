@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.cbook import boxplot_stats
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import LayoutEngine
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
@@ -27,14 +28,14 @@ from fusebench.metric import ARROWS
 
 from .agreement import Agreement, agreement
 from .board import Board, Column
+from .chart_layout import DPI, FONT_SIZE, NamesAlong
 from .significance import ALPHA
 
 # Two hues of the Okabe-Ito set that stay apart for all common colour-vision deficiencies and in grey.
 METHOD, CONTROL, ACCENT = "#0072B2", "#999999", "#D55E00"
 MOST_MARKS = 1000  # of subjects, that an SVG holds one by one; more are a picture in it
-Layout = Literal["constrained", "tight"]  # the second is quicker, and knows no legend outside the axes
 STYLE: Any = {
-    "font.size": 9,
+    "font.size": FONT_SIZE,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -58,7 +59,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
             figure.set_layout_engine(None)
         # Level 1 packs thin lines as small as level 6 does, in a third of the time.
         more: tuple[dict[str, Any], ...] = (
-            {"format": "png", "dpi": 150, "pil_kwargs": {"compress_level": 1}},
+            {"format": "png", "dpi": DPI, "pil_kwargs": {"compress_level": 1}},
             {"format": "svg", "metadata": {"Date": None}},
         )
         for path, options in zip(paths, more, strict=True):
@@ -125,7 +126,9 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _figure(width: float, height: float, layout: Layout = "constrained") -> tuple[Figure, Axes]:
+def _figure(
+    width: float, height: float, layout: LayoutEngine | Literal["constrained"] = "constrained"
+) -> tuple[Figure, Axes]:
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout=layout)
         return figure, figure.subplots()
@@ -288,19 +291,18 @@ _PLACES = [
 
 def _label_points(ax: Axes, names: Iterable[str], points: NDArray[np.float64]) -> None:
     """Name each point (x, y) of (N, 2), where the name covers neither marks, names nor the axes' edge."""
-    inside = ax.get_window_extent()
-    taken = [Bbox.from_extents(x - 6, y - 6, x + 6, y + 6) for x, y in ax.transData.transform(points)]
+    inside = np.array(ax.get_window_extent().extents)
+    marks = np.tile(ax.transData.transform(points), 2) + np.array([-6, -6, 6, 6])
+    texts: list[NDArray[np.float64]] = []
     for name, point in zip(names, points, strict=True):
         text = ax.annotate(plain(name), tuple(point), (0, 0), textcoords="offset points", fontsize=7)
         text.set_in_layout(False)
         here = text.get_window_extent()
-        boxes = [_moved(here, ax.figure.dpi, *place) for place in _PLACES]
-        cost = [
-            b.width * b.height - _overlap(b, inside) + sum(_overlap(b, other) for other in taken)
-            for b in boxes
-        ]
+        boxes = np.array([_moved(here, ax.figure.dpi, *place).extents for place in _PLACES])
+        taken = np.concatenate([marks, texts]) if texts else marks
+        cost = _overlap(boxes, boxes) - _overlap(boxes, inside) + _overlap(boxes[:, None], taken).sum(1)
         best = int(np.argmin(cost))  # of equals the nearest
-        taken.append(boxes[best])
+        texts.append(boxes[best])
         text.xyann = _PLACES[best][:2]
         text.set(horizontalalignment=_PLACES[best][2])
 
@@ -311,9 +313,11 @@ def _moved(box: Bbox, dpi: float, x: float, y: float, side: str) -> Bbox:
     return box.translated(x * dpi / 72 - left, y * dpi / 72)
 
 
-def _overlap(a: Bbox, b: Bbox) -> float:
-    shared = Bbox.intersection(a, b)
-    return 0.0 if shared is None else float(shared.width * shared.height)
+def _overlap(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Area that boxes (..., 4) of x0, y0, x1, y1 share."""
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    area: NDArray[np.float64] = np.maximum(sides, 0).prod(-1)
+    return area
 
 
 def _by_subject(board: Board, column: Column) -> pd.DataFrame:
@@ -337,7 +341,7 @@ def distribution(board: Board, column: Column) -> Figure:
     """Box plot of subjects' means per method, with the subjects as points."""
     table = _by_subject(board, column).dropna(how="all")
     colours = {plain(x.method): CONTROL if x.control else METHOD for x in board.lines}
-    figure, ax = _figure(6.5, 1.0 + 0.3 * len(table), "tight")
+    figure, ax = _figure(6.5, 1.0 + 0.3 * len(table), NamesAlong("y", table.index))
     # One call each for boxes, whiskers, points: a report draws dozens of these; artists per method add up.
     samples = [row[~np.isnan(row)] for row in table.to_numpy()]
     places = np.arange(len(samples))
@@ -368,7 +372,8 @@ def distribution(board: Board, column: Column) -> Figure:
 def paired(board: Board, column: Column) -> Figure:
     """One line per subject across the ranked methods, mean in bold."""
     table = _by_subject(board, column).loc[[plain(m) for m in board.ranking.order]]
-    figure, ax = _figure(max(4.5, 1.5 + 0.45 * len(table)), 3.6, "tight")
+    width = max(4.5, 1.5 + 0.45 * len(table))
+    figure, ax = _figure(width, 3.6, NamesAlong("x", table.index))
     x = np.arange(len(table))
     lines = [np.column_stack([x, subject]) for subject in table.to_numpy().T]
     alpha = max(0.12, min(0.6, 6 / len(lines)))

@@ -190,3 +190,30 @@ def test_the_side_asked_for_on_the_command_line_reaches_the_sheet(tmp_path: Path
     assert said == ["", sheet.RADIOLOGICAL]
     assert main(["report", str(tmp_path / "run"), "--no-figures", "--radiological"]) == 0
     assert "radiological view" in (tmp_path / "run" / "report" / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("low", [-1e-7, 12.5, 1.5e7])
+@pytest.mark.parametrize("name", ["m", "a-rather-long-name@with=parameter"])
+def test_every_label_lies_inside_the_figure(low: float, name: str, tmp_path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    rows, manifest = make_run({f"{name}-{i}": 0.01 * i for i in range(6)}, metrics=["psnr"])
+    rows["value"] = low * (1 + rows["value"] / 100)
+    board = tables.build(rows, manifest, "volume")
+    for draw in (charts.distribution, charts.paired):
+        figure = draw(board, board.columns[0])
+        charts.save(figure, tmp_path / "figure")
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        figure.draw(renderer)
+        (ax,) = figure.axes
+        view = ax.viewLim
+        ticks = [t for t in ax.get_xticklabels() if view.x0 <= t.get_position()[0] <= view.x1]
+        ticks += [t for t in ax.get_yticklabels() if view.ymin <= t.get_position()[1] <= view.ymax]
+        titles = [ax.xaxis.label, ax.yaxis.label]
+        others = [ax.xaxis.get_offset_text(), ax.yaxis.get_offset_text()]
+        boxes = {t: t.get_window_extent(renderer) for t in [*ticks, *titles, *others] if t.get_text()}
+        assert len(boxes) > 8
+        assert min(b.x0 for b in boxes.values()) > 0 and min(b.y0 for b in boxes.values()) > 0
+        assert max(b.x1 for b in boxes.values()) < figure.bbox.width
+        assert max(b.y1 for b in boxes.values()) < figure.bbox.height
+        assert not any(boxes[a].overlaps(boxes[b]) for a in titles for b in ticks if a.get_text())
