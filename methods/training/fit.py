@@ -8,31 +8,25 @@ its average, the optimiser and the log, and a run resumed from it equals one nev
 from __future__ import annotations
 
 import math
-import os
-import signal
-import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from fusebench.errors import InputError
 from fusebench.files import refuse_foreign
-from fusebench.limits import usable_cores
 
 from . import card
 from .checkpoint import fitting, load_checkpoint, save_checkpoint, save_weights
+from .process import deterministic, launch, signals
 from .progress import Monitor
 from .recipe import Batch, Hyperparameters, Recipe
 from .samples import Subjects, stream
@@ -118,7 +112,9 @@ class _Run:
 
     def __init__(self, recipe: Recipe, hyper: Hyperparameters, job: Job) -> None:
         self.recipe, self.hyper, self.job = recipe, hyper, job
-        self.fabric = fabric = _launch(recipe, job)
+        self.fabric = fabric = launch(
+            job.device, job.devices, job.precision, job.threads, unused_parameters=recipe.unused_parameters
+        )
         torch.manual_seed(job.seed)
         self.net = recipe.model()
         if job.init is not None:
@@ -221,7 +217,7 @@ class _Run:
             events=job.out / "tensorboard" if job.tensorboard else None,
             active=fabric.is_global_zero,
         )
-        with _deterministic(), _signals() as asked, closing(batches), monitor:
+        with deterministic(), signals() as asked, closing(batches), monitor:
             for step in steps:
                 row, interrupted = self._advance(step, next(batches), asked.is_set())
                 validated = val is not None and (self.step % hyper.val_every == 0 or self.step == hyper.steps)
@@ -341,45 +337,6 @@ class _Objective(nn.Module):
         return loss.float(), {k: torch.as_tensor(v).detach().float() for k, v in logs.items()}
 
 
-def _launch(recipe: Recipe, job: Job) -> Fabric:
-    kind, _, number = job.device.partition(":")
-    if kind == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
-    precision = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[job.precision]
-    _check_devices(kind, job.devices)
-    if kind == "cpu" and job.precision == "16":
-        raise InputError("--precision 16 needs a GPU; use bf16 or 32 on the CPU")
-    strategy = DDPStrategy(find_unused_parameters=recipe.unused_parameters) if job.devices > 1 else "auto"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            fabric = Fabric(
-                accelerator=kind,
-                devices=[int(number)] if number else job.devices,
-                precision=precision,  # type: ignore[arg-type]
-                strategy=strategy,
-            )
-            fabric.launch()
-        # Fabric has no common base class for "you asked for what is not there".
-        except (ValueError, RuntimeError) as error:
-            raise InputError(
-                f"--device {job.device} --devices {job.devices}: {str(error).splitlines()[0]}"
-            ) from error
-    # Said once per run of every network with depthwise convolutions; it costs a copy, nothing else.
-    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    if job.threads:
-        torch.set_num_threads(job.threads)
-    return fabric
-
-
-def _check_devices(kind: str, asked: int) -> None:
-    """Refuse more processes than there are devices for, each of which would be started."""
-    there = torch.cuda.device_count() if kind == "cuda" else max(2, usable_cores())
-    if asked > there:
-        what = "devices" if kind == "cuda" else "processes at most, for the cores that may be used"
-        raise InputError(f"--devices {asked}: there are {there} {what}; give fewer")
-
-
 def _averaging(decay: float) -> Callable[[Any, Any, Any], None]:
     """Moving average whose memory grows with the number of steps, so that it forgets the initial weights."""
 
@@ -401,40 +358,3 @@ def _mean(fabric: Fabric, values: Mapping[str, Tensor]) -> dict[str, float]:
     stacked = torch.stack([v.detach() for v in values.values()])
     mean = cast(Tensor, fabric.all_reduce(stacked, reduce_op="mean"))
     return dict(zip(values, mean.tolist(), strict=True))
-
-
-@contextmanager
-def _deterministic() -> Iterator[None]:
-    """Deterministic kernels where torch has them, a warning elsewhere."""
-    fill: Any = torch.utils.deterministic
-    enabled = torch.are_deterministic_algorithms_enabled()
-    only_warn = torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = fill.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    fill.fill_uninitialized_memory = False  # slow, and nothing reads it
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(enabled, warn_only=only_warn)
-        fill.fill_uninitialized_memory = filled
-
-
-@contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """Set when the process is asked to end: the step is finished first.  Asked twice, it ends at once."""
-    asked = threading.Event()
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    before = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)

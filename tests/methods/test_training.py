@@ -100,8 +100,8 @@ def test_terminated_run_saves_and_resumes_to_the_same_weights(whole, tmp_path, m
 
 
 def test_second_interrupt_ends_at_once():
-    fit = importlib.import_module("fusebench.methods.training.fit")
-    with fit._signals() as asked:
+    process = importlib.import_module("fusebench.methods.training.process")
+    with process.signals() as asked:
         assert not asked.is_set()
         os.kill(os.getpid(), signal.SIGINT)
         assert asked.is_set()
