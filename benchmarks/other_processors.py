@@ -108,6 +108,19 @@ def triples() -> dict[str, NDArray[Any]]:
         b = b if shift else np.zeros_like(b)
         return [x.astype(np.uint8) for x in (a, b, np.maximum(a, b))]
 
+    def levels(shift: int) -> list[NDArray[Any]]:
+        """Four grey levels in floats, whose windows have covariances of exactly 0 and equal edges."""
+        a, b = (np.floor(np.roll(x, shift, 0) / 64).astype(np.float32) / 4 for x in two((56, 60), False))
+        return [a, b, {0: np.maximum(a, b), 5: (a + b) / 2, 11: np.minimum(a, b)}[shift]]
+
+    def faint(shift: int) -> list[NDArray[Any]]:
+        """Texture of a hundredth of a thousandth on a bright ground."""
+        a, b = (
+            np.float32(0.9) + np.float32(4e-8) * np.roll(x, shift, 0).astype(np.float32)
+            for x in two((57, 61))
+        )
+        return [a, b, np.maximum(a, b)]
+
     def copy(shift: int) -> list[NDArray[Any]]:
         """Constant F; F = A; a negative and F = B; with flat halves."""
         a, b, _ = full(shift)
@@ -127,6 +140,8 @@ def triples() -> dict[str, NDArray[Any]]:
         "float": batch(fine),
         "flat": batch(steps),
         "copy": batch(copy),
+        "levels": batch(levels),
+        "faint": batch(faint),
         "volume": deep((20, 34, 36), False),
         "float volume": deep((18, 37, 34), True),
         "flat volume": flat.copy(),

@@ -57,11 +57,15 @@ def gradients(t: Triple, name: str, mode: str | None = None) -> list[Tensor]:
 
 
 def norm(parts: Sequence[Tensor]) -> Tensor:
-    """Length of vectors given by their components."""
-    total = parts[0] * parts[0]
-    for p in parts[1:]:
+    """Length of vectors given by their components.
+
+    In double precision their squares are exact, so equal lengths stay equal on every processor.
+    """
+    first, *others = (p.double() for p in parts)
+    total = first * first
+    for p in others:
         total.addcmul_(p, p)
-    return total.sqrt_()
+    return total.sqrt_().to(parts[0].dtype)
 
 
 def magnitude(t: Triple, name: str, mode: str | None = None) -> Tensor:

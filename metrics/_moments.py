@@ -25,7 +25,10 @@ def windows(t: Triple, sigma: float = 1.5, size: int = 11) -> tuple[tuple[float,
     return tuple(out)
 
 
-# A local variance below this share of the squared mean is rounding noise: the window is flat.
+# A window whose variance is at most this share of its squared mean is flat: a contrast of 3e-5, a hundredth
+# of a grey level.  Variances are known to 1e-15 of the squared mean, others therefore to a millionth.
+_FLAT = 1e-9
+# A covariance below this share of the product of the means is rounding noise: 0.
 _NOISE = 1e-12
 
 
@@ -74,9 +77,14 @@ class Moments:
 
         return self._map((x, y) if x <= y else (y, x), make)
 
-    def flat(self, x: str, least: float = _NOISE) -> Tensor:
-        """Windows without contrast (bool map): their variance is `least`, or rounding noise."""
-        return self.cov(x, x) <= (self._mean(x) ** 2).mul_(_NOISE).add_(least)
+    def flat(self, x: str, least: float = 1e-12) -> Tensor:
+        """Windows without contrast (bool map): their variance is `least`, or nothing beside the mean."""
+        return self.cov(x, x) <= (self._mean(x) ** 2).mul_(_FLAT).add_(least)
+
+    def unrelated(self, x: str, y: str) -> Tensor:
+        """Windows where one image is flat, or the covariance no more than rounding noise (bool map)."""
+        noise = (self._mean(x) * self._mean(y)).abs_().mul_(_NOISE)
+        return self.flat(x) | self.flat(y) | (self.cov(x, y).abs() <= noise)
 
     def average(self, x: Tensor) -> Tensor:
         """Mean ``(N,)`` of a map inside the mask."""

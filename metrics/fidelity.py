@@ -23,6 +23,9 @@ _PEAK = 255.0
 _CHUNK = 1 << 20
 # So many products of two bytes add up without rounding in single precision.
 _EXACT = 256
+# An image, or a difference, whose variance is at most this share of the mean square is flat: rounding, being
+# 1e-16 of the mean square, moves the correlation of others by less than a millionth.
+_FLAT = 1e-9
 _ROWS = {"a": 0, "b": 1, "fused": 2}
 
 
@@ -40,28 +43,6 @@ def _dot(x: NDArray[Any], y: NDArray[Any]) -> Any:
     n = x.shape[-1] // _EXACT * _EXACT
     blocks = [v[..., :n].reshape(*v.shape[:-1], -1, _EXACT) for v in (x, y)]
     return np.vecdot(*blocks).sum(-1, dtype=np.float64) + np.vecdot(x[..., n:], y[..., n:])
-
-
-def _moments(t: Triple) -> tuple[Array, Array]:
-    """Means ``(N, 3)`` and mean products ``(N, 3, 3)`` of (a, b, fused) over the foreground."""
-
-    def make() -> tuple[Array, Array]:
-        if t.weights is not None:
-            x = t.given_points.double().transpose(0, 1)
-            y = x * (t.weights / t.weights.sum(1, keepdim=True))[:, None]
-            return y.sum(2).cpu().numpy(), (y @ x.mT).cpu().numpy()
-        mean, product = np.zeros((3, len(t))), np.zeros((3, 3, len(t)))
-        for part in _parts(t):
-            rows = part.astype(np.float32 if t.whole else np.float64)
-            mean += _dot(rows, np.ones_like(rows[0]))
-            for k in range(3):
-                product[k, k:] += _dot(rows[k], rows[k:])
-        for i, j in ((1, 0), (2, 0), (2, 1)):
-            product[i, j] = product[j, i]
-        count = t.given_points.shape[2]
-        return mean.T / count, product.T / count
-
-    return t.cached("moments of points", make)
 
 
 def _errors(t: Triple) -> Array:
@@ -175,18 +156,56 @@ def rmse(t: Triple, part: str, variant: str) -> Tensor:
 
 
 def _covariance(t: Triple) -> tuple[Array, Array]:
-    """Covariance matrices ``(N, 3, 3)`` of (a, b, fused), and the size of the terms they are made of."""
+    """Covariances ``(N, 3, 3)`` of (a, b, fused), and the largest mean square of the three ``(N,)``."""
 
     def make() -> tuple[Array, Array]:
-        mean, product = _moments(t)
-        return product - mean[:, :, None] * mean[:, None, :], product.max(axis=(1, 2))
+        if t.weights is not None:
+            weights = (t.weights / t.weights.sum(1, keepdim=True))[:, None]
+            x = t.given_points.double().transpose(0, 1)
+            size = (x * x * weights).sum(2).amax(1)
+            x = x - (x * weights).sum(2, keepdim=True)
+            return ((x * weights) @ x.mT).cpu().numpy(), size.cpu().numpy()
+        return _exact(t) if t.whole else _centred(t)
 
     return t.cached("covariance", make)
 
 
+def _exact(t: Triple) -> tuple[Array, Array]:
+    """As `_covariance`, of bytes: sums of them and of their products are exact."""
+    mean, product = np.zeros((3, len(t))), np.zeros((3, 3, len(t)))
+    for part in _parts(t):
+        rows = part.astype(np.float32)
+        mean += _dot(rows, np.ones_like(rows[0]))
+        _add_products(product, rows)
+    count = t.given_points.shape[2]
+    mean, product = mean.T / count, product.T / count
+    return product - mean[:, :, None] * mean[:, None, :], product.max(axis=(1, 2))
+
+
+def _centred(t: Triple) -> tuple[Array, Array]:
+    """As `_covariance`, of fractions: differences from the mean keep the digits of a faint contrast."""
+    count = t.given_points.shape[2]
+    mean, square, product = np.zeros((3, len(t), 1)), np.zeros((3, len(t))), np.zeros((3, 3, len(t)))
+    for part in _parts(t):
+        rows = part.astype(np.float64)
+        mean += rows.sum(2, keepdims=True) / count
+        square += _dot(rows, rows) / count
+    for part in _parts(t):
+        _add_products(product, part - mean)
+    return product.T / count, square.max(0)
+
+
+def _add_products(total: Array, rows: NDArray[Any]) -> None:
+    """Add the sums of products of each two of ``(3, N, P)`` to ``(3, 3, N)``."""
+    for k in range(3):
+        sums = _dot(rows[k], rows[k:])
+        total[k, k:] += sums
+        total[k + 1 :, k] += sums[1:]
+
+
 def correlation(cov: Array, var_x: Array, var_y: Array, scale: Array) -> Array:
-    """Pearson correlation ``(N,)``; 0 where either variance is rounding noise next to `scale`."""
-    flat = (var_x <= 1e-12 * scale) | (var_y <= 1e-12 * scale)
+    """Pearson correlation ``(N,)``; 0 where either variance is next to nothing beside `scale`."""
+    flat = (var_x <= _FLAT * scale) | (var_y <= _FLAT * scale)
     safe = np.sqrt(np.where(flat, 1.0, var_x) * np.where(flat, 1.0, var_y))
     out: Array = np.clip(np.where(flat, 0.0, cov) / safe, -1, 1)
     return out

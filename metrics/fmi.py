@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ from ._gradients import derivative
 Feature = Callable[[Tensor], Tensor]
 
 # Windows worked on at once: their 9x9 joint tables stay in the cache.
-_CHUNK = 2048
+_CHUNK = 512
 # Coefficients of at most this share of the largest are rounding noise.
 _NOISE = 1e-13
 
@@ -59,7 +60,10 @@ def _dct(x: Tensor) -> Tensor:
     """Cosine transform of the whole image."""
     import scipy.fft  # a fifth of a second, for one feature
 
-    y = scipy.fft.dctn(x.cpu().numpy(), axes=(1, 2), norm="ortho")
+    # Of differences from one voxel, so that rounding is small beside the contrast, not beside the mean.
+    offset = x[:, :1, :1].double()
+    y = scipy.fft.dctn((x.double() - offset).cpu().numpy(), axes=(1, 2), norm="ortho")
+    y[:, 0, 0] += offset[:, 0, 0].cpu().numpy() * math.sqrt(x.shape[1] * x.shape[2])
     return torch.from_numpy(_without_noise(y)).to(x.device)
 
 
@@ -111,15 +115,13 @@ def _information(x: Tensor, flat_x: Tensor, f: Tensor, flat_f: Tensor) -> Tensor
     # The lower bound is the upper bound against the reversed density, with the sign of c turned.
     px = torch.where(c < 0, px.flip(0), px)
     cx, cf = px.cumsum(0), pf.cumsum(0)
-    # Overlap of the two cumulated steps is the mass of the bound in a cell.  The 9x9 tables are most of the
-    # work and single precision is enough for them.
-    ux, uf, sx, sf = (y.float() for y in (cx, cf, px, pf))
-    joint = torch.minimum(uf[:, None], ux[None])
-    bound = joint.flatten(0, 1).sum(0).double() - cf.sum(0) * cx.sum(0)
+    # Overlap of the two cumulated steps is the mass of the bound in a cell.
+    joint = torch.minimum(cf[:, None], cx[None])
+    bound = joint.flatten(0, 1).sum(0) - cf.sum(0) * cx.sum(0)
     sd = _deviation(px) * _deviation(pf)
-    share = torch.where((c == 0) | (sd == 0) | (bound == 0), 0.0, c.abs() * sd / bound).float()
-    joint.sub_(torch.maximum((uf - sf)[:, None], (ux - sx)[None])).clamp_min_(0).mul_(share)
-    joint.addcmul_((sf * (1 - share))[:, None], sx[None])
+    share = torch.where((c == 0) | (sd == 0) | (bound == 0), 0.0, c.abs() * sd / bound)
+    joint.sub_(torch.maximum((cf - pf)[:, None], (cx - px)[None])).clamp_min_(0).mul_(share)
+    joint.addcmul_((pf * (1 - share))[:, None], px[None])
     hxf = -joint.abs().clamp_min_(1e-30).log_().mul_(joint).flatten(0, 1).sum(0)
     total = _entropy(px) + _entropy(pf)
     mutual = total - hxf

@@ -21,7 +21,8 @@ def _variance(m: Moments, x: str) -> Tensor:
 
 
 def _covariance(m: Moments, x: str, y: str) -> Tensor:
-    return m.cov(x, y).masked_fill(m.flat(x) | m.flat(y), 0)
+    """Local covariance, 0 where rounding would decide its sign."""
+    return m.cov(x, y).masked_fill(m.unrelated(x, y), 0)
 
 
 def _shares(m: Moments) -> tuple[Tensor, Tensor]:
@@ -152,7 +153,7 @@ def q_y(t: Triple) -> Tensor:
     m = moments(t, 1.5, 7)
     share, _ = _shares(m)
     sa, sb = _similarity(m, "a", "fused"), _similarity(m, "b", "fused")
-    alike = _similarity(m, "a", "b") >= 0.75
+    alike = _similarity(m, "a", "b") >= 0.75 - 1e-6  # an equal one counts, whatever rounding leaves of it
     return m.average(torch.where(alike, torch.lerp(sb, sa, share), torch.maximum(sa, sb)))
 
 
@@ -179,8 +180,7 @@ def q_c(t: Triple, variant: str) -> Tensor:
     ca, cb = _covariance(m, "a", "fused"), _covariance(m, "b", "fused")
     total = ca + cb
     # Covariances that are each other's negatives leave rounding, whose sign must not choose the source.
-    noise = 1e-9 * (ca.abs() + cb.abs()) + 1e-12 * (m.mean("a") + m.mean("b")) * m.mean("fused")
-    total = total.masked_fill(total.abs() <= noise, 0)
+    total = total.masked_fill(total.abs() <= 1e-6 * (ca.abs() + cb.abs()), 0)
     share = torch.where(total == 0, torch.where(ca == 0, 0.5, torch.sign(ca) * torch.inf), ca / total)
     sa, sb = _similarity(m, "a", "fused"), _similarity(m, "b", "fused")
     clipped = share.clamp(0, 1)

@@ -189,7 +189,7 @@ def wm_edge(t: Triple) -> Tensor:
         return _value(t, float("nan"))
     x = x - x.mean(1, keepdim=True)
     c = (x @ x.mT / x.shape[1]).cpu().numpy()[None]
-    r = correlation(c[:, 0, 1], c[:, 0, 0], c[:, 1, 1], np.array([1e-9]))
+    r = correlation(c[:, 0, 1], c[:, 0, 0], c[:, 1, 1], np.array([1e-12]))
     return torch.from_numpy(r).to(t.device)
 
 

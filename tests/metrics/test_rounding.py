@@ -118,7 +118,8 @@ def _values(images: dict[str, np.ndarray], ids: list[str]) -> dict[tuple[str, st
 
 
 def test_noise_of_the_size_of_rounding_moves_no_default_metric(monkeypatch: pytest.MonkeyPatch) -> None:
-    images = {n: x for n, x in other_processors.triples().items() if n not in ("full", "volume")}
+    # What little contrast "faint" has is not far above this noise, which is larger than any processor's.
+    images = {n: x for n, x in other_processors.triples().items() if n not in ("full", "volume", "faint")}
     ids = [n for n in names() if n not in _BY_ROUNDING]
     wanted = _values(images, ids)
     _noise(monkeypatch)
@@ -138,7 +139,7 @@ def test_another_processor_gives_the_same_number(tmp_path: Path) -> None:
     ids = names()
     known = other_processors.ENVIRONMENTS
     environments = {"as it is": {}, "another": known["old machine"] | known["two threads"]}
-    images = {n: x for n, x in other_processors.triples().items() if n in ("head", "flat volume")}
+    images = {n: x for n, x in other_processors.triples().items() if n in ("head", "levels", "faint")}
     files = other_processors.measure(tmp_path, ids, [*METHODS, "dtcwt"], environments, images)
     # Vectors are off in one of them, so that there is something to compare.
     assert other_processors.read(files["another"])["capability"] == "DEFAULT"
