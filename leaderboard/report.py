@@ -155,8 +155,8 @@ def _section(
     manifest = found.manifest_of(dataset)
     alike = {k: v for f in found.folders for k, v in likeness.equals(f, manifest.get("methods", {})).items()}
     board = build(rows, manifest, protocol, metrics, rank_by=rank_by, test=test, alike=alike)
-    former = [found.other_data[dataset, p] for p in parts if (dataset, p) in found.other_data]
-    board = replace(board, notes=(*board.notes, *former))
+    left_out = [line for p in parts for line in found.left_out.get((dataset, p), ())]
+    board = replace(board, notes=(*board.notes, *left_out))
     name = slug(f"{dataset}-{protocol}")
     tables = {
         f"{name}.csv": board.to_csv(),

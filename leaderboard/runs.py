@@ -18,6 +18,8 @@ from fusebench.store.read_rows import read_rows
 from fusebench.store.rows import IDENTITY
 from fusebench.text import plural
 
+from . import versions
+
 # Where a file of a history store keeps the manifest.
 METADATA = b"fusebench"
 _CASE = ["dataset", "case"]
@@ -36,8 +38,9 @@ class Runs:
         Manifest of the last folder, with the methods and metrics of all.
     by_dataset : mapping
         `manifest` of the folders that hold rows of each dataset.
-    other_data : mapping
-        By dataset and protocol, what was left out: rows of a case that the newest run has other data for.
+    left_out : mapping
+        By dataset and protocol, lines on what was left out: rows of a case that the newest run has other data
+        for, or of a method or metric that a later folder has another version of.
     cases : mapping
         ``dataset/case`` of each folder that has rows here.
     """
@@ -46,7 +49,7 @@ class Runs:
     rows: pd.DataFrame
     manifest: dict[str, Any]
     by_dataset: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-    other_data: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    left_out: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
     cases: Mapping[Path, frozenset[str]] = field(default_factory=dict)
 
     def manifest_of(self, dataset: str) -> dict[str, Any]:
@@ -91,9 +94,10 @@ def load(folders: Sequence[str | Path]) -> Runs:
         raise InputError(f"{paths[0]}: the run has no rows yet")
     manifests = [_manifest(p) for p in paths]
     data = _newest_data(parts, manifests)
-    other = [differs(part, data) for part in parts]
-    former = pd.concat([part[o] for part, o in zip(parts, other, strict=True)], ignore_index=True)
-    parts = [part[~o] for part, o in zip(parts, other, strict=True)]
+    parts, former = _split(parts, [differs(part, data) for part in parts])
+    older = former.iloc[:0]
+    if len(parts) > 1:  # of one folder, the run has left them out
+        parts, older = _split(parts, versions.outdated(parts, manifests))
     rows = pd.concat(parts, ignore_index=True)
     rows = rows.drop_duplicates(list(IDENTITY), keep="last", ignore_index=True)
     by_dataset = {
@@ -102,7 +106,7 @@ def load(folders: Sequence[str | Path]) -> Runs:
     }
     named = (frozenset((part["dataset"] + "/" + part["case"]).unique()) for part in parts)
     cases = dict(zip(paths, named, strict=True))
-    return Runs(paths, rows, _merge(manifests), by_dataset, _left_out(former), cases)
+    return Runs(paths, rows, _merge(manifests), by_dataset, _left_out(former, older), cases)
 
 
 def data_of(rows: pd.DataFrame) -> pd.Series:
@@ -134,16 +138,29 @@ def _newest_data(parts: Sequence[pd.DataFrame], manifests: Sequence[dict[str, An
     return data_of(pd.concat(ordered, ignore_index=True))
 
 
-def _left_out(rows: pd.DataFrame) -> dict[tuple[str, str], str]:
-    """Notes on rows of other data, by dataset and protocol."""
-    notes = {}
-    for (dataset, protocol), part in groups(rows, ["dataset", "protocol"]):
-        names = ", ".join(part["method"].astype(str).unique())
-        notes[dataset, protocol] = (
-            f"{plural(len(part), 'row')} of other data ({names}) left out; the newest run has other data for "
-            f"{plural(part['case'].nunique(), 'case')}: run these methods again."
-        )
+def _split(
+    parts: Sequence[pd.DataFrame], out: Sequence[pd.Series]
+) -> tuple[list[pd.DataFrame], pd.DataFrame]:
+    """The rows of each folder that stay, and all that do not together."""
+    left = [part[o] for part, o in zip(parts, out, strict=True)]
+    return [part[~o] for part, o in zip(parts, out, strict=True)], pd.concat(left, ignore_index=True)
+
+
+def _left_out(former: pd.DataFrame, older: pd.DataFrame) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Notes on rows of other data and of older versions, by dataset and protocol."""
+    notes: dict[tuple[str, str], tuple[str, ...]] = {}
+    for rows, said in ((former, _of_other_data), (older, versions.note)):
+        for (dataset, protocol), part in groups(rows, ["dataset", "protocol"]):
+            notes[dataset, protocol] = (*notes.get((dataset, protocol), ()), said(part))
     return notes
+
+
+def _of_other_data(rows: pd.DataFrame) -> str:
+    names = ", ".join(rows["method"].astype(str).unique())
+    return (
+        f"{plural(len(rows), 'row')} of other data ({names}) left out; the newest run has other data for "
+        f"{plural(rows['case'].nunique(), 'case')}: run these methods again."
+    )
 
 
 def _merge(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:

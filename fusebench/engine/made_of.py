@@ -32,9 +32,12 @@ def method_files(plugins: Plugins, specs: Iterable[MethodSpec]) -> dict[str, dic
 
 
 def metric_files(plugins: Plugins, names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Source file of each metric."""
+    """Source file of each metric, and its hash."""
     paths = {name: plugins.metrics.entry(name).path for name in names}
-    return {name: {"file": portable(path) if path else ""} for name, path in paths.items()}
+    return {
+        name: {"file": portable(path) if path else "", "source": metric_source(plugins, name)}
+        for name, path in paths.items()
+    }
 
 
 def method_source(plugins: Plugins, plugin: str) -> str:

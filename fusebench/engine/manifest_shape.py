@@ -65,7 +65,7 @@ _SHAPES: Mapping[str, Mapping[str, _Check]] = {
         **{"dims": _each(_whole), "parts": _each(_text)},
     },
     "method_files": {"file": _text, "folder": _text, "watched": _by_name(_text)},
-    "metric_files": {"file": _text},
+    "metric_files": dict.fromkeys(("file", "source"), _text),
     "run": {"id": _text, "created": _text, "ended": _flag},
     "options": {
         **{"protocols": _each(_text), "metrics": _each(_text), "split": _text, "device": _text},

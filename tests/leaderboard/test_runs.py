@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -34,14 +35,14 @@ def test_rows_of_other_data_than_the_newest_run_has_are_left_out_and_counted(tmp
     kept = found.rows.groupby("method")["case"].nunique()
     assert kept.to_dict() == {"a": 3, "b": 4}
     assert [len(found.cases[folder]) for folder in (first, second)] == [3, 4]
-    (note,) = found.other_data.values()
+    [(note,)] = found.left_out.values()
     assert note.startswith("6 rows of other data (a) left out; the newest run has other data for 1 case")
     report.write([first, second], tmp_path / "site", figures=False)
     assert (
         "6 rows of other data (a) left out"
         in (tmp_path / "site" / "tables" / "phantom-volume.md").read_text()
     )
-    assert not runs.load([first]).other_data and not runs.load([second]).other_data
+    assert not runs.load([first]).left_out and not runs.load([second]).left_out
 
 
 def test_in_one_folder_the_data_of_its_last_run_count(tmp_path: Path) -> None:
@@ -79,3 +80,38 @@ def test_runs_that_loaded_their_cases_with_other_code_say_so(tmp_path: Path) -> 
         report.write(folders, tmp_path / "site", figures=False)
         board = (tmp_path / "site" / "tables" / "phantom-volume.md").read_text()
         assert ("different code of the dataset" in board) == doubted
+
+
+def of_version(
+    folder: Path, methods: dict[str, str], cases: int, metric: str = "", threads: int = 1, seed: int = 0
+) -> Path:
+    """A run of methods with these keys, and of psnr and ssim, of which psnr has this source."""
+    rows, manifest = make_run(dict.fromkeys(methods, 1.0), cases=cases, metrics=["psnr", "ssim"])
+    for name, key in methods.items():
+        manifest["methods"][name] |= {"key": key, "plugin": name}
+    manifest["metric_files"] = {"psnr": {"file": "", "source": metric}}
+    manifest["options"] = {"threads": threads, "seed": seed}
+    return write_run(folder, rows.assign(seed=seed), manifest)
+
+
+def test_rows_of_an_older_version_than_a_later_folder_has_are_left_out_and_counted(tmp_path: Path) -> None:
+    first = of_version(tmp_path / "first", {"a": "old", "b": "same", "c": ""}, 3)
+    second = of_version(tmp_path / "second", {"a": "new", "b": "same", "c": "new"}, 1)
+    found = runs.load([first, second])
+    assert found.rows.groupby("method")["case"].nunique().to_dict() == {"a": 1, "b": 3, "c": 3}
+    assert found.left_out["phantom", "volume"][0].startswith("6 rows left out, made with")
+    report.write([first, second], tmp_path / "site", figures=False)
+    board = (tmp_path / "site" / "tables" / "phantom-volume.md").read_text()
+    assert "than a later folder has: a (3); run these methods again" in board
+    assert runs.load([second, first]).rows.groupby("method")["case"].nunique()["a"] == 3
+
+
+@pytest.mark.parametrize("other", [{"threads": 2}, {"seed": 1}, {"metric": "new"}])
+def test_threads_seed_and_the_source_of_a_metric_are_of_the_version(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
+    first = of_version(tmp_path / "first", {"a": "x"}, 3, metric="old")
+    second = of_version(tmp_path / "second", {"a": "x"}, 1, **{"metric": "old", **other})
+    rows = runs.load([first, second]).rows
+    cases = rows.groupby("metric")["case"].nunique().to_dict()
+    assert cases == {"psnr": 1, "ssim": 3 if "metric" in other else 1}
