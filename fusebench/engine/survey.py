@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, PluginError, WorkerDied
-from ..metric import MetricInfo
+from ..errors import FuseBenchError, InputError, PluginError, WorkerDied
+from ..metric import MetricId, MetricInfo
 from ..plugins import find_plugins
-from ..scoring.select import metric_infos, select_metrics
+from ..scoring.select import is_pattern, metric_infos, select_metrics
 from .facts import plain_facts
 from .plan import scored
 from .spec import Choice, MethodSpec, broken_spec, method_specs
@@ -109,7 +109,7 @@ def survey_seconds(timeout: float | None) -> float | None:
 
 
 def survey_apart(pool: LocalPool, question: Question, seconds: float | None = None) -> Survey:
-    """`survey`, where that ended its process: each method is asked for alone, to tell which is broken.
+    """`survey`, where that ended its process: each plugin is asked for alone, to tell which is broken.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def survey_apart(pool: LocalPool, question: Question, seconds: float | None = No
     Raises
     ------
     InputError
-        As of `survey`, or it is not a method that does it.
+        As of `survey`, or a metric does it, which the message names.
     """
     entries = find_plugins(question.paths).methods
     specs: list[MethodSpec] = []
@@ -133,12 +133,32 @@ def survey_apart(pool: LocalPool, question: Question, seconds: float | None = No
     try:
         found = pool.ask(partial(survey, replace(question, choices=())), seconds)()
     except WorkerDied as death:
-        raise InputError(
-            f"a metric ends the process that imports it ({death}); leave it out: `check metric NAME` imports "
-            "one alone"
-        ) from None
+        raise InputError(_of_a_metric(pool, question, seconds, death)) from None
     return replace(found, methods=specs)
 
 
 def _specs(paths: tuple[str, ...], choice: Choice) -> list[MethodSpec]:
     return method_specs(find_plugins(paths), [choice])
+
+
+def _of_a_metric(pool: LocalPool, question: Question, seconds: float | None, death: WorkerDied) -> str:
+    """The line on the metric that ends its process, or hangs, where the metrics are imported."""
+    metrics = find_plugins(question.paths).metrics
+    if question.metrics and not any(is_pattern(text) for text in question.metrics):
+        names = [MetricId.parse(text).name for text in question.metrics]
+    else:
+        names = metrics.names()
+    entries = [metrics.entry(name) for name in names]
+    for entry in sorted(entries, key=lambda entry: entry.bundled):  # ours are the least likely
+        try:
+            pool.ask(partial(_import_metric, question.paths, entry.name), seconds)()
+        except WorkerDied as own:
+            why = f"it ends the process that imports it ({own}); leave it out"
+            return str(PluginError(entry.name, entry.origin, why))
+        except FuseBenchError:  # what was asked for is not wrong in this way
+            continue
+    return f"the metrics together end the process that imports them ({death}); give fewer with --metrics"
+
+
+def _import_metric(paths: tuple[str, ...], name: str) -> None:
+    find_plugins(paths).metrics.load(name)

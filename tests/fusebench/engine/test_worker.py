@@ -90,14 +90,15 @@ def test_a_method_that_ends_its_process_is_a_row(
     assert bench("--methods", "healthy,other", "--plugin", str(plugin), "--jobs", jobs) == 0
 
 
-def test_a_metric_that_ends_its_process_is_one_line(
-    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("asked", ["psnr,ends", "e*"])
+def test_a_metric_that_ends_its_process_is_named_in_one_line(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str], asked: str
 ) -> None:
     plugin = tmp_path / "ends.py"
     plugin.write_text(ENDS.format("MetricInfo"))
-    assert bench("--plugin", str(plugin), "--methods", "healthy", "--metrics", "ends", "--jobs", "1") == 2
-    said = capsys.readouterr().err
-    assert "a metric ends the process that imports it (the worker exited with code 7)" in said
+    assert bench("--plugin", str(plugin), "--methods", "healthy", "--metrics", asked, "--jobs", "1") == 2
+    cause = "it ends the process that imports it (the worker exited with code 7)"
+    assert f"ends ({plugin}:4) cannot be loaded: {cause}; leave it out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["list methods", "check method crashes"])
