@@ -224,7 +224,7 @@ def finish(planned: Planned, pool: LocalPool, observer: Observer | None = None) 
         if planned.jobs:  # the leaderboard takes a second to import, in which this process has nothing to do
             for module in ("fusebench.leaderboard.publish", "pyarrow.parquet"):
                 aside.submit(import_module, module)
-        outcome = execute(planned, pool, observer)
+        outcome = execute(planned, pool, observer, aside.shutdown)
     result = Run(planned.folder.path, outcome)
     result.publish()
     return result

@@ -267,10 +267,16 @@ def plan_run(request: Request, pool: LocalPool, observer: Observer | None = None
     )
 
 
-def execute(planned: Planned, pool: LocalPool, observer: Observer | None = None) -> Outcome:
+def execute(
+    planned: Planned,
+    pool: LocalPool,
+    observer: Observer | None = None,
+    join: Callable[[], object] = lambda: None,
+) -> Outcome:
     """Run what has no valid row yet; rows are stored as they come.
 
-    Ctrl-C ends it with the rows that are there.
+    Ctrl-C ends it with the rows that are there.  `join` waits for what the caller does in another thread: a
+    dataset that is asked meanwhile would be blamed for what changes in this process.
 
     Raises
     ------
@@ -315,6 +321,7 @@ def execute(planned: Planned, pool: LocalPool, observer: Observer | None = None)
             rows = task.failed("error", "the run ended without a result for it")
             store.append(rows)
             observer.finished(task, rows)
+        join()
         outdated = Outdated(
             planned.plugins,
             planned.listed,

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+import fusebench.engine.run
 from fusebench.cli import main
 from fusebench.cli._options import literal
 from fusebench.cli._progress import Shown
@@ -264,6 +265,25 @@ def test_what_was_planned_and_has_no_row_is_a_failure(bench: Bench, tmp_path: Pa
     assert set(lost.failures().status) == {"error"}
     collected = replace(lost.planned, request=replace(request, reuse="collect"))
     assert replace(lost, planned=collected).failures().empty
+
+
+def test_what_the_caller_does_aside_has_ended_when_the_dataset_is_asked(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = Request(methods=["healthy"], dataset="tiny", plugins=[str(PLUGINS)], metrics=["psnr"])
+    request = replace(request, cases=1, jobs=0, out=tmp_path / "run")
+    order: list[str] = []
+    for name in ("Outdated", "_doubts"):
+        original = getattr(fusebench.engine.run, name)
+
+        def noted(*of: object, name: str = name, original: Callable[..., object] = original) -> object:
+            order.append(name)
+            return original(*of)
+
+        monkeypatch.setattr(fusebench.engine.run, name, noted)
+    with LocalPool(0) as pool:
+        execute(plan_run(request, pool), pool, None, lambda: order.append("joined"))
+    assert order == ["joined", "Outdated", "_doubts"]
 
 
 def test_failures_are_tried_again(bench: Bench, tmp_path: Path, rows: Rows) -> None:
