@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 from ..errors import FuseBenchError
-from .plain_settings import Settings, Table, read, timers, write
+from .plain_settings import UNREADABLE, Settings, Table, read, timers, write
 
 _CONSTANTS = (bool, int, float, str, tuple, frozenset)
+_TABLES = (dict, OrderedDict)
 _IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
 
 
@@ -42,7 +44,7 @@ class Keeper:
     alone : sequence of str
         Those of `watched` whose submodules are not.
     whole : sequence of str
-        Packages whose constants and tables are put back as well.
+        Packages and modules whose constants and tables are put back as well.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class Keeper:
         running, before = timers(), read(self._table)
         left: Settings = {}
         try:
-            write(self._table, settings or {}, before)
+            write(self._table, settings or {})
             yield left
         finally:
             # What follows goes as deep as what went before.
@@ -84,10 +86,9 @@ class Keeper:
             for which in timers() - running:
                 signal.setitimer(which, 0)
             self._put_names()
+            left.update(write(self._table, before))
             now = read(self._table)
-            left.update({name: value for name, value in now.items() if value != before[name]})
-            write(self._table, {name: before[name] for name in left}, now)
-            lost = [name for name, value in read(self._table).items() if value != before[name]]
+            lost = [n for n, value in before.items() if value is not UNREADABLE and now[n] != value]
             if lost:
                 raise Unrestored(f"it has changed for good: {', '.join(lost)}")
 
@@ -106,10 +107,10 @@ class Keeper:
             # Nothing else of it, which may be large and is to go when the module lets it go.
             known = {k: v for k, v in list(vars(module).items()) if callable(v)}
             self._owners.append((module, vars(module), known))
-            if name.partition(".")[0] in self._whole:
+            if self._whole & {name, name.partition(".")[0]}:
                 held = [(k, v) for k, v in list(vars(module).items()) if not k.startswith("__")]
                 self._constants += [(vars(module), k, v) for k, v in held if type(v) in _CONSTANTS]
-                self._tables += [(v, dict(v)) for _, v in held if type(v) is dict]
+                self._tables += [(v, dict(v)) for _, v in held if type(v) in _TABLES]
             self._owners += [
                 (cls, vars(cls), dict(vars(cls))) for cls in known.values() if _is_own(cls, name)
             ]

@@ -24,8 +24,11 @@ from collections.abc import Callable
 from typing import Any
 
 Settings = dict[str, Any]
-# Name: how it is read, and how it is put back.
-Table = dict[str, tuple[Callable[[], Any], Callable[[Any], object]]]
+# How a setting is read, and how it is put back.
+Entry = tuple[Callable[[], Any], Callable[[Any], object]]
+Table = dict[str, Entry]
+# In place of a value that cannot be read.
+UNREADABLE = object()
 
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _LIMITS = tuple(getattr(resource, n) for n in dir(resource) if n.startswith("RLIMIT_"))
@@ -84,7 +87,7 @@ def _put_tracing(kept: bool) -> None:
     (tracemalloc.start if kept else tracemalloc.stop)()
 
 
-def attribute(owner: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any], object]]:
+def attribute(owner: Any, name: str) -> Entry:
     """An entry of the table for ``owner.name``."""
     return (lambda: getattr(owner, name)), (lambda value: setattr(owner, name, value))
 
@@ -131,20 +134,33 @@ def timers() -> set[int]:
     return {which for which in _TIMERS if signal.getitimer(which)[0]}
 
 
+def attempt(get: Callable[[], Any]) -> Any:
+    """The present value of a setting; `UNREADABLE` where there is none: the working folder may be gone."""
+    try:
+        return get()
+    except Exception:
+        return UNREADABLE
+
+
 def read(table: Table) -> Settings:
-    """The present value of every setting of a table; None for one that cannot be read."""
+    """The present value of every setting of a table."""
+    return {name: attempt(get) for name, (get, _) in table.items()}
+
+
+def write(table: Table, settings: Settings) -> Settings:
+    """Set those of `settings` that differ from the present ones, in the order of the table, and return these.
+
+    One is read when those before it are set: a mode of torch would change what is read behind it.  One that
+    refuses does not keep the others from being set.
+    """
     found: Settings = {}
-    for name, (get, _) in table.items():
-        try:
-            found[name] = get()
-        except OSError:  # the working folder is gone
-            found[name] = None
+    for name, (get, put) in table.items():
+        if name not in settings:
+            continue
+        now, wanted = attempt(get), settings[name]
+        if now != wanted:
+            found[name] = now
+            if wanted is not UNREADABLE:
+                with contextlib.suppress(Exception):
+                    put(wanted)
     return found
-
-
-def write(table: Table, settings: Settings, now: Settings) -> None:
-    """Set those of `settings` that differ from `now`."""
-    for name, value in settings.items():
-        if value != now[name]:
-            with contextlib.suppress(OSError, ValueError):
-                table[name][1](value)

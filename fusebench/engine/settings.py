@@ -8,6 +8,19 @@ import numpy as np
 import torch
 
 from .plain_settings import PLAIN, Table, attribute
+from .torch_state import (
+    dispatch_modes,
+    function_modes,
+    operators,
+    precision,
+    put_default_device,
+    put_dispatch_modes,
+    put_function_modes,
+    put_operators,
+    put_precision,
+)
+
+_DENORMAL = 5e-324
 
 
 def _random() -> tuple[Any, ...]:
@@ -21,17 +34,8 @@ def _put_random(kept: tuple[Any, ...]) -> None:
     torch.set_rng_state(torch.frombuffer(bytearray(tensors), dtype=torch.uint8))
 
 
-def _modes() -> int:
-    return int(torch._C._len_torch_function_stack())
-
-
-def _put_modes(kept: int) -> None:
-    while _modes() > kept:
-        torch._C._pop_torch_function_stack()
-
-
 def _flushes() -> bool:
-    return bool((torch.tensor([1e-40]) * 1).item() == 0)
+    return _DENORMAL * 1.0 == 0  # not by torch, whose modes may be another's
 
 
 def _deterministic() -> tuple[bool, bool]:
@@ -40,6 +44,11 @@ def _deterministic() -> tuple[bool, bool]:
 
 SETTINGS: Table = {
     **PLAIN,
+    # First of torch: what is read behind them would go through them.
+    "dispatch modes": (dispatch_modes, put_dispatch_modes),
+    "default device": (torch.get_default_device, put_default_device),
+    "function modes": (function_modes, put_function_modes),
+    "operators of torch": (operators, put_operators),
     "random numbers of numpy and torch": (_random, _put_random),
     "numpy.seterrcall": (np.geterrcall, np.seterrcall),
     "numpy.bufsize": (np.getbufsize, np.setbufsize),
@@ -52,12 +61,10 @@ SETTINGS: Table = {
     ),
     "anomaly detection": (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
     "torch warnings": (torch.is_warn_always_enabled, torch.set_warn_always),
-    "function modes": (_modes, _put_modes),
     "autocast": (
         lambda: torch.is_autocast_enabled("cpu"),
         lambda kept: torch.set_autocast_enabled("cpu", kept),
     ),
-    "default device": (torch.get_default_device, lambda kept: torch.set_default_device(_plain(kept))),
     "threads": (torch.get_num_threads, torch.set_num_threads),
     "gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
     "deterministic algorithms": (
@@ -65,19 +72,9 @@ SETTINGS: Table = {
         lambda kept: torch.use_deterministic_algorithms(kept[0], warn_only=kept[1]),
     ),
     "denormal numbers": (_flushes, torch.set_flush_denormal),
-    "matmul precision": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    "precision of products": (precision, put_precision),
     "torch.backends.cudnn.enabled": attribute(torch.backends.cudnn, "enabled"),
     "torch.backends.cudnn.benchmark": attribute(torch.backends.cudnn, "benchmark"),
     "torch.backends.cudnn.deterministic": attribute(torch.backends.cudnn, "deterministic"),
     "torch.backends.mkldnn.enabled": attribute(torch.backends.mkldnn, "enabled"),
 }
-# torch refuses to read the older switch of TF32 where anybody has set the newer one.
-if hasattr(torch.backends.cudnn, "conv"):
-    SETTINGS["TF32 of convolutions"] = attribute(torch.backends.cudnn.conv, "fp32_precision")
-else:
-    SETTINGS["TF32 of convolutions"] = attribute(torch.backends.cudnn, "allow_tf32")
-
-
-def _plain(device: torch.device) -> torch.device | None:
-    """Unset, where it is the CPU: a default that is set slows every call down."""
-    return None if device.type == "cpu" else device

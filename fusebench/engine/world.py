@@ -53,4 +53,6 @@ class World(Keeper):
     """The settings of this process, and whatever decides numbers, times or what is stored."""
 
     def __init__(self) -> None:
-        super().__init__(SETTINGS, _WATCHED, alone=["torch"], whole=["fusebench", "copyreg"])
+        # Hooks of every module of torch lie in tables.
+        whole = ["fusebench", "copyreg", "torch.nn.modules.module"]
+        super().__init__(SETTINGS, _WATCHED, alone=["torch"], whole=whole)
