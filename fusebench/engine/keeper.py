@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import FuseBenchError
-from .plain_settings import UNREADABLE, Settings, Table, read, timers, write
+from .plain_settings import Settings, Table, read, timers, write
 
 _CONSTANTS = (bool, int, float, str, tuple, frozenset)
 _TABLES = (dict, OrderedDict)
@@ -86,9 +86,8 @@ class Keeper:
             for which in timers() - running:
                 signal.setitimer(which, 0)
             self._put_names()
-            left.update(write(self._table, before))
-            now = read(self._table)
-            lost = [n for n, value in before.items() if value is not UNREADABLE and now[n] != value]
+            found, lost = write(self._table, before)
+            left.update(found)
             if lost:
                 raise Unrestored(f"it has changed for good: {', '.join(lost)}")
 

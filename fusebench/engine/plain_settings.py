@@ -147,20 +147,28 @@ def read(table: Table) -> Settings:
     return {name: attempt(get) for name, (get, _) in table.items()}
 
 
-def write(table: Table, settings: Settings) -> Settings:
-    """Set those of `settings` that differ from the present ones, in the order of the table, and return these.
+def write(table: Table, settings: Settings) -> tuple[Settings, list[str]]:
+    """Set those of `settings` that differ from the present ones, in the order of the table.
 
     One is read when those before it are set: a mode of torch would change what is read behind it.  One that
     refuses does not keep the others from being set.
+
+    Returns
+    -------
+    found : dict
+        The values that were replaced.
+    lost : list of str
+        What could not be set.  It is looked at at once: other threads may change it as well.
     """
     found: Settings = {}
+    lost = []
     for name, (get, put) in table.items():
-        if name not in settings:
+        wanted = settings.get(name, UNREADABLE)
+        if wanted is UNREADABLE or (now := attempt(get)) == wanted:
             continue
-        now, wanted = attempt(get), settings[name]
-        if now != wanted:
-            found[name] = now
-            if wanted is not UNREADABLE:
-                with contextlib.suppress(Exception):
-                    put(wanted)
-    return found
+        found[name] = now
+        with contextlib.suppress(Exception):
+            put(wanted)
+        if attempt(get) != wanted:
+            lost.append(name)
+    return found, lost

@@ -13,7 +13,6 @@ from .torch_state import (
     function_modes,
     operators,
     precision,
-    put_default_device,
     put_dispatch_modes,
     put_function_modes,
     put_operators,
@@ -46,8 +45,7 @@ SETTINGS: Table = {
     **PLAIN,
     # First of torch: what is read behind them would go through them.
     "dispatch modes": (dispatch_modes, put_dispatch_modes),
-    "default device": (torch.get_default_device, put_default_device),
-    "function modes": (function_modes, put_function_modes),
+    "default device and function modes": (function_modes, put_function_modes),
     "operators of torch": (operators, put_operators),
     "random numbers of numpy and torch": (_random, _put_random),
     "numpy.seterrcall": (np.geterrcall, np.seterrcall),

@@ -18,15 +18,20 @@ from .plain_settings import UNREADABLE, Entry, attempt, attribute
 _NO_NUMBERS = ("/Meta", "/Python")
 
 
-def function_modes() -> int:
-    """How many there are; a default device is one."""
-    return int(torch._C._len_torch_function_stack())
+def function_modes() -> tuple[torch.device, int]:
+    """The default device, and how many modes there are; it is one, if it is set."""
+    return torch.get_default_device(), int(torch._C._len_torch_function_stack())
 
 
-def put_function_modes(kept: int) -> None:
-    """Leave those above `kept`."""
-    while function_modes() > kept:
+def put_function_modes(kept: tuple[torch.device, int]) -> None:
+    """Leave the modes above `kept`, and set the device; unset it for the CPU: one slows every call down."""
+    device, count = kept
+    is_set = device.type != "cpu"
+    torch.set_default_device(None)
+    while torch._C._len_torch_function_stack() > count - is_set:
         torch._C._pop_torch_function_stack()
+    if is_set:
+        torch.set_default_device(device)
 
 
 def dispatch_modes() -> int:
@@ -39,11 +44,6 @@ def put_dispatch_modes(kept: int) -> None:
     leave: Any = TorchDispatchMode.__exit__
     for _ in range(dispatch_modes() - kept):
         leave(_python_dispatch._get_current_dispatch_mode(), None, None, None)
-
-
-def put_default_device(kept: torch.device) -> None:
-    """Set the default device; unset it for the CPU: one that is set slows every call down."""
-    torch.set_default_device(None if kept.type == "cpu" else kept)
 
 
 def operators() -> frozenset[str]:

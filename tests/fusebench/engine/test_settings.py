@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fusebench.engine.keeper import Unrestored
-from fusebench.engine.plain_settings import UNREADABLE, read
+from fusebench.engine.plain_settings import UNREADABLE, Table, read, write
 from fusebench.engine.settings import SETTINGS
 from fusebench.engine.world import World
 
@@ -67,6 +67,7 @@ NEWER = pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason
     "harm",
     [
         lambda: torch.set_default_device("meta"),
+        lambda: [torch.device("meta").__enter__() for _ in range(2)],
         sets_a_meta_device_below_a_mode,
         lambda: Dispatch().__enter__(),
         replaces_an_operator,
@@ -80,7 +81,7 @@ NEWER = pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason
     ],
 )
 @pytest.mark.filterwarnings("ignore:Warning only once for all operators")
-def test_what_a_method_sets_in_torch_is_put_back(harm: Callable[[], None]) -> None:
+def test_what_a_method_sets_in_torch_is_put_back(harm: Callable[[], object]) -> None:
     before = read(SETTINGS)
     with World().kept():
         harm()
@@ -105,6 +106,15 @@ def test_a_setting_that_cannot_be_read_or_set_keeps_no_other_from_being_put_back
     with pytest.raises(Unrestored, match="for good: umask"), World().kept():
         torch.set_default_dtype(torch.float64)
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_what_another_thread_changes_meanwhile_is_not_lost() -> None:
+    held = {"first": 2, "second": 2}
+    table: Table = {
+        "first": (lambda: held["first"], lambda value: held.update(first=value)),
+        "second": (lambda: held["second"], lambda value: held.update(second=value, first=3)),
+    }
+    assert write(table, {"first": 1, "second": 1}) == ({"first": 2, "second": 2}, [])
 
 
 def test_settings_can_be_read_after_a_learned_method() -> None:
