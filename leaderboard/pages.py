@@ -186,7 +186,7 @@ class Pages:
         return self.images.get(name)
 
     def _cases(self, viewer_cases: int) -> list[dict[str, Any]]:
-        stored = volumes.of_runs(self.found.cases)
+        stored = volumes.of_runs(self.found.cases, self.found.gone)
         cases = self.found.rows.drop_duplicates(["dataset", "case"], keep="last")
         groups = dict(zip(cases["dataset"] + "/" + cases["case"], cases["group"], strict=True))
         order = list(dict.fromkeys(x.method for s in self.sections for x in s.board.lines))

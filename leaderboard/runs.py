@@ -43,6 +43,8 @@ class Runs:
         for, or of a method or metric that a later folder has another version of.
     cases : mapping
         ``dataset/case`` of each folder that has rows here.
+    gone : mapping
+        ``dataset/case/method`` of each folder whose rows are all left out for a later folder's version.
     """
 
     folders: tuple[Path, ...]
@@ -51,6 +53,7 @@ class Runs:
     by_dataset: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     left_out: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
     cases: Mapping[Path, frozenset[str]] = field(default_factory=dict)
+    gone: Mapping[Path, frozenset[str]] = field(default_factory=dict)
 
     def manifest_of(self, dataset: str) -> dict[str, Any]:
         """`manifest`, of the folders that hold rows of one dataset only."""
@@ -95,9 +98,11 @@ def load(folders: Sequence[str | Path]) -> Runs:
     manifests = [_manifest(p) for p in paths]
     data = _newest_data(parts, manifests)
     parts, former = _split(parts, [differs(part, data) for part in parts])
-    older = former.iloc[:0]
+    older, gone = former.iloc[:0], {}
     if len(parts) > 1:  # of one folder, the run has left them out
+        before = [_images(part) for part in parts]
         parts, older = _split(parts, versions.outdated(parts, manifests))
+        gone = {f: had - _images(part) for f, had, part in zip(paths, before, parts, strict=True)}
     rows = pd.concat(parts, ignore_index=True)
     rows = rows.drop_duplicates(list(IDENTITY), keep="last", ignore_index=True)
     by_dataset = {
@@ -106,7 +111,7 @@ def load(folders: Sequence[str | Path]) -> Runs:
     }
     named = (frozenset((part["dataset"] + "/" + part["case"]).unique()) for part in parts)
     cases = dict(zip(paths, named, strict=True))
-    return Runs(paths, rows, _merge(manifests), by_dataset, _left_out(former, older), cases)
+    return Runs(paths, rows, _merge(manifests), by_dataset, _left_out(former, older), cases, gone)
 
 
 def data_of(rows: pd.DataFrame) -> pd.Series:
@@ -144,6 +149,10 @@ def _split(
     """The rows of each folder that stay, and all that do not together."""
     left = [part[o] for part, o in zip(parts, out, strict=True)]
     return [part[~o] for part, o in zip(parts, out, strict=True)], pd.concat(left, ignore_index=True)
+
+
+def _images(rows: pd.DataFrame) -> frozenset[str]:
+    return frozenset((rows["dataset"] + "/" + rows["case"] + "/" + rows["method"]).unique())
 
 
 def _left_out(former: pd.DataFrame, older: pd.DataFrame) -> dict[tuple[str, str], tuple[str, ...]]:

@@ -91,13 +91,17 @@ def stored_cases(folder: Path) -> Iterator[StoredCase]:
             )
 
 
-def of_runs(folders: Mapping[Path, Collection[str]]) -> dict[str, StoredCase]:
+def of_runs(
+    folders: Mapping[Path, Collection[str]], gone: Mapping[Path, Collection[str]] | None = None
+) -> dict[str, StoredCase]:
     """Stored cases by ``dataset/case``, with the fused volumes of all folders.
 
     Parameters
     ----------
     folders : mapping
         The cases whose volumes count, by run folder; of equal volumes the later folder's counts.
+    gone : mapping, optional
+        ``dataset/case/method`` of volumes that do not, by run folder.
     """
     found: dict[str, StoredCase] = {}
     for folder, names in folders.items():
@@ -105,12 +109,16 @@ def of_runs(folders: Mapping[Path, Collection[str]]) -> dict[str, StoredCase]:
             name = f"{case.dataset}/{case.case}"
             if name not in names:  # rows of other data were left out, and so are their images
                 continue
-            before = found.get(name, case)
-            found[name] = replace(
-                case,
-                fused={**before.fused, **case.fused},
-                with_findings={**before.with_findings, **case.with_findings} if case.findings else {},
+            out = (gone or {}).get(folder, ())
+            fused, with_ = (
+                {method: path for method, path in volumes.items() if f"{name}/{method}" not in out}
+                for volumes in (case.fused, case.with_findings)
             )
+            if not fused:
+                continue
+            if before := found.get(name):
+                fused, with_ = {**before.fused, **fused}, {**before.with_findings, **with_}
+            found[name] = replace(case, fused=fused, with_findings=with_ if case.findings else {})
     return found
 
 

@@ -99,6 +99,7 @@ def test_rows_of_an_older_version_than_a_later_folder_has_are_left_out_and_count
     second = of_version(tmp_path / "second", {"a": "new", "b": "same", "c": "new"}, 1)
     found = runs.load([first, second])
     assert found.rows.groupby("method")["case"].nunique().to_dict() == {"a": 1, "b": 3, "c": 3}
+    assert found.gone[first] == {f"phantom/case-00{i}/a" for i in range(3)} and not found.gone[second]
     assert found.left_out["phantom", "volume"][0].startswith("6 rows left out, made with")
     report.write([first, second], tmp_path / "site", figures=False)
     board = (tmp_path / "site" / "tables" / "phantom-volume.md").read_text()

@@ -40,3 +40,5 @@ def test_several_runs_show_the_volumes_of_cases_whose_rows_they_show(tmp_path: P
     both = {tmp_path / "one": {"data/c", "data/d"}, tmp_path / "two": {"data/d"}}
     found = {name: sorted(case.fused) for name, case in of_runs(both).items()}
     assert found == {"data/c": ["mean"], "data/d": ["max", "mean"]}
+    gone = {tmp_path / "one": {"data/c/mean", "data/d/mean"}}
+    assert {name: sorted(case.fused) for name, case in of_runs(both, gone).items()} == {"data/d": ["max"]}
