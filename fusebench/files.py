@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import sysconfig
@@ -117,6 +118,8 @@ def is_file(value: object) -> bool:
         return False
 
 
+# Temporary folders of `whole_folder`.
+_WHOLE = re.compile(r"\.[0-9a-f]{32}\.tmp")
 _PACKAGES = tuple(f"{os.sep}{kind}-packages{os.sep}" for kind in ("site", "dist"))
 
 
@@ -163,22 +166,52 @@ def write_text(target: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """Temporary folder in `target`, what is in it moves there when the block ends without an error.
+    """Temporary folder in `target`; what is in it replaces what has the same names there when the block ends.
 
-    Else `target` is as it was: not there, or empty.
+    Where the block, or a move, ends with an error, `target` is as it was.  What a killed process left is
+    cleared.
     """
     is_new = not target.exists()
+    for left in target.glob(".*.tmp"):
+        if _WHOLE.fullmatch(left.name) and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
     temporary = target / f".{uuid.uuid4().hex}.tmp"
+    made, former = temporary / "made", temporary / "former"
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        for made in sorted(temporary.iterdir()):
-            os.replace(made, target / made.name)
+        made.mkdir(parents=True)
+        former.mkdir()
+        yield made
+        _exchange(made, target, former)
+    except OSError as error:
+        for name in (error.filename, error.filename2):
+            # Nobody knows the temporary one; of a copy the source is named too.
+            if isinstance(name, str | Path) and Path(name).is_relative_to(made):
+                error.filename, error.filename2 = str(target / Path(name).relative_to(made)), None
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if is_new:
             with contextlib.suppress(OSError):  # it is not empty, or was never made
                 target.rmdir()
+
+
+def _exchange(made: Path, target: Path, former: Path) -> None:
+    """Move what is in `made` to `target`, and what was there to `former`: all of it or nothing."""
+    moved: list[str] = []
+    try:
+        for new in sorted(made.iterdir()):
+            there = target / new.name
+            # A folder in place of a file, or the reverse, is nobody's to replace: the second move says so.
+            if os.path.lexists(there) and there.is_dir() == new.is_dir():
+                os.replace(there, former / new.name)
+            os.replace(new, there)
+            moved.append(new.name)
+    except BaseException:
+        for name in moved:
+            os.replace(target / name, made / name)
+        for old in former.iterdir():
+            os.replace(old, target / old.name)
+        raise
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import pandas as pd
 from fusebench import __version__
 from fusebench.engine.manifest import read_manifest
 from fusebench.errors import InputError
-from fusebench.files import refuse_foreign, refuse_links, write_text
+from fusebench.files import refuse_foreign, refuse_links, whole_folder, write_text
 from fusebench.metric import MetricId
 from fusebench.plugins import Plugins, find_plugins
 from fusebench.store.read_rows import read_standing
@@ -289,28 +288,25 @@ def _write(out: Path, sections: Sequence[Section], refused: Sequence[str]) -> li
         boards = [p.name for p in out.glob("board-*")]
         refuse_foreign(out, ["index.html", "static", "entries.json", *boards], "`board merge`")
     refuse_links(out, ["static"])
-    shutil.rmtree(out / "static", ignore_errors=True)
-    copy_shared(out)
-    write_text(out / MARKER, "A public board of FuseBench; the next one made here replaces it.\n")
-    made = [out / "index.html"]
     page = environment({"versions": {"fusebench": __version__}}).get_template("public.html")
-    write_text(made[0], page.render(root="", sections=sections, refused=refused, badges=BADGES))
+    texts = {"index.html": page.render(root="", sections=sections, refused=refused, badges=BADGES)}
     for section in sections:
         frame = _frame(section)
-        texts = {f"{section.slug}.csv": frame.map(csv_value).to_csv(index=False, lineterminator="\n")}
-        texts[f"{section.slug}.md"] = _markdown(section)
-        for name, text in texts.items():
-            write_text(out / f"board-{name}", text)
-            made.append(out / f"board-{name}")
+        stem = f"board-{section.slug}"
+        texts[f"{stem}.csv"] = frame.map(csv_value).to_csv(index=False, lineterminator="\n")
+        texts[f"{stem}.md"] = _markdown(section)
     facts = [
         {**x.about, "name": x.name, "badge": x.badge, "old": list(x.old), "section": s.slug}
         for s in sections
         for x in (*s.listed, *s.greyed)
     ]
-    write_text(
-        out / "entries.json", json.dumps({"entries": facts, "refused": list(refused)}, indent=1) + "\n"
-    )
-    return [*made, out / "entries.json"]
+    texts["entries.json"] = json.dumps({"entries": facts, "refused": list(refused)}, indent=1) + "\n"
+    with whole_folder(out) as made:
+        copy_shared(made)
+        write_text(made / MARKER, "A public board of FuseBench; the next one made here replaces it.\n")
+        for name, text in texts.items():
+            write_text(made / name, text)
+    return [out / name for name in texts]
 
 
 def _frame(section: Section) -> pd.DataFrame:

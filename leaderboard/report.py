@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fusebench.errors import InputError
-from fusebench.files import refuse_foreign, write_text
+from fusebench.files import refuse_foreign, refuse_links, whole_folder, write_text
 from fusebench.metric import MetricId
 from fusebench.scoring.protocol import READERS
 from fusebench.scoring.select import metric_registry
@@ -49,7 +49,8 @@ def write(
     run_dirs : path or sequence of paths
         Run folders; of equal rows the later folder's counts.
     out : path
-        Folder to write into; ``index.html`` is the entry.
+        Folder to write into; ``index.html`` is the entry.  An earlier report there stays until this one is
+        whole.
     metrics : sequence of str, optional
         Metrics to show and rank on, as in `tables.build`.
     viewer_cases : int
@@ -77,8 +78,13 @@ def write(
     found = runs.load([run_dirs] if isinstance(run_dirs, str | Path) else run_dirs)
     _check_present(metrics or (), found)
     out = Path(out)
+    _check_ours(out)
     try:
-        return _write(found, out, metrics, viewer_cases, figures, rank_by, test, radiological, embed_volumes)
+        with whole_folder(out) as made:
+            files = _write(
+                found, made, metrics, viewer_cases, figures, rank_by, test, radiological, embed_volumes
+            )
+        return [out / file for file in files]
     except OSError as error:
         raise InputError(
             f"{error.filename or out}: cannot be written ({error.strerror}); make room, report again"
@@ -102,8 +108,11 @@ def _write(
     test: str,
     radiological: bool,
     embed_volumes: bool,
-) -> list[Path]:
-    _clear(out)
+) -> list[str]:
+    """Write the report into an empty folder; returns the names of its files, the entry first."""
+    write_text(out / MARKER, "A report of FuseBench; the next one made here replaces its folders.\n")
+    for name in FOLDERS:
+        (out / name).mkdir()
     for file in (SITE / "static").iterdir():
         shutil.copyfile(file, out / "static" / file.name)
     sections = [
@@ -114,9 +123,9 @@ def _write(
     ]
     pages = Pages(found, sections, out, radiological=radiological, embed_volumes=embed_volumes)
     pages.write(viewer_cases)
-    files = [out / f["href"] for s in sections for f in s.files]
-    pictures = [out / f[kind] for s in sections for f in s.figures for kind in ("png", "svg")]
-    return [out / "index.html", *files, *pictures]
+    files = [f["href"] for s in sections for f in s.files]
+    pictures = [f[kind] for s in sections for f in s.figures for kind in ("png", "svg")]
+    return ["index.html", *files, *pictures]
 
 
 def _check_present(metrics: Sequence[str], found: runs.Runs) -> None:
@@ -128,16 +137,11 @@ def _check_present(metrics: Sequence[str], found: runs.Runs) -> None:
             raise InputError(f"{found.folders[-1]}: this run has no {name}; it has {', '.join(present)}")
 
 
-def _clear(out: Path) -> None:
-    """Make the report's folders anew: pages of an earlier one would outlive the methods they describe."""
+def _check_ours(out: Path) -> None:
+    """Raise `InputError` where the report would replace files of others, or links to them."""
     if not (out / MARKER).is_file():
         refuse_foreign(out, ("index.html", *FOLDERS), "a report")
-    out.mkdir(parents=True, exist_ok=True)
-    # Before anything else, so that a report that was interrupted can be made again in its place.
-    write_text(out / MARKER, "A report of FuseBench; the next one made here replaces its folders.\n")
-    for name in FOLDERS:
-        shutil.rmtree(out / name, ignore_errors=True)
-        (out / name).mkdir()
+    refuse_links(out, FOLDERS)
 
 
 def _section(

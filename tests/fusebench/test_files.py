@@ -83,3 +83,28 @@ def test_a_folder_is_filled_whole_or_stays_as_it_was(tmp_path: Path) -> None:
             (made / "volumes").mkdir()
             (made / "volumes" / "a").write_text("x")
         assert [p.name for p in target.iterdir()] == ["volumes"]
+
+
+def test_a_folder_of_files_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "site"
+
+    def put(*names: str) -> None:
+        with whole_folder(target) as made:
+            for name in names:
+                (made / name).parent.mkdir(exist_ok=True)
+                (made / name).write_text("x")
+
+    def files() -> list[str]:
+        return sorted(str(p.relative_to(target)) for p in target.rglob("*") if p.is_file())
+
+    for name in ("old", "new"):
+        put("index", f"pages/{name}", f"tables/{name}")
+        assert files() == ["index", f"pages/{name}", f"tables/{name}"]
+    (target / "wall").mkdir()
+    (target / f".{'0' * 32}.tmp" / "made").mkdir(parents=True)  # of one that was killed
+    before = files()
+    with pytest.raises(IsADirectoryError) as caught:  # a folder has that name, and stays
+        put("index", "more/a", "pages/a", "wall")
+    assert caught.value.filename == str(target / "wall")
+    assert files() == before
+    assert sorted(p.name for p in target.iterdir()) == ["index", "pages", "tables", "wall"]

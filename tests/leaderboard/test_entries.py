@@ -361,6 +361,23 @@ def test_data_that_the_board_does_not_have_are_self_reported(tmp_path: Path) -> 
     assert not refused and "self-reported" in paths[0].read_text()
 
 
+def test_a_board_that_cannot_be_written_leaves_the_former_one(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "site"
+    public.merge([made], out)
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+    def full(target: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "no space", str(target))
+
+    monkeypatch.setattr(public, "write_text", full)
+    with pytest.raises(OSError, match="no space") as caught:
+        public.merge([made], out)
+    assert caught.value.filename == str(out / public.MARKER)
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+
+
 def test_a_name_is_taken_once_and_text_stays_text(made: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         shutil.copytree(made, tmp_path / "entries" / name)

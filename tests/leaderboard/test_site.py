@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib.util
 import os
@@ -629,17 +630,37 @@ def test_folders_that_no_report_made_are_left_alone(tmp_path: Path, name: str) -
     assert [p.name for p in (tmp_path / "project").iterdir()] == [name]
 
 
-def test_an_interrupted_report_can_be_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_report_leaves_the_former_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = write_run(tmp_path / "run", *make_run({"a": 1.0, "b": 0.0}, cases=3, metrics=["psnr"]))
+    out = run / "report"
+
+    def content() -> dict[Path, bytes]:
+        return {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(report.Pages, "write", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            report.write(run, run / "report", figures=False)
-    assert report.write(run, run / "report", figures=False)[0].is_file()
+    for made in (False, True):
+        before = content()
+        assert bool(before) == made
+        with monkeypatch.context() as patch:
+            patch.setattr(report.Pages, "write", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                report.write(run, out, figures=False)
+        assert content() == before
+        assert report.write(run, out, figures=False)[0].is_file()
+
+
+def test_a_full_disk_is_told_of_the_report_s_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_run(tmp_path / "run", *make_run({"a": 1.0, "b": 0.0}, cases=3, metrics=["psnr"]))
+
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "no space", str(source), None, str(target))
+
+    monkeypatch.setattr(report.shutil, "copyfile", full)
+    with pytest.raises(InputError, match=rf"^{re.escape(str(tmp_path / 'out' / 'static'))}.*no space"):
+        report.write(run, tmp_path / "out", figures=False)
+    assert not (tmp_path / "out").exists()
 
 
 def test_pages_sort_a_metric_that_is_best_at_zero_by_its_size(tmp_path: Path) -> None:
