@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..files import open_plain
 from ..limits import check_memory
+from .packed import CHECKED, TooMuch, length
 from .raw import (
     HEADER_BYTES,
     ITK,
@@ -40,6 +42,8 @@ _UNITS = {
 }
 # Bytes of a voxel by SimpleITK's number of its type: 8 to 64 bits, signed and not, then floats.
 _SIZES = dict(enumerate((1, 1, 2, 2, 4, 4, 8, 8, 4, 8)))
+# Where the header of an MHA ends and its voxels begin.
+_LOCAL = re.compile(rb"^ElementDataFile\s*=\s*LOCAL[^\S\n]*\n", re.IGNORECASE | re.MULTILINE)
 _NO_LENGTH = ("", "?", "???", "none", "unknown", "s", "sec", "ms", "second", "seconds")
 
 
@@ -80,6 +84,7 @@ def _read_itk(path: Path) -> RawImage:
         if reader.GetDimension() not in (2, 3, 4):
             raise InputError(f"{path}: has {reader.GetDimension()} axes; save a 3D image")
         _declared_bytes(path, reader)
+        _check_packed(path, reader)
         unit, notes = _unit(path)
         notes += _spare_bytes(path, reader)
         reader.SetOutputPixelType(sitk.sitkFloat32)
@@ -131,6 +136,41 @@ def _declared_bytes(path: Path, reader: Any) -> None:
     check_memory(path, voxels * (_SIZES.get(reader.GetPixelID(), 8) + 12))
 
 
+def _check_packed(path: Path, reader: Any) -> None:
+    """Refuse an MHA whose compressed voxels are damaged: ITK looks at no checksum and gives what it got."""
+    with open_plain(path) as handle:
+        head = handle.read(HEADER_BYTES)
+    local = _LOCAL.search(head)
+    header = head[: local.end()] if local else head
+    if head.startswith(b"NRRD") or not re.search(rb"^\s*CompressedData\s*[=:]\s*[Tt1]", header, re.MULTILINE):
+        return  # NRRD's are checked
+    declared = _SIZES.get(reader.GetPixelID(), 0) * int(np.prod(reader.GetSize(), dtype=object))
+    before = re.search(rb"^HeaderSize\s*=\s*(\d+)", header, re.MULTILINE)
+    start = local.end() if local else int(before[1]) if before else 0
+    files = [path] if local else image_files(path)[1:]
+    stated = re.search(rb"^CompressedDataSize\s*=\s*(\d+)", header, re.MULTILINE)
+    there = unpacked = 0
+    try:
+        for file in files:
+            with open_plain(file) as packed:
+                packed.seek(start)
+                unpacked += length(packed, CHECKED, declared)
+                there += packed.tell() - start
+    except TooMuch:
+        unpacked = declared + 1
+    except (EOFError, zlib.error) as error:
+        raise InputError(
+            f"{path}: compressed voxels truncated or damaged ({first_line(error)}); download it again"
+        ) from None
+    # Behind a header ITK finds voxels only by the length that it states.
+    shorter = int(stated[1]) < there if stated else local
+    if unpacked != declared or shorter:
+        raise InputError(
+            f"{path}: its compressed voxels are not as the header declares ({declared} bytes unpacked, and "
+            "their length packed); download or save it again"
+        )
+
+
 def _spare_bytes(path: Path, reader: Any) -> tuple[str, ...]:
     """A note where plain voxels behind the header are more than it declares, so that rows may be shifted."""
     with open_plain(path) as handle:
@@ -139,7 +179,7 @@ def _spare_bytes(path: Path, reader: Any) -> tuple[str, ...]:
         end = re.search(rb"\r?\n\r?\n", head)
         plain = re.search(rb"^encoding:\s*raw\s*$", head, re.IGNORECASE | re.MULTILINE)
     else:
-        end = re.search(rb"^ElementDataFile\s*=\s*LOCAL\s*?\n", head, re.MULTILINE)
+        end = _LOCAL.search(head)
         plain = None if re.search(rb"^CompressedData\s*=\s*True", head, re.MULTILINE) else end
     if end is None or plain is None or len(image_files(path)) > 1:
         return ()

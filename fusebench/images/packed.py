@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from typing import IO
 
 # An image that takes more is damaged, or too big to fuse anyway.
@@ -11,7 +12,8 @@ _PIECE = 1 << 22
 _PADDING = 1 << 24
 _FIRST = 1 << 12  # of a member, which may be short, and what is behind it is read in vain
 _MAGIC = b"\x1f\x8b"
-GZIP, DEFLATE = 16 + zlib.MAX_WBITS, -zlib.MAX_WBITS  # of zlib's `wbits`
+# Of zlib's `wbits`; the last takes both forms with a checksum.
+GZIP, DEFLATE, CHECKED = 16 + zlib.MAX_WBITS, -zlib.MAX_WBITS, 32 + zlib.MAX_WBITS
 
 
 class TooMuch(ValueError):
@@ -56,11 +58,28 @@ def unpack_stream(packed: IO[bytes], kind: int, most: int, found: bytearray) -> 
     ----------
     packed : file
     kind : int
-        `GZIP` or `DEFLATE`.
+        `GZIP`, `DEFLATE` or `CHECKED`.
     most : int
         How long `found` may get.
     found : bytearray
     """
+    for piece in _pieces(packed, kind):
+        found += piece
+        if len(found) > most:
+            raise TooMuch
+
+
+def length(packed: IO[bytes], kind: int, most: int) -> int:
+    """How long the content of one stream is, read to its end and not kept; see `unpack_stream`."""
+    found = 0
+    for piece in _pieces(packed, kind):
+        found += len(piece)
+        if found > most:
+            raise TooMuch
+    return found
+
+
+def _pieces(packed: IO[bytes], kind: int) -> Iterator[bytes]:
     unpacker = zlib.decompressobj(kind)
     step = _FIRST
     while not unpacker.eof:
@@ -70,9 +89,7 @@ def unpack_stream(packed: IO[bytes], kind: int, most: int, found: bytearray) -> 
             step = min(4 * step, _PIECE)
         if not left:
             raise EOFError("no end")
-        found += unpacker.decompress(left, _PIECE)
-        if len(found) > most:
-            raise TooMuch
+        yield unpacker.decompress(left, _PIECE)
     packed.seek(-len(unpacker.unused_data), 1)
 
 
