@@ -35,6 +35,9 @@ _ALLOWED: list[Any] = [
 # Beside an 8-bit tensor, what its channels are multiplied by.
 SCALE = ".scale"
 
+# What `full` makes float32 of.
+_SHORT = (torch.float16, torch.bfloat16, torch.int8)
+
 # Compressed weights shrink by a fifth; what shrinks far more holds nothing but a trap.
 _RATIO = 20
 _SMALLER = "save the network's state_dict() alone, or allow more memory"
@@ -93,7 +96,29 @@ def read_state(path: str | Path) -> State:
     state = {name: v for name, v in _named(found) if isinstance(v, Tensor)}
     if not state:
         raise InputError(f"weights {path}: holds no tensors; save the network's state_dict() in {_FORMS}")
+    _check_sizes(path, state)
     return full(state)
+
+
+def _check_sizes(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are larger than what the file holds of them, or than `full` has memory for."""
+    dense = {k: t for k, t in state.items() if t.layout == torch.strided and not t.is_meta}
+    for name, tensor in dense.items():
+        if tensor.nbytes > tensor.untyped_storage().nbytes():  # a stride of 0
+            raise InputError(
+                f"weights {path}: {name} has shape {tuple(tensor.shape)} and fewer values; save contiguous "
+                "tensors"
+            )
+    for name in state:
+        if _is_scaled(state, name) and not (
+            {name, name + SCALE} <= dense.keys() and dense[name + SCALE].shape == dense[name].shape[:1]
+        ):
+            raise InputError(
+                f"weights {path}: {name + SCALE} is not one number for each of {name}'s first axis; save "
+                "the network's state_dict() again"
+            )
+    # Several tensors may share what one of them holds.
+    check_memory(path, 4 * sum(t.numel() for t in dense.values() if t.dtype in _SHORT), _SMALLER)
 
 
 def _content(path: Path) -> Any:
@@ -128,11 +153,15 @@ def full(state: State) -> State:
     for name, tensor in state.items():
         if name.endswith(SCALE) and name.removesuffix(SCALE) in state:
             continue
-        scale = state.get(name + SCALE)
-        if scale is not None and tensor.dtype == torch.int8:
-            tensor = tensor.float() * scale.float().view(-1, *[1] * (tensor.ndim - 1))
-        out[name] = tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+        if _is_scaled(state, name):
+            tensor = tensor.float() * state[name + SCALE].float().view(-1, *[1] * (tensor.ndim - 1))
+        half = tensor.dtype in (torch.float16, torch.bfloat16) and tensor.layout == torch.strided
+        out[name] = tensor.float() if half else tensor
     return out
+
+
+def _is_scaled(state: Mapping[str, Tensor], name: str) -> bool:
+    return state[name].dtype == torch.int8 and name + SCALE in state
 
 
 def small(state: Mapping[str, Tensor]) -> State:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from fusebench import create_method
-from fusebench.errors import InputError
+from fusebench.errors import InputError, OutOfMemory
 
 from .learned_2d import images, module, random_state, with_random_weights
 
@@ -192,3 +192,25 @@ def test_small_weights_come_back_to_a_four_hundredth(tmp_path):
     assert back.keys() == state.keys()
     assert (back["w"] - state["w"]).abs().amax((1, 2)).le(state["w"].abs().amax((1, 2)) / 250).all()
     assert torch.equal(back["zero"], state["zero"]) and back["n"] == 7
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ({"a": torch.zeros(1).expand(10**6, 10**6)}, r"a has shape \(1000000, 1000000\) and fewer values"),
+        ({"a": torch.zeros(1, dtype=torch.float16).expand(10**11)}, "a has shape .* and fewer values"),
+        ({"a": torch.zeros(2, 2, dtype=torch.int8), "a.scale": torch.ones(5)}, r"a\.scale is not one number"),
+    ],
+)
+def test_tensors_that_do_not_hold_what_they_declare_are_refused(state, said, tmp_path):
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=said):
+        weights.read_state(tmp_path / "w.pt")
+
+
+def test_tensors_that_share_their_values_are_counted_each(tmp_path, monkeypatch):
+    one = torch.zeros(2**20, dtype=torch.float16)
+    torch.save({f"a{i}": one for i in range(64)}, tmp_path / "w.pt")
+    monkeypatch.setattr("fusebench.limits.spare_memory", lambda: 200 << 20)
+    with pytest.raises(OutOfMemory, match=r"takes about 0\.2 GiB"):
+        weights.read_state(tmp_path / "w.pt")
