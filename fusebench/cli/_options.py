@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 # What runs where no dataset is named.
 DATASET = "phantom"
+# Names of texts in a run folder and an entry; and suffixes of texts that `write_named` may have written.
+_HELD = ("manifest.json", "rows.jsonl", "rows.parquet", "rows.csv", "findings.csv", "entry.toml")
+_TEXTS = (".csv", ".tsv", ".json", ".md", ".txt")
 # argparse's groups and parsers take arguments alike, and share no public class.
 Options = Any
 
@@ -208,6 +211,22 @@ def at_least(low: int, kind: type[int] | type[float] = int) -> Callable[[str], A
 def split_commas(values: Iterable[str]) -> list[str]:
     """``["a,b", "c"]`` to ``["a", "b", "c"]``."""
     return [part for value in values for part in value.split(",") if part]
+
+
+def refuse_sources(option: str, path: Path | None, sources: Iterable[Path]) -> None:
+    """Raise `InputError` where a file to write is one of `sources`, or of what a run or entry there holds.
+
+    Texts of other names, such as an earlier output, may be replaced in such a folder.
+    """
+    if path is None:
+        return
+    kept = path.exists() and path.suffix.lower() not in _TEXTS
+    for source in sources:
+        if not source.exists():  # which reading it says
+            continue
+        inside = path.resolve().is_relative_to(source.resolve())
+        if (inside and (kept or path.name in _HELD)) or (path.exists() and path.samefile(source)):
+            raise InputError(f"{option} {path}: is of what is read here ({source}); give another name")
 
 
 def write_named(path: Path, text: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..store.folder import RunFolder
-from ._options import at_least, write_named
+from ._options import at_least, refuse_sources, write_named
 
 
 def add(subparsers: Any) -> None:
@@ -61,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
     from ..leaderboard import regression, runs
     from ._console import make_console
 
+    for option in ("markdown", "json"):
+        refuse_sources(f"--{option}", getattr(args, option), (args.base, args.new, *args.baseline))
     baselines = [runs.load([p]) for p in args.baseline]
     stored = sorted(args.base.glob("*.parquet")) if not RunFolder(args.base).manifest.exists() else []
     if stored:

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from ..engine.manifest import read_manifest, same_again
 from ..errors import FuseBenchError, InputError
-from ..images.raw import EXTENSIONS, folder_images, stem
+from ..images.raw import EXTENSIONS, folder_images, image_files, stem
 from ..metric import ARROWS, MetricId
 from ..parameters import user_path
 from ..scoring.protocol import PROTOCOLS, READERS, ScoredImages, is_reading, require_scored
@@ -36,6 +36,7 @@ from ._options import (
     at_least,
     data_of,
     plugins_of,
+    refuse_sources,
     split_commas,
     write_named,
 )
@@ -153,6 +154,7 @@ def run(args: argparse.Namespace) -> int:
     require_scored([protocol.name], named)
     ids = protocol.metrics(chosen)
     items = list(_items(args))
+    refuse_sources("--csv", args.csv, _read_by(args, items))
     console = make_console()
     rows: list[tuple[Item, dict[str, Any]]] = []
     failures: list[str] = []
@@ -296,6 +298,13 @@ def _items_of_folders(args: argparse.Namespace, mask: Path | None) -> Iterator[I
             if masks and case not in masks:
                 raise InputError(f"{path}: {mask} has no mask of the name {case}")
             yield Item(method, case, mri[case], pet[case], images.get(case), masks.get(case, mask))
+
+
+def _read_by(args: argparse.Namespace, items: Sequence[Item]) -> list[Path]:
+    """The files and folders that scoring reads."""
+    images = {path for i in items for path in (i.mri, i.pet, i.fused, i.mask) if path is not None}
+    files = [file for path in images if path.is_file() for file in image_files(path)]
+    return [args.mri, args.pet, *args.fused, *map(Path, args.plugin), *files]
 
 
 # -- scoring -------------------------------------------------------------------------------------

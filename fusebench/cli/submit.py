@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ._options import write_named, writing
+from ._options import refuse_sources, write_named, writing
 
 
 def add(subparsers: Any) -> None:
@@ -78,6 +78,7 @@ def _check(args: argparse.Namespace, say: Any) -> int:
     from ..leaderboard.entries import read_entry
     from ..leaderboard.rescore import check, verdict_text
 
+    refuse_sources("--verdict", args.verdict, [args.check])
     verdict = check(read_entry(args.check))
     for line in verdict.lines():
         say(line)
