@@ -29,7 +29,12 @@ def scored(runs: Runs) -> pd.DataFrame:
 def ok(runs: Runs) -> pd.DataFrame:
     """Rows of `scored` that have a value."""
     rows = scored(runs)
-    return rows[rows["status"] == "ok"]
+    return rows[has_value(rows)]
+
+
+def has_value(rows: pd.DataFrame) -> pd.Series:
+    """Which rows have a value: one that is not defined is none."""
+    return (rows["status"] == "ok") & rows["value"].notna()
 
 
 def same_data(

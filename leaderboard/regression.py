@@ -21,7 +21,7 @@ from fusebench.text import plural
 
 from .columns import facts_of
 from .escape import markdown_text
-from .matching import KEY, absent, absent_note, ok, same_data, scored, unmatched
+from .matching import KEY, absent, absent_note, has_value, ok, same_data, scored, unmatched
 from .runs import Runs, groups
 
 Mode = Literal["auto", "exact", "test"]
@@ -266,15 +266,17 @@ def _adjusted(found: list[tuple[Change, bool]], alpha: float, notes: list[str]) 
 
 
 def _failures(base: Runs, new: Runs) -> list[Change]:
-    """Cases that had a value and now have a reason in its place; a skip is a loss too."""
+    """Cases that had a value and now have none, or a reason in its place; a skip is a loss too."""
     had, rows = ok(base)[KEY], scored(new)
-    lost = had.merge(rows[rows["status"] != "ok"][[*KEY, "status", "reason"]], on=KEY)
+    gone = rows.loc[~has_value(rows), [*KEY, "status", "reason"]]
+    gone["status"] = gone["status"].astype(object).replace("ok", "not defined")
+    lost = had.merge(gone, on=KEY)
     changes = []
     for (dataset, protocol, method, status), t in groups(lost, ["dataset", "protocol", "method", "status"]):
         n = int(t["case"].nunique())
         names = t["metric"].unique()
         where = names[0] if len(names) == 1 else plural(len(names), "metric")
-        reason = f"{status} in {where}: {t['reason'].iloc[0]}"[:200]
+        reason = ": ".join(filter(None, (f"{status} in {where}", t["reason"].iloc[0])))[:200]
         numbers = (n, np.nan, np.nan, -float(n), 0.0, None)
         changes.append(Change("failure", method, dataset, protocol, "", *numbers, "loss", reason))
     return changes

@@ -124,6 +124,18 @@ def test_a_score_that_is_now_skipped_is_a_loss(base: Any) -> None:
     assert loss.detail == "skip in psnr: not defined"
 
 
+def test_a_value_that_became_nan_is_a_loss(base: Any) -> None:
+    rows, manifest = base
+    gone = rows["method"].eq("c") & rows["metric"].eq("psnr") & rows["case"].isin(["case-001", "case-002"])
+    undefined = as_runs(rows.assign(value=rows["value"].mask(gone)), manifest)
+    (loss,) = regression.compare(as_runs(*base), undefined).of("loss")
+    assert (loss.kind, loss.method, loss.cases, loss.detail) == ("failure", "c", 2, "not defined in psnr")
+    # What was not defined before is no loss, and hides none of the other cases.
+    assert not regression.compare(undefined, undefined).lost
+    worse = as_runs(planted(undefined.rows, "c", "psnr", -1e-3), manifest)
+    assert [c.cases for c in regression.compare(undefined, worse).of("loss")] == [6]
+
+
 def test_scores_that_are_gone_are_counted(base: Any) -> None:
     rows, manifest = base
     few = rows[(rows["method"] != "a") | (rows["case"] == "case-000")]
