@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..case import Volume
 from ..errors import InputError
 from . import colour
-from .nifti_file import kind_of, read_content
+from .nifti_file import kind_of, parse, read_content
 from .picture import over_black
 from .raw import (
     RawImage,
@@ -78,7 +78,8 @@ def _image(path: Path) -> tuple[Any, list[str]]:
     # Damaged headers make nibabel raise almost anything (ValueError, struct.error, OverflowError...).
     try:
         with np.errstate(all="ignore"):
-            image: Any = kind_of(raw).from_bytes(raw)
+            image: Any
+            image, said = parse(raw)
             header = image.header
             shape = tuple(int(n) for n in header.get_data_shape())
             dtype = header.get_data_dtype()
@@ -98,6 +99,7 @@ def _image(path: Path) -> tuple[Any, list[str]]:
         raise InputError(
             f"{path}: truncated: the header declares {end} bytes, there are {size}; copy or download it again"
         )
+    notes += said
     if size > end:
         notes.append(f"holds {size - end} bytes more than its header declares; check the shape {shape}")
     return image, notes

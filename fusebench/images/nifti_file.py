@@ -5,12 +5,15 @@ A small file may unpack to gigabytes, or have a hole of any length behind its vo
 
 from __future__ import annotations
 
+import logging
+import threading
 import zlib
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
+from nibabel import imageglobals
 
 from ..errors import InputError
 from ..files import open_plain
@@ -76,7 +79,7 @@ def read_content(path: Path) -> Content:
 def load(path: Path) -> Any:
     """The nibabel image of a file as it stands, read to its end; see `read_content`."""
     raw = read_content(path).raw
-    return kind_of(raw).from_bytes(raw)
+    return parse(raw)[0]
 
 
 def load_header(path: Path) -> Any:
@@ -90,7 +93,38 @@ def load_header(path: Path) -> Any:
         packed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
         raw = bytearray(beginning(file, _HEAD) if packed else file.read(_HEAD))
-    return kind_of(raw).from_bytes(raw)
+    return parse(raw)[0]
+
+
+def parse(raw: bytes | bytearray) -> tuple[Any, list[str]]:
+    """The nibabel image of a file's bytes, and what nibabel says of its header, which names no file.
+
+    Raises
+    ------
+    Exception
+        Almost any, of a damaged header.
+    """
+    heard = _Heard()
+    imageglobals.logger.addFilter(heard)
+    try:
+        return kind_of(raw).from_bytes(raw), heard.said
+    finally:
+        imageglobals.logger.removeFilter(heard)
+
+
+class _Heard(logging.Filter):
+    """Keeps what this thread logs, and lets pass what others do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+        self.thread = threading.get_ident()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.thread != self.thread:
+            return True
+        self.said.append(f"header: {record.getMessage()}")
+        return False
 
 
 def kind_of(raw: bytes | bytearray) -> Any:

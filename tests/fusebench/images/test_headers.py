@@ -6,6 +6,7 @@ import struct
 import nibabel as nib
 import numpy as np
 import pytest
+from nibabel import imageglobals
 
 from fusebench.engine.from_files import read_result
 from fusebench.errors import InputError
@@ -153,6 +154,20 @@ def test_offset_qfac_and_sizes(tmp_path):
 
     found = read_raw(saved(tmp_path / "x.nii", affine=straight, sform=0, edit=negative))
     assert np.allclose(found.affine, straight) and "negative" in found.notes[0]
+
+
+@pytest.mark.parametrize(("at", "form", "value"), [(70, "<h", 9999), (108, "<f", 100.0)])
+def test_a_damaged_header_is_one_line(tmp_path, at, form, value, capfd):
+    path = saved(tmp_path / "a.nii", edit=lambda blob: struct.pack_into(form, blob, at, value))
+    filters = list(imageglobals.logger.filters)
+    refused(path, "not a readable NIfTI file")
+    assert capfd.readouterr() == ("", "") and imageglobals.logger.filters == filters
+
+
+def test_what_nibabel_mends_is_a_note(tmp_path, capfd):
+    path = saved(tmp_path / "a.nii", edit=lambda blob: struct.pack_into("<f", blob, 80, 0.0))
+    assert any("header: pixdim[1,2,3] should be non-zero" in note for note in read_raw(path).notes)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("more", [b"appended by a tool", b"\0" * 512, b"\x1f\x8b no member"])
