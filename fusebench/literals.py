@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import io
 import math
 import operator
 import sys
@@ -96,7 +97,8 @@ def nodes_with(source: str, text: str) -> Iterator[ast.AST]:
     ------
     SyntaxError
     """
-    lines = [number for number, line in enumerate(source.splitlines(), 1) if text in line]
+    # As Python counts them: a form feed or U+2028 ends no line.
+    lines = [number for number, line in enumerate(io.StringIO(source, newline=None), 1) if text in line]
     todo: list[ast.AST] = [ast.parse(source)]
     while todo:
         node = todo.pop()

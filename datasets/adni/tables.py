@@ -14,6 +14,8 @@ from xml.etree import ElementTree
 from fusebench.files import read_bytes
 from fusebench.text import reason_of
 
+from ..preprocessing.base import csv_lines
+
 _COLUMNS = {
     "image": ("imagedataid", "imageid", "imageuid", "imagedatauid"),
     "subject": ("subject", "subjectid", "ptid"),
@@ -143,7 +145,7 @@ def read_tables(csv_files: list[Path], xml_files: list[Path]) -> Tables:
 def _read_csv(path: Path, tables: Tables) -> None:
     try:
         text = read_bytes(path).decode("utf-8-sig", "replace")
-        lines = [line for line in text.splitlines() if line.strip()]
+        lines = [line for line in csv_lines(text) if line.strip()]
         if not lines or "\0" in text:
             tables.notes.append((path, "an empty or binary CSV; not used"))
             return

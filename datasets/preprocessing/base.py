@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
+import io
 import os
 import re
 import shlex
@@ -234,7 +235,7 @@ def read_table(path: Path, *columns: str) -> list[tuple[int, dict[str, str]]]:
     needed = dict.fromkeys(columns, "")
     need = f"a CSV (UTF-8) with the columns {' and '.join(columns)}"
     try:
-        lines = _text(path).splitlines()
+        lines = csv_lines(_text(path))
         blank = next((i for i, line in enumerate(lines) if line.strip()), len(lines))
         head = "".join(lines[blank : blank + 1])
         told = re.fullmatch(r"\s*sep=(.)\s*", head, re.IGNORECASE)  # what Excel writes for itself
@@ -258,6 +259,11 @@ def read_table(path: Path, *columns: str) -> list[tuple[int, dict[str, str]]]:
     if not rows or not set(columns) <= set(names):
         raise InputError(f"{path}: has no such header, or no row; give {need}")
     return rows
+
+
+def csv_lines(text: str) -> list[str]:
+    """Lines of a CSV, with their ends; U+2028, form feeds and the like belong to their cell."""
+    return io.StringIO(text, newline="").readlines()
 
 
 def _text(path: Path) -> str:

@@ -19,6 +19,7 @@ from ..saving import save_picture
 from .adni_trees import AFFINE, dicom_series, head, nifti, stub
 
 pairs = importlib.import_module("fusebench.datasets.pairs")
+base = importlib.import_module("fusebench.datasets.preprocessing.base")
 
 
 def picture(path, seed=0, colour=False):
@@ -102,6 +103,13 @@ def test_csv_with_mask_group_and_faults(tmp_path):
     assert case.mask.sum() == (mri > 500).sum()
     reasons = [x.reason for x in dataset.found[1]]
     assert "no such file" in reasons[0] and "occurs twice" in reasons[1] and "empty" in reasons[2]
+
+
+def test_a_cell_keeps_separators_that_end_no_row(tmp_path):
+    path = tmp_path / "l.csv"
+    text = 'subject,split\r\nS\u20281,train\rS\x0c2,test\n"S\n\n3",val\n'
+    path.write_bytes(text.encode())
+    assert base.read_splits(path) == {"S\u20281": "train", "S\x0c2": "test", "S\n\n3": "val"}
 
 
 def test_a_run_says_what_was_left_out(tmp_path, capsys):

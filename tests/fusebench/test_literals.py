@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fusebench.errors import PluginError
-from fusebench.literals import NotLiteral, literal_facts
+from fusebench.literals import NotLiteral, literal_facts, nodes_with
 from fusebench.method_info import MethodInfo
 from fusebench.registry import Registry
 
@@ -77,3 +77,8 @@ def test_a_bundled_plugin_without_its_library_is_broken_unimported(tmp_path: Pat
     with pytest.raises(PluginError, match="No module named 'no_such_library'"):
         registry.facts("a")
     assert registry.stated("a") is not None
+
+
+def test_lines_are_counted_as_python_counts_them() -> None:
+    source = "# \x0c \u2028 \x85\r\nclass A:\n    wanted = 1\n"
+    assert [type(node).__name__ for node in nodes_with(source, "wanted")][1:3] == ["ClassDef", "Assign"]
