@@ -139,6 +139,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     InputError
         It is not there, or not a manifest.
     """
+    if folder.is_file():
+        raise InputError(f"{folder}: a file; give the run folder, which is {folder.parent}")
     path = RunFolder(folder).manifest
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: no file; remove it and run again")

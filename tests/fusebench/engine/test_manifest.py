@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +92,9 @@ def test_protocols_come_as_they_were_asked_for() -> None:
     asked = {"options": {"protocols": ["slices", "paper", "volume"]}}
     assert protocol_order(["volume", "readers", "slices"], asked) == ["slices", "volume", "readers"]
     assert protocol_order(["paper", "volume"], {}) == ["paper", "volume"]
+
+
+def test_a_file_of_a_run_is_not_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("")
+    with pytest.raises(InputError, match=rf"rows\.jsonl: a file; .* {re.escape(str(tmp_path))}$"):
+        read_manifest(tmp_path / "rows.jsonl")
