@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import tempfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,11 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..files import open_plain
 from ..limits import check_memory
-from .packed import CHECKED, TooMuch, length
+from .mha import Header
 from .raw import (
     HEADER_BYTES,
     ITK,
+    MHA,
     RawImage,
     canonical,
     check_inside,
@@ -42,8 +42,6 @@ _UNITS = {
 }
 # Bytes of a voxel by SimpleITK's number of its type: 8 to 64 bits, signed and not, then floats.
 _SIZES = dict(enumerate((1, 1, 2, 2, 4, 4, 8, 8, 4, 8)))
-# Where the header of an MHA ends and its voxels begin.
-_LOCAL = re.compile(rb"^ElementDataFile\s*=\s*LOCAL[^\S\n]*\n", re.IGNORECASE | re.MULTILINE)
 _NO_LENGTH = ("", "?", "???", "none", "unknown", "s", "sec", "ms", "second", "seconds")
 
 
@@ -76,6 +74,9 @@ def _read_itk(path: Path) -> RawImage:
     sitk = need("SimpleITK")
     try:
         check_inside(path)
+        mha = None if header_text(path).startswith("NRRD") or extension(path) not in MHA else Header(path)
+        if mha is not None:
+            mha.check()
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
@@ -83,10 +84,13 @@ def _read_itk(path: Path) -> RawImage:
             raise InputError(f"{path}: {reader.GetNumberOfComponents()} values per voxel; save grey values")
         if reader.GetDimension() not in (2, 3, 4):
             raise InputError(f"{path}: has {reader.GetDimension()} axes; save a 3D image")
-        _declared_bytes(path, reader)
-        _check_packed(path, reader)
+        declared = _declared_bytes(path, reader)
+        if mha is not None and declared:
+            mha.check_voxels(declared)
         unit, notes = _unit(path)
-        notes += _spare_bytes(path, reader)
+        spare = _spare_in_nrrd(path, declared) if mha is None else mha.spare(declared)
+        if declared and spare > 0:
+            notes += (f"holds {spare} bytes more than its header declares; check the sizes",)
         reader.SetOutputPixelType(sitk.sitkFloat32)
         image = reader.Execute()
     except InputError:
@@ -126,69 +130,29 @@ def _unit(path: Path) -> tuple[float, tuple[str, ...]]:
     return (units.pop() if units else 1.0), notes
 
 
-def _declared_bytes(path: Path, reader: Any) -> None:
-    """Refuse a header that promises far more than the file can hold, before anything is allocated."""
+def _declared_bytes(path: Path, reader: Any) -> int:
+    """Bytes of the stored voxels; 0 of an odd type.
+
+    A header that promises far more than the file can hold is refused before anything is allocated.
+    """
     voxels = int(np.prod(reader.GetSize(), dtype=object))
     held = sum(f.stat().st_size for f in image_files(path))
     if voxels < 1 or voxels > 1100 * max(1, held):
         raise InputError(f"{path}: the header declares {voxels} voxels, the file cannot hold them; check it")
     # The stored voxels, and up to three copies as float32.
     check_memory(path, voxels * (_SIZES.get(reader.GetPixelID(), 8) + 12))
+    return voxels * _SIZES.get(reader.GetPixelID(), 0)
 
 
-def _check_packed(path: Path, reader: Any) -> None:
-    """Refuse an MHA whose compressed voxels are damaged: ITK looks at no checksum and gives what it got."""
+def _spare_in_nrrd(path: Path, declared: int) -> int:
+    """Bytes more than `declared` behind the header of an NRRD file, of voxels that are not compressed."""
     with open_plain(path) as handle:
         head = handle.read(HEADER_BYTES)
-    local = _LOCAL.search(head)
-    header = head[: local.end()] if local else head
-    if head.startswith(b"NRRD") or not re.search(rb"^\s*CompressedData\s*[=:]\s*[Tt1]", header, re.MULTILINE):
-        return  # NRRD's are checked
-    declared = _SIZES.get(reader.GetPixelID(), 0) * int(np.prod(reader.GetSize(), dtype=object))
-    before = re.search(rb"^HeaderSize\s*=\s*(\d+)", header, re.MULTILINE)
-    start = local.end() if local else int(before[1]) if before else 0
-    files = [path] if local else image_files(path)[1:]
-    stated = re.search(rb"^CompressedDataSize\s*=\s*(\d+)", header, re.MULTILINE)
-    there = unpacked = 0
-    try:
-        for file in files:
-            with open_plain(file) as packed:
-                packed.seek(start)
-                unpacked += length(packed, CHECKED, declared)
-                there += packed.tell() - start
-    except TooMuch:
-        unpacked = declared + 1
-    except (EOFError, zlib.error) as error:
-        raise InputError(
-            f"{path}: compressed voxels truncated or damaged ({first_line(error)}); download it again"
-        ) from None
-    # Behind a header ITK finds voxels only by the length that it states.
-    shorter = int(stated[1]) < there if stated else local
-    if unpacked != declared or shorter:
-        raise InputError(
-            f"{path}: its compressed voxels are not as the header declares ({declared} bytes unpacked, and "
-            "their length packed); download or save it again"
-        )
-
-
-def _spare_bytes(path: Path, reader: Any) -> tuple[str, ...]:
-    """A note where plain voxels behind the header are more than it declares, so that rows may be shifted."""
-    with open_plain(path) as handle:
-        head = handle.read(HEADER_BYTES)
-    if head.startswith(b"NRRD"):
-        end = re.search(rb"\r?\n\r?\n", head)
-        plain = re.search(rb"^encoding:\s*raw\s*$", head, re.IGNORECASE | re.MULTILINE)
-    else:
-        end = _LOCAL.search(head)
-        plain = None if re.search(rb"^CompressedData\s*=\s*True", head, re.MULTILINE) else end
+    end = re.search(rb"\r?\n\r?\n", head)
+    plain = re.search(rb"^encoding:\s*raw\s*$", head, re.IGNORECASE | re.MULTILINE)
     if end is None or plain is None or len(image_files(path)) > 1:
-        return ()
-    size = _SIZES.get(reader.GetPixelID(), 0)
-    declared = size * int(np.prod(reader.GetSize(), dtype=object))
-    spare = path.stat().st_size - end.end() - declared
-    return (
-        (f"holds {spare} bytes more than its header declares; check the sizes",) if size and spare > 0 else ()
-    )
+        return 0
+    return path.stat().st_size - end.end() - declared
 
 
 def turned(

@@ -19,7 +19,8 @@ from ..text import printable
 
 NIFTI = (".nii", ".nii.gz")
 PICTURES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".gif", ".webp")
-ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
+MHA = (".mha", ".mhd")
+ITK = (*MHA, ".nrrd", ".nhdr")
 EXTENSIONS = NIFTI + PICTURES + ITK
 
 # Voxels in mm: finer is a unit mistaken (1 mm in metres is 0.001), coarser too (1 mm in microns is 1000).
@@ -115,7 +116,7 @@ def header_text(path: Path) -> str:
 
 def image_files(path: Path) -> list[Path]:
     """The file and, where it is an MHA or NRRD header, those of its detached data files that exist."""
-    files = (path.parent / name for name in _detached(path)[:_MOST_FILES])
+    files = (path.parent / name for name in detached(path)[:_MOST_FILES])
     return [path, *(f for f in files if f.is_file())]
 
 
@@ -126,7 +127,7 @@ def check_inside(path: Path) -> None:
     ------
     InputError
     """
-    for name in _detached(path):
+    for name in detached(path):
         parts = PurePath(name.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts or PureWindowsPath(name).drive:
             raise InputError(
@@ -140,7 +141,7 @@ def check_inside(path: Path) -> None:
             )
 
 
-def _detached(path: Path) -> list[str]:
+def detached(path: Path) -> list[str]:
     """Names of data files in an MHA or NRRD header."""
     if extension(path) not in ITK:
         return []

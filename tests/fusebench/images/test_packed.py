@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import os
-import re
 import resource
 import time
 import zlib
@@ -75,39 +74,6 @@ def test_the_length_of_a_stream_is_told_without_its_content(wrap: Callable[[byte
     stream.seek(4)
     with pytest.raises(TooMuch):
         length(stream, CHECKED, (1 << 20) - 1)
-
-
-@pytest.mark.parametrize("kind", ["mha", "mhd"])
-def test_damaged_voxels_of_an_mha_are_refused(tmp_path: Path, kind: str) -> None:
-    sitk = pytest.importorskip("SimpleITK")
-    path = tmp_path / f"a.{kind}"
-    voxels = np.random.default_rng(0).random((8, 9, 10)).astype("f4")
-    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(path), useCompression=True)
-    assert np.array_equal(np.sort(read_raw(path).data, axis=None), np.sort(voxels, axis=None))
-    file = path if kind == "mha" else tmp_path / "a.zraw"
-    whole = file.read_bytes()
-    flipped = bytearray(whole)
-    flipped[-100] ^= 4
-    header = path.read_bytes()
-    (size,) = re.findall(rb"CompressedDataSize = (\d+)", header)
-    longer = whole[: -int(size)] + zlib.compress(voxels.tobytes() + b"more")
-    for damaged in (bytes(flipped), whole[:-1], whole[:-100], longer):
-        file.write_bytes(damaged)
-        with pytest.raises(InputError, match=rf"a\.{kind}: (its )?compressed voxels"):
-            read_raw(path)
-    file.write_bytes(whole)
-    path.write_bytes(header.replace(b"CompressedDataSize = " + size, b"CompressedDataSize = 99"))
-    with pytest.raises(InputError, match="not as the header declares"):
-        read_raw(path)
-
-
-def test_an_mha_that_does_not_say_where_its_voxels_end_is_refused(tmp_path: Path) -> None:
-    sitk = pytest.importorskip("SimpleITK")
-    path = tmp_path / "a.mha"  # which ITK reads as noise
-    sitk.WriteImage(sitk.GetImageFromArray(np.eye(9, dtype="f4")), str(path), useCompression=True)
-    path.write_bytes(re.sub(rb"CompressedDataSize = \d+\n", b"", path.read_bytes()))
-    with pytest.raises(InputError, match="not as the header declares"):
-        read_raw(path)
 
 
 def test_a_small_file_that_unpacks_to_gigabytes_takes_little_memory(tmp_path: Path) -> None:
