@@ -5,6 +5,7 @@ It prints lines of its own on what it refuses, and takes damaged voxels as they 
 
 from __future__ import annotations
 
+import mmap
 import re
 import zlib
 from pathlib import Path
@@ -16,7 +17,13 @@ from .packed import CHECKED, TooMuch, length
 from .raw import HEADER_BYTES, detached, first_line, image_files
 
 # Where the header ends and the voxels begin.
-_LOCAL = re.compile(rb"^ElementDataFile\s*=\s*LOCAL[^\S\n]*\n", re.IGNORECASE | re.MULTILINE)
+_LOCAL = re.compile(rb"^ElementDataFile[ \t]*=[ \t]*LOCAL[^\S\n]*\n", re.IGNORECASE | re.MULTILINE)
+# ITK also takes a colon, numbers that a field lacks from the next line, and any format of C in a name, so
+# that it may read another file than was checked: only the usual form, once, is let through.
+_PLACE = re.compile(
+    rb"^ElementDataFile[ \t]*=[ \t]*([^\s=:%][^%\r\n]*|[^\s=:%]*%\d{0,2}d[^%\s]*([ \t]+\d+){3}[ \t]*)\r?$",
+    re.MULTILINE,
+)
 _FIELD = re.compile(rb"^[ \t]*(\w+)[ \t]*[=:][ \t]*(.*?)[ \t]*\r?$", re.MULTILINE)
 _NEEDED = ("NDims", "DimSize", "ElementType", "ElementDataFile")
 
@@ -48,13 +55,23 @@ class Header:
         self.packed = self.fields.get("CompressedData", b"")[:1] in (b"T", b"t", b"1")
         self.files = [path] if end else image_files(path)[1:]
 
+    def _count_places(self) -> int:
+        """How often the file names a place of its voxels; 0 where not in the usual form."""
+        with open_plain(self.path) as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+            first, key = _PLACE.search(whole[:HEADER_BYTES]), b"ElementDataFile"
+            if first is None or whole.find(key) != first.start():
+                return 0
+            return 1 if whole.find(key, first.end()) < 0 else 2
+
     def check(self) -> None:
         """Raise `InputError` where a field is missing, or the file that holds the voxels."""
         missing = [name for name in _NEEDED if not self.fields.get(name)]
         axes, sizes = self.fields.get("NDims", b""), self.fields.get("DimSize", b"").split()
         said = printable(axes.decode(errors="replace"))[:20]
         there = detached(self.path)[:1]
-        if missing:
+        if self._count_places() != 1:
+            wrong = "its ElementDataFile is not in the usual form, once"
+        elif missing:
             wrong = f"its header has no {', '.join(missing)}"
         elif _number(axes) != len(sizes):
             wrong = f"its header has {len(sizes)} sizes, and {said} for NDims"

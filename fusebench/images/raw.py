@@ -107,11 +107,16 @@ def folder_images(folder: Path, wanted: Container[str] | None = None) -> dict[st
 
 def header_text(path: Path) -> str:
     """The header of an MHA or NRRD file; of an MHA the voxels behind it too, which match nothing."""
-    with open_plain(path) as handle:
-        head = handle.read(HEADER_BYTES).replace(b"\r\n", b"\n")
+    head = _head(path)
     if head.startswith(b"NRRD"):
         head = head.split(b"\n\n")[0]  # what follows is voxels
     return head.decode(errors="surrogateescape")
+
+
+def _head(path: Path) -> bytes:
+    """The beginning of a file, its lines ended as ITK ends them."""
+    with open_plain(path) as handle:
+        return handle.read(HEADER_BYTES).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
 def image_files(path: Path) -> list[Path]:
@@ -127,6 +132,11 @@ def check_inside(path: Path) -> None:
     ------
     InputError
     """
+    head = _head(path)
+    if head.startswith(b"NRRD") and b"\n\n" not in head and path.stat().st_size > HEADER_BYTES:
+        raise InputError(
+            f"{path}: its header is longer than {HEADER_BYTES >> 20} MiB; save it without its text"
+        )
     for name in detached(path):
         parts = PurePath(name.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts or PureWindowsPath(name).drive:

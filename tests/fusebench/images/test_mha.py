@@ -75,3 +75,38 @@ def test_a_number_without_end_is_none(tmp_path: Path) -> None:
     assert header.start == 0
     with pytest.raises(InputError, match="has no DimSize, ElementType"):
         header.check()
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "ElementDataFile : ../secret",
+        " ElementDataFile = ../secret",
+        "ElementDataFile = = ../secret",
+        "ElementDataFile\0 = ../secret",
+        "CenterOfRotation = 1 2\nElementDataFile = a.raw\nElementDataFile = ../secret",
+        "ElementDataFile = %c./secret 46 46 1",
+    ],
+)
+def test_a_place_that_itk_reads_otherwise_is_refused(tmp_path: Path, place: str) -> None:
+    (tmp_path / "secret").write_bytes(bytes(64))
+    for name in ("a.raw", "%c./secret"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(bytes(64))
+    path = tmp_path / "in" / "a.mhd"
+    path.write_text(f"ObjectType = Image\nNDims = 3\nDimSize = 8 8 1\nElementType = MET_UCHAR\n{place}\n")
+    with pytest.raises(InputError, match="usual form"):
+        Header(path).check()
+
+
+@pytest.mark.parametrize("place", ["a.raw", "a b.raw", "s%d.raw 1 1 1", "s%02d.raw 1 1 1", "LIST\ns1.raw"])
+def test_usual_places_are_read(tmp_path: Path, place: str) -> None:
+    voxels = bytes(range(64))
+    for name in ("a.raw", "a b.raw", "s1.raw", "s01.raw"):
+        (tmp_path / name).write_bytes(voxels)
+    path = tmp_path / "a.mhd"
+    path.write_text(
+        "ObjectType = Image\nNDims = 3\nDimSize = 8 8 1\nElementSpacing = 1 1 1\nElementType = MET_UCHAR\n"
+        f"ElementDataFile = {place}\n"
+    )
+    assert sorted(read_raw(path).data.ravel()) == list(range(64))

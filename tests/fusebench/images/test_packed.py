@@ -105,12 +105,20 @@ NRRD = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 4 4 4\nspacings: 1 1 1\nenco
         f"{NRRD}data file: ../secret\n\n",
         f"{NRRD}data file: sub/../../secret\n\n",
         f"{NRRD}datafile: inside.raw\ndata file: C:\\secret\n\n",
+        f"{NRRD}content: a line of its own\rdata file: ../secret\n\n",
     ],
 )
 def test_data_outside_the_folder_are_not_read(tmp_path: Path, header: str) -> None:
     path = tmp_path / ("a.nhdr" if header.startswith("NRRD") else "a.mhd")
     path.write_text(header)
     with pytest.raises(InputError, match="outside its folder"):
+        check_inside(path)
+
+
+def test_a_header_of_nrrd_that_is_read_in_part_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.nhdr"
+    path.write_text(f"{NRRD}{'#' * (1 << 20)}\ndata file: ../secret\n\n")
+    with pytest.raises(InputError, match="header is longer than 1 MiB"):
         check_inside(path)
 
 
