@@ -63,23 +63,17 @@ def unpack_stream(packed: IO[bytes], kind: int, most: int, found: bytearray) -> 
         How long `found` may get.
     found : bytearray
     """
-    for piece in _pieces(packed, kind):
+    for piece in _pieces(packed, kind, most - len(found)):
         found += piece
-        if len(found) > most:
-            raise TooMuch
 
 
 def length(packed: IO[bytes], kind: int, most: int) -> int:
     """How long the content of one stream is, read to its end and not kept; see `unpack_stream`."""
-    found = 0
-    for piece in _pieces(packed, kind):
-        found += len(piece)
-        if found > most:
-            raise TooMuch
-    return found
+    return sum(map(len, _pieces(packed, kind, most)))
 
 
-def _pieces(packed: IO[bytes], kind: int) -> Iterator[bytes]:
+def _pieces(packed: IO[bytes], kind: int, most: int) -> Iterator[bytes]:
+    """Content of one stream, up to `most` bytes; `TooMuch` is raised before the piece that passes them."""
     unpacker = zlib.decompressobj(kind)
     step = _FIRST
     while not unpacker.eof:
@@ -89,7 +83,11 @@ def _pieces(packed: IO[bytes], kind: int) -> Iterator[bytes]:
             step = min(4 * step, _PIECE)
         if not left:
             raise EOFError("no end")
-        yield unpacker.decompress(left, _PIECE)
+        piece = unpacker.decompress(left, _PIECE)
+        most -= len(piece)
+        if most < 0:
+            raise TooMuch
+        yield piece
     packed.seek(-len(unpacker.unused_data), 1)
 
 
