@@ -22,7 +22,9 @@ def _variance(m: Moments, x: str) -> Tensor:
 
 def _covariance(m: Moments, x: str, y: str) -> Tensor:
     """Local covariance, 0 where rounding would decide its sign."""
-    return m.cov(x, y).masked_fill(m.unrelated(x, y), 0)
+    return m.triple.cached(
+        ("covariance", m.margin, x, y), lambda: m.cov(x, y).masked_fill(m.unrelated(x, y), 0)
+    )
 
 
 def _shares(m: Moments) -> tuple[Tensor, Tensor]:
